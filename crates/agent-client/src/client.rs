@@ -1,0 +1,212 @@
+//! The client of one VM's agent.
+//!
+//! Owns the current connection, the memory of which endpoint works, and the VM's end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aetherium_agent_proto::rpc::wire;
+use aetherium_agent_proto::{AgentTransport, ExecSpec, Hello, ProcessInfo};
+use tokio::sync::watch;
+
+use crate::connection::Connection;
+use crate::dial::{self, DialError, Waiting, Winner};
+use crate::process::{self, Process};
+use crate::{AgentError, Deadlines, Endpoint};
+
+/// A VM's agent. Cheap to clone; clones share one connection.
+#[derive(Clone)]
+pub struct AgentClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    deadlines: Deadlines,
+    /// Held while dialling, so that callers share one dial.
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    /// The endpoint that answered last.
+    works: Mutex<Option<usize>>,
+    ended: watch::Sender<Option<String>>,
+}
+
+impl AgentClient {
+    /// A client for the agent at any of `endpoints`. Nothing is dialled yet.
+    #[must_use]
+    pub fn new(endpoints: Vec<Endpoint>, deadlines: Deadlines) -> Self {
+        let inner = Inner {
+            endpoints,
+            deadlines,
+            connection: tokio::sync::Mutex::new(None),
+            works: Mutex::new(None),
+            ended: watch::Sender::new(None),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Dials until the agent answers, with short pauses between tries.
+    ///
+    /// # Errors
+    /// [`AgentError::Unreachable`] after `deadline`; [`AgentError::Unauthorized`],
+    /// [`AgentError::Incompatible`] and [`AgentError::VmEnded`] at once.
+    pub async fn wait_ready(&self, deadline: Duration) -> Result<Hello, AgentError> {
+        let last_words = Mutex::new(None);
+        let dial = tokio::time::timeout(deadline, async {
+            let mut slot = self.inner.connection.lock().await;
+            if let Some(connection) = slot.as_ref().filter(|it| it.is_open()) {
+                return Ok((connection.clone(), None));
+            }
+            let waiting = Waiting { limit: self.inner.deadlines.dial, last_words: &last_words };
+            let winner = dial::until_ready(&self.inner.endpoints, &self.order(), waiting).await?;
+            Ok(self.settle(&mut slot, winner))
+        });
+        match self.unless_ended(dial).await? {
+            Ok(Ok((_, Some(hello)))) => Ok(hello),
+            Ok(Ok((connection, None))) => self.call("hello", connection.hello()).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                let last_words = last_words.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let attempts = last_words.unwrap_or_else(|| self.no_answer());
+                Err(AgentError::Unreachable { after: deadline, attempts })
+            }
+        }
+    }
+
+    /// Greets the agent: its versions and health.
+    ///
+    /// # Errors
+    /// Any [`AgentError`] of dialling or calling.
+    pub async fn hello(&self) -> Result<Hello, AgentError> {
+        let connection = self.connection().await?;
+        self.call("hello", connection.hello()).await
+    }
+
+    /// The transport that works for this VM, once one has.
+    #[must_use]
+    pub fn transport(&self) -> Option<AgentTransport> {
+        let works = *self.inner.works.lock().unwrap_or_else(PoisonError::into_inner);
+        works.map(|index| self.inner.endpoints[index].transport())
+    }
+
+    /// Starts a command. Returns once it runs.
+    ///
+    /// # Errors
+    /// [`AgentError::Spawn`] when the guest cannot start it; any error of dialling or calling.
+    /// Nothing is sent twice.
+    pub async fn exec(&self, spec: ExecSpec) -> Result<Process, AgentError> {
+        let connection = self.connection().await?;
+        self.call("start", process::start(self.clone(), connection, spec)).await
+    }
+
+    /// Lists the processes the agent runs.
+    ///
+    /// # Errors
+    /// Any [`AgentError`] of dialling or calling.
+    pub async fn list(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        let connection = self.connection().await?;
+        let wire = connection.wire();
+        let answer = self.call("list", async {
+            wire.list(wire::ListRequest::default()).await.map_err(|e| connection.error("list", &e))
+        });
+        let list = answer.await?.into_owned();
+        Ok(list.processes.into_iter().map(ProcessInfo::from).collect())
+    }
+
+    /// Asks the agent to end every process and then itself; as PID 1 it powers the guest off.
+    /// Returns when the agent has agreed, which is before it is done.
+    ///
+    /// # Errors
+    /// Any [`AgentError`] of dialling or calling.
+    pub async fn shutdown(&self) -> Result<(), AgentError> {
+        let connection = self.connection().await?;
+        let wire = connection.wire();
+        let answer = self.call("shutdown", async {
+            let request = wire::ShutdownRequest::default();
+            wire.shutdown(request).await.map_err(|e| connection.error("shutdown", &e))
+        });
+        answer.await.map(|_| ())
+    }
+
+    /// Says that the VM is over: every call under way and every later one ends with
+    /// [`AgentError::VmEnded`]. The first reason stays.
+    pub fn close(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.inner.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Runs a call within the call deadline and the VM's life.
+    pub(crate) async fn call<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, AgentError> {
+        let after = self.inner.deadlines.call;
+        match self.unless_ended(tokio::time::timeout(after, work)).await? {
+            Ok(outcome) => outcome,
+            Err(_) => Err(AgentError::DeadlineExceeded { call, after }),
+        }
+    }
+
+    /// Runs anything unless the VM ends first.
+    pub(crate) async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, AgentError> {
+        let mut ended = self.inner.ended.subscribe();
+        tokio::select! {
+            // The reason is what a caller wants to hear when the connection breaks with the VM.
+            biased;
+            // The sender lives in `self`, so this only ends with a reason.
+            Ok(reason) = ended.wait_for(Option::is_some) => {
+                Err(AgentError::VmEnded { reason: reason.clone().unwrap_or_default() })
+            }
+            output = work => Ok(output),
+        }
+    }
+
+    /// The open connection, or a new one.
+    async fn connection(&self) -> Result<Connection, AgentError> {
+        let after = self.inner.deadlines.dial;
+        let dial = tokio::time::timeout(after, async {
+            let mut slot = self.inner.connection.lock().await;
+            if let Some(connection) = slot.as_ref().filter(|it| it.is_open()) {
+                return Ok(connection.clone());
+            }
+            let winner = dial::race(&self.inner.endpoints, &self.order()).await?;
+            Ok(self.settle(&mut slot, winner).0)
+        });
+        match self.unless_ended(dial).await? {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(DialError::Final(error))) => Err(error),
+            Ok(Err(DialError::NotYet(attempts))) => {
+                Err(AgentError::Unreachable { after, attempts })
+            }
+            Err(_) => Err(AgentError::Unreachable { after, attempts: self.no_answer() }),
+        }
+    }
+
+    /// Takes a winner as the connection of this client.
+    fn settle(&self, slot: &mut Option<Connection>, winner: Winner) -> (Connection, Option<Hello>) {
+        let Winner { index, connection, hello } = winner;
+        *self.inner.works.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+        *slot = Some(connection.clone());
+        (connection, Some(hello))
+    }
+
+    fn no_answer(&self) -> String {
+        let endpoints: Vec<String> = self.inner.endpoints.iter().map(ToString::to_string).collect();
+        format!("{}: no answer", endpoints.join(", "))
+    }
+
+    /// The endpoints' order: what worked, then the local ones, then TCP.
+    fn order(&self) -> Vec<usize> {
+        let works = *self.inner.works.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order: Vec<usize> = (0..self.inner.endpoints.len()).collect();
+        order.sort_by_key(|&index| (Some(index) != works, self.inner.endpoints[index].rank()));
+        order
+    }
+}

@@ -1,0 +1,150 @@
+//! One multiplexed connection to an agent.
+//!
+//! Owns the HTTP/2 session and the task that drives it; the task ends when the last user of the
+//! connection is gone. Must never dial: it is given a socket that is already open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aetherium_agent_proto::rpc::{self, wire};
+use aetherium_agent_proto::{AgentTransport, Hello, PROTOCOL, Token};
+use connectrpc::client::{BoxFuture, ClientBody, ClientConfig, ClientTransport};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+
+use crate::AgentError;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A guest that is silent this long is taken for dead, and every call to it ends.
+pub const KEEP_ALIVE_DEADLINE: Duration = Duration::from_secs(5);
+const _: () = assert!(
+    KEEP_ALIVE_INTERVAL.as_millis() + KEEP_ALIVE_TIMEOUT.as_millis()
+        < KEEP_ALIVE_DEADLINE.as_millis()
+);
+
+/// The most bytes of one stream that wait to be sent.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// An open connection. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sender: SendRequest<ClientBody>,
+    authorization: Option<HeaderValue>,
+    transport: AgentTransport,
+    endpoint: String,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+pub(crate) type WireClient = wire::AgentClient<Connection>;
+
+impl Connection {
+    /// Opens an HTTP/2 session over a socket.
+    pub(crate) async fn open<S>(
+        socket: S,
+        transport: AgentTransport,
+        endpoint: String,
+        token: Option<&Token>,
+    ) -> Result<Self, hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, driver) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_frame_size(rpc::MAX_FRAME_BYTES)
+            .initial_stream_window_size(rpc::HOST_STREAM_WINDOW)
+            .initial_connection_window_size(rpc::connection_window(rpc::HOST_STREAM_WINDOW))
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(socket))
+            .await?;
+        // A failed session shows in every stream it carried; there is nobody else to tell.
+        let driver = tokio::spawn(async move {
+            let _ = driver.await;
+        });
+        let authorization = token.and_then(bearer);
+        let shared = Shared { sender, authorization, transport, endpoint, driver };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn transport(&self) -> AgentTransport {
+        self.shared.transport
+    }
+
+    /// Whether a new call can still be made.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.shared.sender.is_closed()
+    }
+
+    /// The generated client over this connection.
+    pub(crate) fn wire(&self) -> WireClient {
+        let config = ClientConfig::new(Uri::from_static("http://agent"))
+            .with_default_max_message_size(rpc::MAX_MESSAGE_BYTES);
+        wire::AgentClient::new(self.clone(), config)
+    }
+
+    /// Greets the agent.
+    ///
+    /// # Errors
+    /// [`AgentError::Incompatible`] when its protocol is another one, else what the call met.
+    pub(crate) async fn hello(&self) -> Result<Hello, AgentError> {
+        let request = wire::HelloRequest {
+            protocol_major: PROTOCOL.major,
+            protocol_minor: PROTOCOL.minor,
+            ..wire::HelloRequest::default()
+        };
+        let answer = self.wire().hello(request).await.map_err(|e| self.error("hello", &e))?;
+        let hello = Hello::from(answer.into_owned());
+        if PROTOCOL.is_compatible_with(hello.protocol) {
+            Ok(hello)
+        } else {
+            Err(AgentError::Incompatible { ours: PROTOCOL, theirs: hello.protocol })
+        }
+    }
+
+    /// Reads a failed call on this connection.
+    pub(crate) fn error(&self, call: &'static str, error: &connectrpc::ConnectError) -> AgentError {
+        AgentError::from_wire(call, &self.shared.endpoint, self.shared.transport, error)
+    }
+}
+
+/// A token holds visible ASCII alone, so it always makes a header.
+fn bearer(token: &Token) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+impl ClientTransport for Connection {
+    type ResponseBody = Incoming;
+    type Error = hyper::Error;
+
+    fn send(
+        &self,
+        mut request: Request<ClientBody>,
+    ) -> BoxFuture<'static, Result<Response<Incoming>, hyper::Error>> {
+        if let Some(value) = &self.shared.authorization {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
+        let mut sender = self.shared.sender.clone();
+        Box::pin(async move { sender.send_request(request).await })
+    }
+}

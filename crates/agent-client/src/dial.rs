@@ -1,0 +1,197 @@
+//! Opening a connection: every endpoint is tried, the preferred one a little earlier.
+//!
+//! The first endpoint whose agent answers a greeting wins. An endpoint that fails at once hands its
+//! turn on at once; nothing ever waits for a transport that is not there.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aetherium_agent_proto::Hello;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::{AgentError, Endpoint};
+
+/// How much earlier each endpoint starts than the next: long enough for a local vsock to win,
+/// short enough not to be noticed when there is none.
+pub const HEAD_START: Duration = Duration::from_millis(50);
+
+/// The first pause between two dials while a guest boots; it grows by half to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+/// How long the first dials of a booting guest may hang. A forwarded port is accepted on the host
+/// long before the guest answers, and what was sent too early may never arrive; so while one dial
+/// hangs others are begun, up to [`MAX_DIALS`], and each that was given up lets later ones take
+/// half as long again.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
+const MAX_DIALS: usize = 10;
+
+/// The longest answer to `CONNECT` worth reading, in bytes.
+const MAX_CONNECT_ANSWER: usize = 64;
+
+/// An endpoint that answered.
+pub(crate) struct Winner {
+    pub(crate) index: usize,
+    pub(crate) connection: Connection,
+    pub(crate) hello: Hello,
+}
+
+/// Why no endpoint answered.
+pub(crate) enum DialError {
+    /// Waiting longer cannot help.
+    Final(AgentError),
+    /// Nobody there yet: each endpoint and what it said.
+    NotYet(String),
+}
+
+/// Tries the endpoints named by `order` until one answers or all have failed.
+pub(crate) async fn race(endpoints: &[Endpoint], order: &[usize]) -> Result<Winner, DialError> {
+    let mut waiting = order.iter().copied();
+    let mut running = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    loop {
+        if running.is_empty() {
+            let Some(next) = waiting.next() else { break };
+            running.push(attempt(endpoints, next));
+        }
+        let more = waiting.len() > 0;
+        tokio::select! {
+            Some(outcome) = running.next() => match outcome {
+                Ok(winner) => return Ok(winner),
+                Err((index, failure)) => {
+                    failures.push((index, failure));
+                    // The turn passes on at once, even while others are still trying.
+                    if let Some(next) = waiting.next() {
+                        running.push(attempt(endpoints, next));
+                    }
+                }
+            },
+            () = tokio::time::sleep(HEAD_START), if more => {
+                if let Some(next) = waiting.next() {
+                    running.push(attempt(endpoints, next));
+                }
+            }
+        }
+    }
+    Err(summary(endpoints, failures))
+}
+
+/// How to wait for a booting guest.
+pub(crate) struct Waiting<'a> {
+    /// The longest a single dial may ever hang.
+    pub(crate) limit: Duration,
+    /// What the endpoints said last, for whoever loses patience.
+    pub(crate) last_words: &'a Mutex<Option<String>>,
+}
+
+/// Dials again and again until an agent answers. Ends by itself only then, or when waiting cannot
+/// help; the caller brings the deadline.
+pub(crate) async fn until_ready(
+    endpoints: &[Endpoint],
+    order: &[usize],
+    waiting: Waiting<'_>,
+) -> Result<Winner, AgentError> {
+    let mut dials = FuturesUnordered::new();
+    let (mut pause, mut limit) = (Duration::ZERO, FIRST_LIMIT.min(waiting.limit));
+    let mut next = Instant::now();
+    loop {
+        let may_dial = dials.len() < MAX_DIALS;
+        tokio::select! {
+            Some(outcome) = dials.next() => match outcome {
+                Ok(Ok(winner)) => return Ok(winner),
+                Ok(Err(DialError::Final(error))) => return Err(error),
+                Ok(Err(DialError::NotYet(words))) => {
+                    *waiting.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+                }
+                Err(_) => limit = (limit * 3 / 2).min(waiting.limit),
+            },
+            () = tokio::time::sleep_until(next), if may_dial => {
+                dials.push(tokio::time::timeout(limit, race(endpoints, order)));
+                pause = (pause * 3 / 2).clamp(FIRST_PAUSE, MAX_PAUSE);
+                next = Instant::now() + pause;
+            }
+        }
+    }
+}
+
+enum Failure {
+    Io(String),
+    Agent(AgentError),
+}
+
+fn summary(endpoints: &[Endpoint], failures: Vec<(usize, Failure)>) -> DialError {
+    let mut texts = Vec::new();
+    for (index, failure) in failures {
+        match failure {
+            Failure::Io(text) => texts.push(format!("{}: {text}", endpoints[index])),
+            Failure::Agent(
+                error @ (AgentError::Unauthorized { .. } | AgentError::Incompatible { .. }),
+            ) => return DialError::Final(error),
+            Failure::Agent(error) => texts.push(format!("{}: {error}", endpoints[index])),
+        }
+    }
+    if texts.is_empty() {
+        texts.push("no endpoint was given".to_owned());
+    }
+    DialError::NotYet(texts.join("; "))
+}
+
+async fn attempt(endpoints: &[Endpoint], index: usize) -> Result<Winner, (usize, Failure)> {
+    let endpoint = &endpoints[index];
+    let connection = open(endpoint).await.map_err(|text| (index, Failure::Io(text)))?;
+    let hello = connection.hello().await.map_err(|error| (index, Failure::Agent(error)))?;
+    Ok(Winner { index, connection, hello })
+}
+
+async fn open(endpoint: &Endpoint) -> Result<Connection, String> {
+    let (name, transport) = (endpoint.to_string(), endpoint.transport());
+    let opened = match endpoint {
+        Endpoint::Unix { path } => {
+            let socket = UnixStream::connect(path).await.map_err(|e| e.to_string())?;
+            Connection::open(socket, transport, name, None).await
+        }
+        Endpoint::Vsock { uds, port } => {
+            let socket = connect_vsock(uds, *port).await.map_err(|e| e.to_string())?;
+            Connection::open(socket, transport, name, None).await
+        }
+        Endpoint::Tcp { addr, token } => {
+            let socket = TcpStream::connect(addr).await.map_err(|e| e.to_string())?;
+            socket.set_nodelay(true).map_err(|e| e.to_string())?;
+            Connection::open(socket, transport, name, Some(token)).await
+        }
+    };
+    opened.map_err(|error| error.to_string())
+}
+
+/// Asks a VMM's vsock socket for a guest port. Without a listener in the guest the VMM just closes.
+async fn connect_vsock(uds: &std::path::Path, port: u32) -> io::Result<UnixStream> {
+    let mut socket = UnixStream::connect(uds).await?;
+    socket.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    let mut answer = Vec::with_capacity(MAX_CONNECT_ANSWER);
+    // Byte by byte: what follows the line belongs to the session.
+    loop {
+        match socket.read_u8().await {
+            Ok(b'\n') => break,
+            Ok(byte) if answer.len() < MAX_CONNECT_ANSWER => answer.push(byte),
+            Ok(_) => return Err(refused(port, &answer)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(refused(port, &answer));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if answer.starts_with(b"OK ") { Ok(socket) } else { Err(refused(port, &answer)) }
+}
+
+fn refused(port: u32, answer: &[u8]) -> io::Error {
+    let text = String::from_utf8_lossy(answer);
+    io::Error::new(
+        io::ErrorKind::ConnectionRefused,
+        format!("guest port {port} is not open (answer `{text}`)"),
+    )
+}

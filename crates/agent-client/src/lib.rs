@@ -1,0 +1,35 @@
+//! The host's side of the guest agent.
+//!
+//! ```text
+//! AgentClient ── dial (vsock, 50 ms later tcp) ──► Connection ── HTTP/2 ──► agent
+//!      └─ exec ──► Process ── next ──► stdout, stderr, exited
+//!                     ├─ stdin ──► write, close
+//!                     └─ signaller ──► signal
+//! ```
+//!
+//! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection and dials again when
+//! that is gone, over whatever worked before. Every call has a deadline or ends with the
+//! connection, which a keep-alive declares dead within [`KEEP_ALIVE_DEADLINE`] of silence.
+//!
+//! Owns dialling, the choice of transport and the mapping of wire errors. Must never run a command
+//! twice: a call that may have reached the guest is not sent again; [`AgentError::may_have_started`]
+//! tells the caller which failures those are.
+
+mod capture;
+mod client;
+mod connection;
+mod dial;
+mod endpoint;
+mod error;
+mod process;
+
+pub use aetherium_agent_proto::{
+    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, ProcessInfo, SpawnErrorKind, Token,
+};
+pub use capture::{CollectError, Output, collect};
+pub use client::AgentClient;
+pub use connection::KEEP_ALIVE_DEADLINE;
+pub use dial::HEAD_START;
+pub use endpoint::{Deadlines, Endpoint};
+pub use error::AgentError;
+pub use process::{Process, ProcessEvent, Signaller, Stdin};

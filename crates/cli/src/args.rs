@@ -1,0 +1,546 @@
+//! The grammar of the command line.
+
+use aetherium_model::{
+    Name,
+    assistant::Assistant,
+    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus},
+};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Runs AI agents, and any other untrusted command, in microVMs.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = "\
+Examples:
+  aetherium doctor                              what this host has, lacks, and how to get it
+  aetherium template build                      make the template `default`
+  aetherium run -- uname -a                     one command in a VM of its own
+  aetherium up                                  the server: API, queue and worker in one process
+  aetherium ws create demo                      a workspace on it
+  aetherium ws prompt demo 'echo Hello from VM' a prompt in the workspace's VM")]
+pub(crate) struct Args {
+    /// Where everything is kept: database, API key, templates, VMs.
+    #[arg(long, global = true, env = "AETHERIUM_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The server to talk to; else the one that runs on the data directory.
+    #[arg(long, global = true, env = "AETHERIUM_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The API key; else the one in the data directory.
+    #[arg(long, global = true, env = "AETHERIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How the log on standard error looks; AETHERIUM_LOG sets what it shows (`info`, `debug`, …).
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: API, queue and worker in one process, until Ctrl-C.
+    Up(UpArgs),
+    /// Boot a VM, run one command in it, and exit with its exit code.
+    #[command(after_help = "\
+Uses the server of the data directory if one runs, else one of its own for the time it takes.
+Exit codes: the command's own; 128+N if signal N ended it; 124 if its time was up;
+125 if Aetherium failed; 126 if it could not be executed; 127 if it was not found.
+
+Examples:
+  aetherium run -- uname -a
+  echo 'print(6*7)' | aetherium run --template python -- python3 -
+  aetherium run --network egress --memory-mib 1024 -- sh -c 'apt-get update'")]
+    Run(RunArgs),
+    /// Run a command in a VM that exists.
+    Exec(ExecArgs),
+    /// Workspaces and their prompts.
+    Ws {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: WsCommand,
+    },
+    /// VMs.
+    Vm {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: VmCommand,
+    },
+    /// Queued work.
+    Task {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: TaskCommand,
+    },
+    /// Templates: what VMs start from.
+    Template {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: TemplateCommand,
+    },
+    /// Workers.
+    Worker {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: WorkerCommand,
+    },
+    /// Check this host: what is there, what is missing, why it matters, what to do.
+    Doctor(DriverArgs),
+    /// Bring the database's schema up to date; `up` does this by itself.
+    Migrate(DatabaseArgs),
+    /// Print the API's OpenAPI 3.1 document.
+    Openapi,
+    /// Make a template, start a server, run a prompt in a real VM, and stop again.
+    Quickstart(QuickstartArgs),
+    /// Measure against a floor taken in the same run.
+    Bench {
+        /// What to measure.
+        #[command(subcommand)]
+        verb: BenchCommand,
+    },
+    /// Print a shell's completion script.
+    #[command(after_help = "Example:\n  aetherium completion bash > /etc/bash_completion.d/aetherium")]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether the verb is a server, whose log is worth reading.
+    pub(crate) const fn is_server(&self) -> bool {
+        matches!(self, Self::Up(_))
+    }
+}
+
+/// Which driver, and where its programs are.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct DriverArgs {
+    /// The driver: `auto`, `qemu` or `process` (no isolation).
+    #[arg(long, env = "AETHERIUM_DRIVER", default_value = "auto")]
+    pub(crate) driver: DriverChoice,
+    /// QEMU's program; else qemu-system-x86_64 from PATH.
+    #[arg(long, env = "AETHERIUM_QEMU", value_name = "FILE")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// The program that gives QEMU's guests a virtio socket; else vhost-device-vsock from PATH.
+    #[arg(long, env = "AETHERIUM_VSOCK_HELPER", value_name = "FILE")]
+    pub(crate) vsock_helper: Option<PathBuf>,
+    /// The guest agent's static binary; else fc-agent beside this program.
+    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+    /// Give VMs no virtio socket: their agents are reached over TCP.
+    #[arg(long)]
+    pub(crate) no_vsock: bool,
+}
+
+/// Where the truth is kept.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct DatabaseArgs {
+    /// The database; else SQLite in the data directory.
+    #[arg(long, env = "AETHERIUM_DATABASE", value_name = "URL")]
+    pub(crate) database: Option<String>,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct UpArgs {
+    /// The address of the API; port 0 takes a free one.
+    #[arg(long, env = "AETHERIUM_LISTEN", default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// How long commands may go on after Ctrl-C, such as `10s`.
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// How long a VM may take until its agent answers.
+    #[arg(long, default_value = "90s", value_parser = duration, value_name = "TIME")]
+    pub(crate) boot_deadline: Duration,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+}
+
+/// What a VM is to be; the template's defaults where absent.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct VmArgs {
+    /// The template to start from.
+    #[arg(long, default_value = "default")]
+    pub(crate) template: Option<Name>,
+    /// Virtual CPUs.
+    #[arg(long)]
+    pub(crate) vcpus: Option<Vcpus>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib: Option<MemoryMib>,
+    /// Writable disk in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) disk_mib: Option<DiskMib>,
+    /// What it may reach: `isolated` or `egress`.
+    #[arg(long)]
+    pub(crate) network: Option<NetworkMode>,
+}
+
+/// A command to run in a VM.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct CommandArgs {
+    /// An environment variable for it; may be repeated.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Its working directory in the guest.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// The guest's user to run it as; root where absent.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// How long it may take, such as `90s`, `15m` or `2h`.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) timeout: Option<Duration>,
+    /// The program and its arguments, after `--`.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) argv: Vec<String>,
+}
+
+impl CommandArgs {
+    /// The command as the API takes it.
+    pub(crate) fn command(&self) -> aetherium_model::run::Command {
+        aetherium_model::run::Command {
+            argv: self.argv.clone(),
+            env: self.env.iter().cloned().collect(),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
+            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+    #[command(flatten)]
+    pub(crate) command: CommandArgs,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ExecArgs {
+    /// The VM's id.
+    pub(crate) vm: String,
+    #[command(flatten)]
+    pub(crate) command: CommandArgs,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ListArgs {
+    /// At most this many, newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) limit: u32,
+    /// Continue after a page's `next_cursor`.
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
+/// Verbs on workspaces.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WsCommand {
+    /// Make one.
+    Create {
+        /// Its name.
+        name: Name,
+        /// What answers its prompts.
+        #[arg(long, default_value_t)]
+        assistant: Assistant,
+        /// Stop its VM after so many seconds without work.
+        #[arg(long, value_name = "SECONDS")]
+        idle_timeout_s: Option<u32>,
+        #[command(flatten)]
+        vm: VmArgs,
+    },
+    /// List them.
+    List(ListArgs),
+    /// Show one.
+    Get {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Remove one with its VM, its disk and its prompts.
+    Delete {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Send a prompt and follow its output; exits with the prompt's exit code.
+    Prompt {
+        /// The workspace's name or id.
+        workspace: String,
+        /// The text.
+        prompt: String,
+        /// How long it may take, such as `15m`.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        timeout: Option<Duration>,
+        /// Only submit it and print its id.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Follow the output of a prompt that was sent before.
+    Follow {
+        /// The workspace's name or id.
+        workspace: String,
+        /// The prompt's id.
+        prompt: String,
+    },
+    /// List a workspace's prompts.
+    Prompts {
+        /// The workspace's name or id.
+        workspace: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Cancel a prompt.
+    Cancel {
+        /// The workspace's name or id.
+        workspace: String,
+        /// The prompt's id.
+        prompt: String,
+    },
+}
+
+/// Verbs on VMs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Start one and wait until it runs.
+    Create(VmArgs),
+    /// List them.
+    List {
+        /// Only those that have not ended.
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one.
+    Get {
+        /// Its id.
+        vm: String,
+    },
+    /// End one.
+    Delete {
+        /// Its id.
+        vm: String,
+    },
+    /// Print what its kernel and init wrote to the console.
+    Console {
+        /// Its id.
+        vm: String,
+    },
+}
+
+/// Verbs on tasks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// List them.
+    List {
+        /// Only those in this state.
+        #[arg(long)]
+        state: Option<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one.
+    Get {
+        /// Its id.
+        task: String,
+    },
+    /// Cancel one.
+    Cancel {
+        /// Its id.
+        task: String,
+    },
+}
+
+/// Verbs on templates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Make one from this distribution's kernel package and packages, without root where possible.
+    Build(BuildArgs),
+    /// List those of the data directory.
+    List,
+    /// Show one.
+    Get {
+        /// Its name.
+        name: Name,
+    },
+    /// Remove one; VMs that run from it go on.
+    Remove {
+        /// Its name.
+        name: Name,
+    },
+}
+
+/// Arguments of `template build`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct BuildArgs {
+    /// Its name.
+    #[arg(default_value = "default")]
+    pub(crate) name: Name,
+    /// A package to put into the root filesystem besides the base; may be repeated.
+    #[arg(long, value_name = "PACKAGE")]
+    pub(crate) include: Vec<String>,
+    /// A kernel of your own (ELF or bzImage) instead of the distribution's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// That kernel's modules: a lib/modules/RELEASE directory.
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
+    #[arg(long, value_name = "PATH", conflicts_with = "include")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// A kernel argument for its VMs; may be repeated.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) kernel_arg: Vec<String>,
+    /// Virtual CPUs of its VMs by default.
+    #[arg(long)]
+    pub(crate) vcpus: Option<Vcpus>,
+    /// Memory of its VMs by default, in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib: Option<MemoryMib>,
+    /// Writable disk of its VMs by default, in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) disk_mib: Option<DiskMib>,
+    /// Replace one of that name.
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// The guest agent's static binary; else fc-agent beside this program.
+    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+}
+
+/// Verbs on workers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// List them.
+    List(ListArgs),
+    /// Show one.
+    Get {
+        /// Its id.
+        worker: String,
+    },
+}
+
+/// Arguments of `quickstart`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct QuickstartArgs {
+    /// Seconds that building took, for the table of timings.
+    #[arg(long, hide = true)]
+    pub(crate) build_seconds: Option<u64>,
+    /// The prompt.
+    #[arg(long, default_value = "echo Hello from VM")]
+    pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Create request to first byte of output, against a bare QEMU until its agent answers.
+    Boot {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// `true` in a running VM: by the HTTP API, by the agent's client, and inside the guest.
+    Exec {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// First command over vsock, and with vsock made unavailable in the guest.
+    Fallback {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Memory and processor time of an idle server.
+    Idle {
+        /// How long to watch it.
+        #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
+        watch: Duration,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+}
+
+/// Arguments of every benchmark.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct BenchArgs {
+    /// The template to start from.
+    #[arg(long, default_value = "default")]
+    pub(crate) template: Name,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+}
+
+/// Parses `500ms`, `90s`, `15m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("{text:?} is not a time: give a whole number with ms, s, m or h, such as 90s");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
+    let number: u64 = text[..split].parse().map_err(|_| refuse())?;
+    let millis = match &text[split..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(refuse()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refuse)
+}
+
+/// Parses `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_without_a_unit_is_refused_with_an_example() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "90", "s", "-1s", "1.5s", "99999999999999999999h", "1d"] {
+            assert!(duration(bad).unwrap_err().contains("90s"), "{bad:?}");
+        }
+    }
+}

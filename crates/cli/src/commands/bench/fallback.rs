@@ -1,0 +1,85 @@
+//! The first command of a VM with vsock, and of one whose guest kernel refuses to load it: the host
+//! must find out at once and use TCP.
+
+use super::{Figure, median, ms, server, to_first_output};
+use crate::{
+    args::{Args, BenchArgs},
+    datadir::DataDir,
+    error::{CliError, local},
+    progress::Bars,
+};
+use aetherium_model::{Code, Fault, Name, vm::AgentTransport};
+use std::fs;
+
+/// Makes the kernel refuse these modules (Documentation/admin-guide/kernel-parameters.txt).
+const WITHOUT_VSOCK: &str = "module_blacklist=vsock,vmw_vsock_virtio_transport";
+
+pub(super) async fn fallback(
+    args: &Args,
+    rounds: u32,
+    bench: &BenchArgs,
+) -> Result<Vec<Figure>, CliError> {
+    let data = DataDir::locate(args.data_dir.as_deref())?;
+    let without = without_vsock(&data, &bench.template)?;
+    let server = server(args, bench).await?;
+    let client = server.client()?;
+    let bars = Bars::new();
+    let measured = async {
+        let (mut vsock, mut tcp) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            bars.spin(&format!("round {} of {rounds}", round + 1));
+            for (template, wanted, samples) in [
+                (&bench.template, AgentTransport::Vsock, &mut vsock),
+                (&without, AgentTransport::Tcp, &mut tcp),
+            ] {
+                let (took, vm) = to_first_output(&client, template).await?;
+                if vm.agent_transport != Some(wanted) {
+                    let found = vm.agent_transport.map_or("nothing", AgentTransport::as_str);
+                    return Err(CliError::from(wrong(found, wanted)));
+                }
+                samples.push(ms(took));
+            }
+        }
+        Ok((vsock, tcp))
+    }
+    .await;
+    bars.clear();
+    server.stop().await;
+    super::super::template::open(&data)?.remove(&without).map_err(Fault::from)?;
+    let (mut vsock, mut tcp) = measured?;
+    let (vsock, tcp) = (median(&mut vsock), median(&mut tcp));
+    Ok(vec![
+        Figure::new("fallback.vsock_first_output_p50", vsock, "ms"),
+        Figure::new("fallback.tcp_first_output_p50", tcp, "ms").over(vsock),
+        Figure::new("fallback.added_p50", tcp - vsock, "ms").value_at_most(100.0),
+    ])
+}
+
+fn wrong(found: &str, wanted: AgentTransport) -> Fault {
+    Fault::new(
+        Code::Unavailable,
+        format!("the agent was reached over {found}, not over {}", wanted.as_str()),
+    )
+    .remedy("vsock under QEMU needs vhost-device-vsock: see `aetherium doctor`")
+}
+
+/// A template with the same files whose guests have no vsock.
+fn without_vsock(data: &DataDir, name: &Name) -> Result<Name, CliError> {
+    let store = super::super::template::open(data)?;
+    let installed = store.get(name).map_err(Fault::from)?;
+    let derived: Name = format!("{name}.novsock").parse().map_err(Fault::internal)?;
+    let dir = store.dir().join(derived.as_str());
+    let io = |error| CliError::from(local(dir.display(), error));
+    fs::create_dir_all(&dir).map_err(io)?;
+    let mut manifest = installed.manifest.clone();
+    manifest.name = derived.clone();
+    manifest.kernel.extra_args.push(WITHOUT_VSOCK.to_owned());
+    for file in [installed.kernel(), installed.initramfs(), installed.rootfs()] {
+        let place = dir.join(file.file_name().unwrap_or_default());
+        let _ = fs::remove_file(&place);
+        fs::hard_link(&file, &place).map_err(io)?;
+    }
+    let text = serde_json::to_vec(&manifest).map_err(Fault::internal)?;
+    fs::write(dir.join("template.json"), text).map_err(io)?;
+    Ok(derived)
+}

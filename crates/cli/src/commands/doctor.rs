@@ -1,0 +1,102 @@
+//! `aetherium doctor`: what this host has, what it lacks, why that matters, and what to do.
+
+use super::template;
+use crate::{
+    args::{Args, DriverArgs},
+    datadir::DataDir,
+    error::CliError,
+    print, server,
+};
+use aetherium_image::Check;
+use aetherium_model::{
+    Fault,
+    finding::{Finding, Verdict},
+    resources::{DriverChoice, DriverKind},
+};
+use aetherium_vmm::{AgentProcess, Qemu, Vmm};
+use aetherium_worker::Layout;
+use std::process::ExitCode;
+
+pub(crate) async fn doctor(args: &Args, driver: &DriverArgs) -> Result<ExitCode, CliError> {
+    let data = DataDir::locate(args.data_dir.as_deref())?;
+    data.create()?;
+    let layout = Layout::open(data.path()).map_err(Fault::from)?;
+    let config = server::driver_config(&data, &layout, driver);
+    let vmm: Box<dyn Vmm> = match driver.driver {
+        DriverChoice::Only(DriverKind::Process) => Box::new(AgentProcess::new(&config)),
+        _ => Box::new(Qemu::new(&config)),
+    };
+    let mut findings = vmm.preflight().await;
+    findings.push(agent_found(driver));
+    findings.extend(templates(&data, driver.driver)?);
+    findings.push(server_found(&data));
+    if args.json {
+        print::json(&findings)?;
+    } else {
+        show(&findings);
+    }
+    let failed = findings.iter().any(|it| it.verdict == Verdict::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn agent_found(driver: &DriverArgs) -> Finding {
+    let why = "it becomes the init of every guest and runs its commands";
+    match server::agent_binary(driver) {
+        Some(path) => Finding::ok("agent.binary", path.display().to_string(), why),
+        None => Finding::warn(
+            "agent.binary",
+            "fc-agent is not beside this program",
+            why,
+            "run `make build`, or name it with --agent; templates that exist have one inside",
+        ),
+    }
+}
+
+fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliError> {
+    let why = "a VM starts from a template";
+    let store = template::open(data)?;
+    let list = store.list().map_err(Fault::from)?;
+    if list.is_empty() {
+        return Ok(match choice {
+            DriverChoice::Only(DriverKind::Process) => Vec::new(),
+            _ => vec![Finding::warn("template", "there is none", why, "make one: aetherium template build")],
+        });
+    }
+    let mut findings = Vec::new();
+    for manifest in list {
+        let installed = store.get(&manifest.name).map_err(Fault::from)?;
+        let bad = installed.verify(Check::Quick).into_iter().find(|it| it.verdict != Verdict::Ok);
+        let check = format!("template.{}", manifest.name);
+        findings.push(bad.map_or_else(
+            || Finding::ok(&check, format!("{}, kernel {}", manifest.rootfs.origin, manifest.kernel.release), why),
+            |bad| Finding { check: check.clone(), ..bad },
+        ));
+    }
+    Ok(findings)
+}
+
+fn server_found(data: &DataDir) -> Finding {
+    let why = "clients of this data directory talk to it";
+    match data.running() {
+        Some(running) => Finding::ok("server", format!("{} (process {})", running.url, running.pid), why),
+        None => Finding::ok("server", "none runs on this data directory", why),
+    }
+}
+
+fn show(findings: &[Finding]) {
+    let rows: Vec<Vec<String>> = findings
+        .iter()
+        .map(|it| {
+            let verdict = match it.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "FAIL",
+            };
+            vec![verdict.to_owned(), it.check.clone(), it.found.clone()]
+        })
+        .collect();
+    print::table(&["", "CHECK", "FOUND"], &rows);
+    for it in findings.iter().filter(|it| it.verdict != Verdict::Ok) {
+        println!("\n{}: {}\n  matters: {}\n  remedy:  {}", it.check, it.found, it.why, it.remedy);
+    }
+}

@@ -1,0 +1,71 @@
+//! One file per verb.
+
+mod bench;
+mod doctor;
+mod exec;
+mod quickstart;
+mod task;
+mod template;
+mod up;
+mod vm;
+mod worker;
+mod ws;
+
+use crate::{
+    args::{Args, Command, ListArgs},
+    datadir::DataDir,
+    error::CliError,
+    print, server,
+};
+use clap::CommandFactory as _;
+use std::process::ExitCode;
+
+/// Runs the verb.
+pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
+    match &args.command {
+        Command::Up(up) => up::up(&args, up).await?,
+        Command::Run(run) => return exec::run(&args, run).await,
+        Command::Exec(exec) => return exec::exec(&args, exec).await,
+        Command::Ws { verb } => return ws::dispatch(&args, verb).await,
+        Command::Vm { verb } => vm::dispatch(&args, verb).await?,
+        Command::Task { verb } => task::dispatch(&args, verb).await?,
+        Command::Template { verb } => template::dispatch(&args, verb).await?,
+        Command::Worker { verb } => worker::dispatch(&args, verb).await?,
+        Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
+        Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
+        Command::Bench { verb } => return bench::dispatch(&args, verb).await,
+        Command::Migrate(database) => {
+            let data = DataDir::locate(args.data_dir.as_deref())?;
+            data.create()?;
+            let store = server::open_store(&data, database).await?;
+            let version = store.schema_version().await.map_err(aetherium_model::Fault::from)?;
+            println!("the schema is at version {version}");
+            store.close().await;
+        }
+        Command::Openapi => print::json(&aetherium_gateway::openapi())?,
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Args::command(), "aetherium", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The query of a list.
+fn page(list: &ListArgs) -> String {
+    match &list.cursor {
+        Some(cursor) => format!("limit={}&cursor={cursor}", list.limit),
+        None => format!("limit={}", list.limit),
+    }
+}
+
+/// Says how to see the rest of a list.
+fn more(next_cursor: Option<&String>) {
+    if let Some(cursor) = next_cursor {
+        println!("(more: --cursor {cursor})");
+    }
+}
+
+/// An exit code from a command's, which may be beyond a byte only if the guest lies.
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,158 @@
+//! `aetherium ws …`: workspaces and their prompts.
+
+use super::{exit_code, more, page};
+use crate::{
+    args::{Args, WsCommand},
+    attach::{Output, Terminal},
+    client::Client,
+    error::CliError,
+    print,
+};
+use aetherium_gateway::api::{CreatePrompt, CreateWorkspace};
+use aetherium_model::{
+    Fault, Name, PromptId,
+    output::{EventBody, OutputEvent, Stream},
+    page::Page,
+    run::RunState,
+    task::Task,
+    workspace::{Prompt, Workspace},
+};
+use std::process::ExitCode;
+
+pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, CliError> {
+    let client = Client::connect(args)?;
+    match verb {
+        WsCommand::Prompt { workspace, prompt, timeout, detach } => {
+            let request = CreatePrompt {
+                prompt: prompt.clone(),
+                timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            };
+            let made: Prompt = client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;
+            if *detach {
+                if args.json { print::json(&made)? } else { println!("{}", made.id) }
+                return Ok(ExitCode::SUCCESS);
+            }
+            return follow(args, &client, workspace, made.id).await;
+        }
+        WsCommand::Follow { workspace, prompt } => {
+            let id = prompt.parse().map_err(|error: aetherium_model::id::InvalidId| {
+                Fault::new(aetherium_model::Code::InvalidRequest, error.to_string())
+            })?;
+            return follow(args, &client, workspace, id).await;
+        }
+        WsCommand::Create { name, assistant, idle_timeout_s, vm } => {
+            let request = CreateWorkspace {
+                ai_assistant: *assistant,
+                template: vm.template.clone(),
+                vcpus: vm.vcpus,
+                memory_mib: vm.memory_mib,
+                disk_mib: vm.disk_mib,
+                network: vm.network,
+                idle_timeout_s: *idle_timeout_s,
+                ..CreateWorkspace::named(name.clone())
+            };
+            let made: Workspace = client.post("/workspaces", &request).await?;
+            if args.json { print::json(&made)? } else { println!("{} {}", made.id, made.name) }
+        }
+        WsCommand::List(list) => {
+            let found: Page<Workspace> = client.get(&format!("/workspaces?{}", page(list))).await?;
+            if args.json { print::json(&found)? } else { workspaces(&found) }
+        }
+        WsCommand::Get { workspace } => {
+            print::json(&client.get::<Workspace>(&format!("/workspaces/{workspace}")).await?)?;
+        }
+        WsCommand::Delete { workspace } => {
+            let task: Task = client.delete(&format!("/workspaces/{workspace}")).await?;
+            if args.json { print::json(&task)? } else { println!("{workspace} is being removed ({})", task.id) }
+        }
+        WsCommand::Prompts { workspace, list } => {
+            let path = format!("/workspaces/{workspace}/prompts?{}", page(list));
+            let found: Page<Prompt> = client.get(&path).await?;
+            if args.json { print::json(&found)? } else { prompts(&found) }
+        }
+        WsCommand::Cancel { workspace, prompt } => {
+            let path = format!("/workspaces/{workspace}/prompts/{prompt}/cancel");
+            let now: Prompt = client.post(&path, &serde_json::json!({})).await?;
+            if args.json { print::json(&now)? } else { println!("{} is {}", now.id, now.state.as_str()) }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a prompt's output as it comes; ends as the prompt did.
+async fn follow(
+    args: &Args,
+    client: &Client,
+    workspace: &str,
+    id: PromptId,
+) -> Result<ExitCode, CliError> {
+    let mut terminal = Terminal::waiting("waiting for a VM");
+    let json = args.json;
+    let path = format!("/workspaces/{workspace}/prompts/{id}/events");
+    let state = client
+        .follow(&path, |event| if json { show_json(event) } else { show(&mut terminal, event) })
+        .await?;
+    drop(terminal);
+    match state {
+        RunState::Completed { exit } => Ok(exit_code(exit.exit_code)),
+        RunState::Failed { fault } | RunState::Interrupted { fault } => Err(fault.into()),
+        other => {
+            eprintln!("{id} was {}", other.as_str());
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Shows one entry of a run's log.
+pub(crate) fn show(terminal: &mut impl Output, event: &OutputEvent) {
+    match &event.body {
+        EventBody::Status { stage, .. } if stage == "running" => terminal.started(),
+        EventBody::Truncated { kept_bytes } => {
+            eprintln!("(the log keeps {kept_bytes} bytes; the rest of the output is not shown)");
+        }
+        body => match body.output() {
+            Some((Stream::Stdout, bytes)) => terminal.stdout(&bytes),
+            Some((Stream::Stderr, bytes)) => terminal.stderr(&bytes),
+            None => {}
+        },
+    }
+}
+
+fn show_json(event: &OutputEvent) {
+    // Our own type always encodes.
+    if let Ok(line) = serde_json::to_string(event) {
+        println!("{line}");
+    }
+}
+
+fn workspaces(found: &Page<Workspace>) {
+    let rows: Vec<Vec<String>> = found
+        .items
+        .iter()
+        .map(|it| {
+            let vm = it.vm_id.map_or_else(|| "-".to_owned(), |vm| vm.to_string());
+            let name: &Name = &it.name;
+            vec![it.id.to_string(), name.to_string(), it.state.as_str().to_owned(), it.ai_assistant.to_string(), vm]
+        })
+        .collect();
+    print::table(&["ID", "NAME", "STATE", "ASSISTANT", "VM"], &rows);
+    more(found.next_cursor.as_ref());
+}
+
+fn prompts(found: &Page<Prompt>) {
+    let rows: Vec<Vec<String>> = found
+        .items
+        .iter()
+        .map(|it| {
+            let first = it.prompt.lines().next().unwrap_or_default();
+            let exit = match &it.state {
+                RunState::Completed { exit } => exit.exit_code.to_string(),
+                _ => String::new(),
+            };
+            let short: String = first.chars().take(50).collect();
+            vec![it.id.to_string(), it.state.as_str().to_owned(), exit, it.created_at.to_string(), short]
+        })
+        .collect();
+    print::table(&["ID", "STATE", "EXIT", "SUBMITTED", "PROMPT"], &rows);
+    more(found.next_cursor.as_ref());
+}

@@ -1,0 +1,55 @@
+//! `aetherium`, the one host binary: the command line of Aetherium.
+//!
+//! - `args.rs` is the grammar, `commands/` has one file per verb.
+//! - `server.rs` runs gateway and worker in one process; `up` does so until it is told to stop, `run`
+//!   and the benchmarks do so for as long as they need it.
+//! - `client.rs` and `attach.rs` talk to a server, whoever runs it. Every verb that touches VMs goes
+//!   through them: there is no second way in.
+//! - `datadir.rs` knows where a server and its clients find each other.
+
+mod args;
+mod attach;
+mod client;
+mod commands;
+mod datadir;
+mod error;
+mod print;
+mod progress;
+mod server;
+
+use clap::Parser as _;
+use std::{io::IsTerminal as _, process::ExitCode};
+
+/// Parses the arguments, runs the verb, prints what went wrong, and says how it ended.
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    start_log(&args);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the async runtime could not be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(commands::dispatch(args));
+    // A thread may be waiting for standard input for ever.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            error.print();
+            error.exit_code()
+        }
+    }
+}
+
+fn start_log(args: &args::Args) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let default = if args.command.is_server() { "info" } else { "error" };
+    let filter = EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.log_format {
+        args::LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        args::LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,176 @@
+//! Gateway and worker in one process.
+
+use crate::{
+    args::{DatabaseArgs, DriverArgs},
+    client::Client,
+    datadir::{DataDir, Lock},
+    error::{CliError, local},
+};
+use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
+use aetherium_model::{Code, Fault, resources::DriverChoice, resources::DriverKind};
+use aetherium_queue::{Bus, Queue};
+use aetherium_store::Store;
+use aetherium_vmm::{Chosen, DriverConfig, VsockChoice};
+use aetherium_worker::{Layout, Parts, Settings, Worker};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// How a server is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerConfig {
+    pub(crate) data: DataDir,
+    pub(crate) listen: SocketAddr,
+    pub(crate) driver: DriverArgs,
+    pub(crate) database: DatabaseArgs,
+    pub(crate) grace: Duration,
+    pub(crate) boot_deadline: Duration,
+}
+
+impl ServerConfig {
+    /// A server for this process alone, at a free port of the loopback.
+    pub(crate) fn private(data: DataDir, driver: DriverArgs) -> Self {
+        Self {
+            data,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            driver,
+            database: DatabaseArgs::default(),
+            grace: Duration::ZERO,
+            boot_deadline: Duration::from_secs(90),
+        }
+    }
+}
+
+/// A running server.
+pub(crate) struct Server {
+    data: DataDir,
+    url: String,
+    key: String,
+    driver: Result<(DriverKind, String), Fault>,
+    pub(crate) worker: Worker,
+    gateway: JoinHandle<()>,
+    stop_gateway: CancellationToken,
+    _lock: Lock,
+}
+
+impl Server {
+    /// Starts a server and announces it in its data directory.
+    pub(crate) async fn start(config: ServerConfig) -> Result<Self, CliError> {
+        let data = config.data.clone();
+        data.create()?;
+        let lock = data.lock()?;
+        let key = data.api_key()?;
+        let layout = Layout::open(data.path()).map_err(Fault::from)?;
+        let store = open_store(&data, &config.database).await?;
+        let bus = Bus::in_process();
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            local(format!("cannot listen on {}", config.listen), error)
+                .remedy("choose another address with --listen")
+        })?;
+        let address = listener.local_addr().map_err(|error| local("the listener's address", error))?;
+
+        let chosen = choose_driver(&data, &layout, &config.driver).await;
+        let driver = match &chosen {
+            Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
+            Err(fault) => Err(fault.clone()),
+        };
+        let worker = Worker::start(Parts {
+            layout,
+            store: store.clone(),
+            bus: bus.clone(),
+            driver: chosen,
+            settings: Settings {
+                boot_deadline: config.boot_deadline,
+                drain_grace: config.grace,
+                vsock: if config.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
+                agent_binary: agent_binary(&config.driver),
+                ..Settings::default()
+            },
+        })
+        .await
+        .map_err(Fault::from)?;
+
+        let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
+        let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store, bus));
+        let stop_gateway = CancellationToken::new();
+        let gateway = tokio::spawn(serve(listener, gateway, stop_gateway.clone()));
+        let url = format!("http://{address}");
+        data.announce(&url)?;
+        Ok(Self { data, url, key, driver, worker, gateway, stop_gateway, _lock: lock })
+    }
+
+    /// The API's base URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The driver and why it, or why there is none.
+    pub(crate) fn driver(&self) -> Result<&(DriverKind, String), &Fault> {
+        self.driver.as_ref()
+    }
+
+    /// A client of this server.
+    pub(crate) fn client(&self) -> Result<Client, CliError> {
+        Client::new(&self.url, &self.key)
+    }
+
+    /// Stops in order: commands get their grace, VMs are ended, nothing is left.
+    pub(crate) async fn stop(self) {
+        self.data.retract();
+        // The gateway first stops taking requests, but readers may see how their runs end.
+        self.worker.drain().await;
+        self.stop_gateway.cancel();
+        if let Err(error) = self.gateway.await {
+            tracing::error!(%error, "the gateway did not end well");
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
+    if let Err(error) = aetherium_gateway::serve(listener, gateway, stop).await {
+        tracing::error!(%error, "the gateway ended");
+    }
+}
+
+/// Opens the store and brings its schema up to date.
+pub(crate) async fn open_store(data: &DataDir, args: &DatabaseArgs) -> Result<Store, CliError> {
+    let url = args.database.clone().unwrap_or_else(|| data.database_url());
+    let url = url.parse().map_err(|error| {
+        Fault::new(Code::InvalidRequest, format!("--database: {error}"))
+    })?;
+    let store = Store::open(&url).await.map_err(Fault::from)?;
+    store.migrate().await.map_err(Fault::from)?;
+    Ok(store)
+}
+
+/// Where drivers find what they need.
+pub(crate) fn driver_config(data: &DataDir, layout: &Layout, args: &DriverArgs) -> DriverConfig {
+    DriverConfig {
+        qemu: args.qemu.clone(),
+        vsock_helper: args.vsock_helper.clone(),
+        agent: agent_binary(args),
+        data_dir: data.path().to_owned(),
+        cache_dir: layout.probes(),
+    }
+}
+
+async fn choose_driver(data: &DataDir, layout: &Layout, args: &DriverArgs) -> Result<Chosen, Fault> {
+    let config = driver_config(data, layout, args);
+    if args.driver == DriverChoice::Only(DriverKind::Process) {
+        tracing::warn!("the process driver isolates nothing: commands run on this host as this user");
+    }
+    // Each template's kernel is probed before its first VM; there may be no template yet.
+    aetherium_vmm::choose(args.driver, &config, None).await
+}
+
+/// The agent's binary: the one that was named, or the one beside this program.
+pub(crate) fn agent_binary(args: &DriverArgs) -> Option<PathBuf> {
+    args.agent.clone().or_else(|| beside_this_program("fc-agent"))
+}
+
+/// A file in the directory of this program, or in the directory that `make` puts static binaries.
+pub(crate) fn beside_this_program(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let dir = program.parent()?;
+    [dir.join(name), dir.join("../libexec/aetherium").join(name)].into_iter().find(|path| path.is_file())
+}

@@ -1,0 +1,158 @@
+//! The command line, for an agent that is not an init.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use aetherium_agent_proto::Token;
+
+use crate::serve::{self, Ending, Listen, Role, ServeConfig};
+
+const HELP: &str = "\
+fc-agent: runs commands for a host, inside a guest
+
+usage: fc-agent --listen ADDRESS [--listen ADDRESS]... [--token-file FILE]
+       fc-agent --version | --help
+
+  --listen ADDRESS    unix:PATH, tcp:IP:PORT or vsock:PORT; may be given several times
+  --token-file FILE   the secret that callers over TCP must prove; required with tcp:
+
+For each address a line `listening ADDRESS` is printed, with the port that was taken.
+As PID 1 without --listen it is an init and reads /aetherium/guest.json.
+";
+
+/// A command line that cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum UsageError {
+    #[error("`{0}` is no option of fc-agent; see --help")]
+    Unknown(String),
+    #[error("{0} needs a value; see --help")]
+    MissingValue(&'static str),
+    #[error("`{0}` is no address; write unix:PATH, tcp:IP:PORT or vsock:PORT")]
+    BadAddress(String),
+    #[error("nothing to listen on; give --listen at least once")]
+    NoListen,
+    #[error("tcp needs --token-file: anyone who reaches the port could run commands")]
+    NoToken,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Help,
+    Version,
+    Serve { listen: Vec<Listen>, token_file: Option<PathBuf> },
+}
+
+/// Does what the command line says and returns the exit code.
+pub(crate) fn run(args: Vec<String>) -> i32 {
+    match parse(args.into_iter().skip(1)) {
+        Ok(Action::Help) => print(HELP),
+        Ok(Action::Version) => print(&format!("fc-agent {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(Action::Serve { listen, token_file }) => match serve_by_hand(listen, token_file) {
+            Ok(()) => 0,
+            Err(error) => fail(&error),
+        },
+        Err(error) => {
+            fail(&error.to_string());
+            2
+        }
+    }
+}
+
+fn print(text: &str) -> i32 {
+    print!("{text}");
+    0
+}
+
+fn fail(text: &str) -> i32 {
+    eprintln!("fc-agent: {text}");
+    1
+}
+
+fn serve_by_hand(listen: Vec<Listen>, token_file: Option<PathBuf>) -> Result<(), String> {
+    let token = token_file.map(|path| read_token(&path)).transpose()?;
+    let config = ServeConfig {
+        listen,
+        token,
+        role: Role::Process,
+        started_uptime_ms: crate::clock::uptime_ms(),
+    };
+    match serve::run(config, |bound| println!("listening {bound}")) {
+        Ok(Ending::Asked) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn read_token(path: &std::path::Path) -> Result<Token, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("the token file {shown} cannot be read: {error}"))?;
+    Token::new(text.trim()).map_err(|error| format!("the token file {shown}: {error}"))
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, UsageError> {
+    let (mut listen, mut token_file) = (Vec::new(), None);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(Action::Help),
+            "--version" | "-V" => return Ok(Action::Version),
+            "--listen" => {
+                let value = args.next().ok_or(UsageError::MissingValue("--listen"))?;
+                listen.push(parse_listen(&value).ok_or(UsageError::BadAddress(value))?);
+            }
+            "--token-file" => {
+                let value = args.next().ok_or(UsageError::MissingValue("--token-file"))?;
+                token_file = Some(PathBuf::from(value));
+            }
+            _ => return Err(UsageError::Unknown(arg)),
+        }
+    }
+    if listen.is_empty() {
+        return Err(UsageError::NoListen);
+    }
+    if token_file.is_none() && listen.iter().any(|it| matches!(it, Listen::Tcp(_))) {
+        return Err(UsageError::NoToken);
+    }
+    Ok(Action::Serve { listen, token_file })
+}
+
+fn parse_listen(text: &str) -> Option<Listen> {
+    let (kind, rest) = text.split_once(':')?;
+    match kind {
+        "unix" if !rest.is_empty() => Some(Listen::Unix(PathBuf::from(rest))),
+        "tcp" => rest.parse::<SocketAddr>().ok().map(Listen::Tcp),
+        "vsock" => rest.parse().ok().map(Listen::Vsock),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Action, UsageError> {
+        parse(args.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn every_kind_of_address_is_understood() {
+        let args = ["--listen", "unix:/a", "--listen", "tcp:127.0.0.1:0", "--token-file", "/t"];
+        let Ok(Action::Serve { listen, token_file }) = parsed(&args) else { panic!("{args:?}") };
+        assert_eq!(listen[0], Listen::Unix("/a".into()));
+        assert_eq!(listen[1], Listen::Tcp(([127, 0, 0, 1], 0).into()));
+        assert_eq!(token_file, Some("/t".into()));
+        assert_eq!(parse_listen("vsock:9999"), Some(Listen::Vsock(9999)));
+    }
+
+    #[test]
+    fn tcp_without_a_token_is_refused() {
+        assert_eq!(parsed(&["--listen", "tcp:127.0.0.1:0"]), Err(UsageError::NoToken));
+    }
+
+    #[test]
+    fn a_wrong_command_line_names_the_wrong_word() {
+        assert_eq!(parsed(&["--lsten"]), Err(UsageError::Unknown("--lsten".into())));
+        assert_eq!(parsed(&["--listen", "udp:1"]), Err(UsageError::BadAddress("udp:1".into())));
+        assert_eq!(parsed(&[]), Err(UsageError::NoListen));
+        assert_eq!(parsed(&["--listen"]), Err(UsageError::MissingValue("--listen")));
+    }
+}

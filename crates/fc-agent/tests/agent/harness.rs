@@ -1,0 +1,120 @@
+//! Starts the built agent and ends it with the test.
+
+use std::future::Future;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, Output, Process, Token, collect};
+
+/// Long enough for a busy machine; a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TOKEN: &str = "correct-horse-battery-staple";
+
+/// A running agent. Killed, with its files, when dropped.
+pub struct Agent {
+    child: Child,
+    dir: tempfile::TempDir,
+    pub tcp: SocketAddr,
+}
+
+impl Agent {
+    /// An agent on a Unix socket and on TCP loopback, once both listen.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token_file = dir.path().join("token");
+        std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fc-agent"))
+            .arg("--listen")
+            .arg(format!("unix:{}", dir.path().join("agent.sock").display()))
+            .args(["--listen", "tcp:127.0.0.1:0", "--token-file"])
+            .arg(&token_file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let tcp = loop {
+            let line = lines.next().expect("the agent ended before it listened").unwrap();
+            if let Some(address) = line.strip_prefix("listening tcp:") {
+                break address.parse().unwrap();
+            }
+        };
+        Self { child, dir, tcp }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    pub fn unix(&self) -> AgentClient {
+        client(vec![Endpoint::Unix { path: self.socket() }])
+    }
+
+    pub fn tcp_endpoint(&self, token: &str) -> Endpoint {
+        Endpoint::Tcp { addr: self.tcp, token: Token::new(token).unwrap() }
+    }
+
+    /// Waits until the program has ended and returns its exit code.
+    pub async fn wait(&mut self) -> i32 {
+        eventually(|| self.child.try_wait().unwrap()).await.code().unwrap()
+    }
+
+    /// The resident memory in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn client(endpoints: Vec<Endpoint>) -> AgentClient {
+    AgentClient::new(endpoints, Deadlines::default())
+}
+
+/// Runs a test's story within [`PATIENCE`].
+pub fn story(story: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, story).await.expect("it took too long") });
+}
+
+/// Asks again until there is an answer.
+pub async fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Follows a process to its end.
+pub async fn finish(process: Process) -> Output {
+    collect(process, 1 << 20).await.unwrap()
+}
+
+/// Whether a process exists and is not a zombie.
+pub fn lives(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(") ").next().unwrap().starts_with('Z'),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,10 @@
+//! The agent as its host meets it: the built program, real sockets, real processes.
+// A failed step fails its test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+mod connections;
+mod exec;
+mod lines;
+mod transports;

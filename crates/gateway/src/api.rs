@@ -1,0 +1,344 @@
+//! What callers send and what they get beyond the domain's own types. Clients may use these.
+//!
+//! Every request type refuses unknown fields and checks its own bounds ([`Check`]); whoever holds
+//! one of them, fresh from an extractor, holds something allowed.
+
+use crate::problem::FieldError;
+use aetherium_model::{
+    Name,
+    assistant::Assistant,
+    finding::Finding,
+    limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
+    output::Stream,
+    resources::{DiskMib, MemoryMib, NetworkMode, Vcpus},
+    run::Command,
+    task::TaskState,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub use crate::problem::Problem;
+
+/// A request type's own bounds, beyond those its fields' types hold.
+pub trait Check {
+    /// Each field that is not allowed; none where all is well.
+    fn check(&self) -> Vec<FieldError> {
+        Vec::new()
+    }
+}
+
+/// The template of VMs whose creator does not say.
+pub const DEFAULT_TEMPLATE: &str = "default";
+/// The longest idle timeout: a week, in seconds.
+pub const MAX_IDLE_TIMEOUT_S: u32 = 7 * 24 * 3600;
+
+/// Asks for a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "demo", "ai_assistant": "shell"}))]
+pub struct CreateWorkspace {
+    /// Its name, unique among workspaces.
+    pub name: Name,
+    /// What turns its prompts into commands.
+    #[serde(default)]
+    pub ai_assistant: Assistant,
+    /// The template of its VMs; `default` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Name>,
+    /// Virtual CPUs; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<Vcpus>,
+    /// Guest memory in MiB; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<MemoryMib>,
+    /// Writable disk in MiB; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<DiskMib>,
+    /// What its VMs may reach; nothing where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMode>,
+    /// Its VM is stopped after so many seconds without work; 900 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub idle_timeout_s: Option<u32>,
+}
+
+impl CreateWorkspace {
+    /// A workspace of which everything but the name is left to the defaults.
+    pub fn named(name: Name) -> Self {
+        Self {
+            name,
+            ai_assistant: Assistant::default(),
+            template: None,
+            vcpus: None,
+            memory_mib: None,
+            disk_mib: None,
+            network: None,
+            idle_timeout_s: None,
+        }
+    }
+}
+
+impl Check for CreateWorkspace {
+    fn check(&self) -> Vec<FieldError> {
+        match self.idle_timeout_s {
+            Some(s) if s == 0 || s > MAX_IDLE_TIMEOUT_S => wrong(
+                "idle_timeout_s",
+                format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds"),
+            ),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Asks for a VM that belongs to no workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// The template it starts from; `default` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Name>,
+    /// Virtual CPUs; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<Vcpus>,
+    /// Guest memory in MiB; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<MemoryMib>,
+    /// Writable disk in MiB; the template's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<DiskMib>,
+    /// What it may reach; nothing where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMode>,
+}
+
+impl Check for CreateVm {}
+
+/// Sends a prompt to a workspace's assistant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"prompt": "echo hello"}))]
+pub struct CreatePrompt {
+    /// The text.
+    #[schema(min_length = 1, max_length = 262_144)]
+    pub prompt: String,
+    /// Time it may take, in milliseconds; one hour where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    pub timeout_ms: Option<u64>,
+}
+
+impl Check for CreatePrompt {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        match self.prompt.len() {
+            0 => errors.extend(wrong("prompt", "is empty")),
+            bytes if bytes > MAX_PROMPT_BYTES => errors
+                .extend(wrong("prompt", format!("has {bytes} bytes; at most {MAX_PROMPT_BYTES}"))),
+            _ => {}
+        }
+        if self.prompt.contains('\0') {
+            errors.extend(wrong("prompt", "contains a NUL byte"));
+        }
+        let most = u64::try_from(MAX_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        if let Some(ms) = self.timeout_ms.filter(|ms| !(1..=most).contains(ms)) {
+            errors.extend(wrong("timeout_ms", format!("{ms} is not allowed: give 1 to {most}")));
+        }
+        errors
+    }
+}
+
+/// Runs a command in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"argv": ["uname", "-a"]}))]
+pub struct Execute {
+    /// Program and arguments; the program is looked up in the guest's PATH.
+    #[schema(min_items = 1, max_items = 1024)]
+    pub argv: Vec<String>,
+    /// Environment variables on top of the guest's defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory in the guest; the user's home where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User name or numeric id in the guest; root where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Time the command may take, in milliseconds; one hour where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    pub timeout_ms: Option<u64>,
+    /// Whether to queue the command and answer at once, rather than wait for its end.
+    #[serde(default, rename = "async", skip_serializing_if = "std::ops::Not::not")]
+    pub detached: bool,
+}
+
+impl Execute {
+    /// The command it asks for.
+    pub fn command(&self) -> Command {
+        Command {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
+            timeout_ms: self.timeout_ms,
+        }
+    }
+}
+
+impl Check for Execute {
+    fn check(&self) -> Vec<FieldError> {
+        match self.command().validate() {
+            Ok(()) => Vec::new(),
+            Err(invalid) => wrong(invalid.field, invalid.problem),
+        }
+    }
+}
+
+fn wrong(field: &str, problem: impl Into<String>) -> Vec<FieldError> {
+    vec![FieldError { field: field.to_owned(), problem: problem.into() }]
+}
+
+/// Something that was taken on, and where to follow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Accepted<T> {
+    /// The thing itself.
+    #[serde(flatten)]
+    pub item: T,
+    /// Paths by what they lead to: `self`; `task`, where it was made just now; and what is below.
+    pub links: BTreeMap<String, String>,
+}
+
+/// The parameters every list takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// At most so many entries.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Which VMs are listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VmQuery {
+    /// Only those of this workspace, by its id or name.
+    #[param(value_type = Option<String>)]
+    pub workspace: Option<String>,
+    /// Only those that have not ended.
+    pub live: Option<bool>,
+    /// At most so many entries.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// The types of task there are.
+pub const TASK_TYPES: [&str; 6] = [
+    "vm:create",
+    "vm:execute",
+    "vm:delete",
+    "workspace:create",
+    "workspace:delete",
+    "prompt:execute",
+];
+
+/// Which tasks are listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TaskQuery {
+    /// Only those in this state.
+    pub state: Option<TaskState>,
+    /// Only those of this type, such as `vm:create`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// At most so many entries.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Where an event stream begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// The number of the last event already seen; the Last-Event-ID header goes before it.
+    #[param(minimum = 0)]
+    pub after: Option<i64>,
+}
+
+/// Which output is downloaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OutputQuery {
+    /// Only this stream; both, in the order they were written, where absent.
+    pub stream: Option<Stream>,
+}
+
+/// How much of a console is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConsoleQuery {
+    /// At most so many bytes, from the end.
+    #[param(minimum = 1, maximum = 16_777_216)]
+    pub tail_bytes: Option<u64>,
+}
+
+/// The most of a console that one request may ask for, in bytes.
+pub const MAX_CONSOLE_BYTES: u64 = 16 * 1024 * 1024;
+
+impl Check for ListQuery {}
+impl Check for VmQuery {}
+
+impl Check for TaskQuery {
+    fn check(&self) -> Vec<FieldError> {
+        match &self.kind {
+            Some(kind) if !TASK_TYPES.contains(&kind.as_str()) => wrong(
+                "type",
+                format!("{kind:?} is not a type of task: give {}", TASK_TYPES.join(", ")),
+            ),
+            _ => Vec::new(),
+        }
+    }
+}
+impl Check for EventsQuery {}
+impl Check for OutputQuery {}
+
+impl Check for ConsoleQuery {
+    fn check(&self) -> Vec<FieldError> {
+        match self.tail_bytes {
+            Some(n) if n == 0 || n > MAX_CONSOLE_BYTES => {
+                wrong("tail_bytes", format!("{n} is not allowed: give 1 to {MAX_CONSOLE_BYTES}"))
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// That the process lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    pub status: String,
+}
+
+/// Whether work can be done now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Readiness {
+    /// Whether every check passed.
+    pub ready: bool,
+    /// What was checked, just now.
+    pub checks: Vec<Finding>,
+}

@@ -1,0 +1,98 @@
+//! The workers as handlers need them: which takes a new VM, and which owns an old one.
+//!
+//! The decision itself is [`crate::placement`]'s; this reads the rows and fills in defaults.
+
+use crate::{Error, Gateway, api, gateway::now, placement};
+use aetherium_model::{
+    Name, TaskId, WorkerId,
+    page::{MAX_PAGE, PageRequest},
+    resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus},
+    task::{Task, TaskKind, TaskState},
+    template::Template,
+    vm::{Vm, VmSpec},
+    worker::{Worker, WorkerState},
+};
+
+/// What a creator said of a VM; the rest is defaults.
+pub(crate) struct Wanted {
+    pub(crate) template: Option<Name>,
+    pub(crate) vcpus: Option<Vcpus>,
+    pub(crate) memory_mib: Option<MemoryMib>,
+    pub(crate) disk_mib: Option<DiskMib>,
+    pub(crate) network: Option<NetworkMode>,
+}
+
+/// Chooses a worker for what is wanted, and says what it then is to be.
+pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, VmSpec), Error> {
+    let template = match wanted.template {
+        Some(template) => template,
+        None => api::DEFAULT_TEMPLATE.parse().map_err(|e| Error::Defect(format!("{e}")))?,
+    };
+    let workers = all(gateway).await?;
+    let worker = placement::place(&workers, &template, now())?.clone();
+    let defaults = match (wanted.vcpus, wanted.memory_mib, wanted.disk_mib) {
+        (Some(_), Some(_), Some(_)) => Resources::default(),
+        _ => held_by(gateway, &worker, &template).await.map(|t| t.defaults).unwrap_or_default(),
+    };
+    let resources = Resources {
+        vcpus: wanted.vcpus.unwrap_or(defaults.vcpus),
+        memory_mib: wanted.memory_mib.unwrap_or(defaults.memory_mib),
+        disk_mib: wanted.disk_mib.unwrap_or(defaults.disk_mib),
+    };
+    Ok((worker, VmSpec { template, resources, network: wanted.network.unwrap_or_default() }))
+}
+
+/// The worker that owns a VM.
+pub(crate) async fn owner(gateway: &Gateway, vm: &Vm) -> Result<Worker, Error> {
+    Ok(gateway.store().worker(vm.worker_id).await?)
+}
+
+/// The workers whose internal API should answer.
+pub(crate) async fn answering(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
+    let now = now();
+    let mut workers = all(gateway).await?;
+    workers.retain(|worker| {
+        matches!(worker.state_at(now), WorkerState::Active | WorkerState::Draining)
+    });
+    Ok(workers)
+}
+
+/// A task for `worker_id`, not yet written.
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task {
+        id: TaskId::new(),
+        kind,
+        worker_id,
+        state: TaskState::Queued,
+        attempts: 0,
+        cancel_requested: false,
+        fault: None,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
+    let mut workers = Vec::new();
+    let mut page = PageRequest { limit: MAX_PAGE, after: None };
+    loop {
+        let rows = gateway.store().workers(&page).await?;
+        workers.extend(rows.items);
+        match rows.next_cursor {
+            Some(cursor) => page.after = Some(cursor),
+            None => return Ok(workers),
+        }
+    }
+}
+
+/// The template as this worker holds it, if it says so.
+async fn held_by(gateway: &Gateway, worker: &Worker, name: &Name) -> Option<Template> {
+    match gateway.workers().templates(worker).await {
+        Ok(templates) => templates.into_iter().find(|template| template.name == *name),
+        Err(fault) => {
+            tracing::warn!(%fault, "a template's defaults cannot be read");
+            None
+        }
+    }
+}

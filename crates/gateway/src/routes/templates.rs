@@ -1,0 +1,83 @@
+//! Templates: read from the workers that hold them, since no worker's disk is the gateway's.
+
+use crate::{
+    Error, Gateway,
+    api::ListQuery,
+    extract::{At, Query, page},
+    fleet,
+};
+use aetherium_model::{Name, page::Page, template::Template, worker::Worker};
+use axum::{Json, extract::State};
+use futures::future::join_all;
+use std::collections::BTreeMap;
+
+/// List templates
+///
+/// By name, over all active workers. Where workers hold different images of one name, the one made
+/// last is shown.
+#[utoipa::path(
+    get, path = "/api/v1/templates", tag = "templates", params(ListQuery),
+    responses((status = 200, body = Page<Template>))
+)]
+pub(crate) async fn list(
+    State(gateway): State<Gateway>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Template>>, Error> {
+    let page = page(query.limit, query.cursor)?;
+    let known = known(&gateway, &fleet::answering(&gateway).await?).await?;
+    let after = page.after.unwrap_or_default();
+    let rows = known
+        .into_values()
+        .filter(|template| template.name.as_str() > after.as_str())
+        .take(page.limit as usize + 1)
+        .collect();
+    Ok(Json(Page::from_rows(rows, page.limit, |template: &Template| template.name.to_string())))
+}
+
+/// Get a template
+#[utoipa::path(
+    get, path = "/api/v1/templates/{template}", tag = "templates",
+    params(("template" = Name, Path, description = "The template's name.")),
+    responses((status = 200, body = Template))
+)]
+pub(crate) async fn get(
+    State(gateway): State<Gateway>,
+    At(name): At<Name>,
+) -> Result<Json<Template>, Error> {
+    let mut holders = fleet::answering(&gateway).await?;
+    holders.retain(|worker| worker.templates.contains(&name));
+    known(&gateway, &holders)
+        .await?
+        .remove(&name)
+        .map(Json)
+        .ok_or_else(|| Error::NotFound { what: "template", id: name.to_string() })
+}
+
+/// What the workers hold, by name. Fails only if none of them can be asked.
+async fn known(gateway: &Gateway, workers: &[Worker]) -> Result<BTreeMap<Name, Template>, Error> {
+    let answers = join_all(workers.iter().map(|worker| gateway.workers().templates(worker))).await;
+    let mut known: BTreeMap<Name, Template> = BTreeMap::new();
+    let mut failure = None;
+    let mut answered = workers.is_empty();
+    for answer in answers {
+        match answer {
+            Ok(templates) => {
+                answered = true;
+                for template in templates {
+                    let newer = |held: &Template| held.created_at < template.created_at;
+                    if known.get(&template.name).is_none_or(newer) {
+                        known.insert(template.name.clone(), template);
+                    }
+                }
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "a worker does not list its templates");
+                failure = Some(fault);
+            }
+        }
+    }
+    match failure {
+        Some(fault) if !answered => Err(fault.into()),
+        _ => Ok(known),
+    }
+}

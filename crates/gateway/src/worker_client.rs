@@ -1,0 +1,270 @@
+//! The client of a worker's internal API: HTTP/1.1 over the address in its row.
+//!
+//! Connections are kept alive and shared, so that a request costs no dial; a WebSocket gets a
+//! connection of its own. Every call has a deadline. A worker's own fault passes through as it is;
+//! one that cannot be reached is `unavailable`.
+
+use aetherium_model::{
+    Code, Fault, VmId, finding::Finding, interactive::Captured, limits::DEFAULT_TIMEOUT,
+    run::Command, template::Template, worker::Worker,
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use serde::de::DeserializeOwned;
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Local sockets connect at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Reading what a worker knows already.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a command's own timeout, enforced in the guest, may be late by.
+const EXECUTE_GRACE: Duration = Duration::from_secs(30);
+/// The largest answer: two outputs at their limit, with every byte escaped, fit.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Speaks to every worker; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct WorkerClient {
+    pool: Client<Connector, Full<Bytes>>,
+}
+
+impl WorkerClient {
+    pub(crate) fn new() -> Self {
+        let pool = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_timer(TokioTimer::new())
+            .build(Connector);
+        Self { pool }
+    }
+
+    /// Runs a command to its end and returns what it wrote.
+    pub(crate) async fn execute(
+        &self,
+        worker: &Worker,
+        vm: VmId,
+        command: &Command,
+        request_id: &HeaderValue,
+    ) -> Result<Captured, Fault> {
+        let own = command.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        let body = serde_json::to_vec(command).map_err(Fault::internal)?;
+        let path = format!("/internal/v1/vms/{vm}/execute");
+        let mut request = request(worker, Method::POST, &path, body.into())?;
+        request.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        request.headers_mut().insert(crate::edge::REQUEST_ID, request_id.clone());
+        let answer = self.call(worker, request, own.saturating_add(EXECUTE_GRACE)).await?;
+        parse(worker, &answer)
+    }
+
+    /// The last `tail_bytes` of a VM's console, or all that is kept of it.
+    pub(crate) async fn console(
+        &self,
+        worker: &Worker,
+        vm: VmId,
+        tail_bytes: Option<u64>,
+    ) -> Result<Bytes, Fault> {
+        let mut path = format!("/internal/v1/vms/{vm}/console");
+        if let Some(bytes) = tail_bytes {
+            let _ = write!(path, "?tail_bytes={bytes}");
+        }
+        let request = request(worker, Method::GET, &path, Bytes::new())?;
+        self.call(worker, request, READ_TIMEOUT).await
+    }
+
+    /// The templates it holds.
+    pub(crate) async fn templates(&self, worker: &Worker) -> Result<Vec<Template>, Fault> {
+        self.read(worker, "/internal/v1/templates").await
+    }
+
+    /// What its own checks find, now.
+    pub(crate) async fn health(&self, worker: &Worker) -> Result<Vec<Finding>, Fault> {
+        self.read(worker, "/internal/v1/health").await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, worker: &Worker, path: &str) -> Result<T, Fault> {
+        let request = request(worker, Method::GET, path, Bytes::new())?;
+        let answer = self.call(worker, request, READ_TIMEOUT).await?;
+        parse(worker, &answer)
+    }
+
+    async fn call(
+        &self,
+        worker: &Worker,
+        request: Request<Full<Bytes>>,
+        within: Duration,
+    ) -> Result<Bytes, Fault> {
+        let deadline = Instant::now() + within;
+        let path = request.uri().path().to_owned();
+        let late = |_| {
+            let detail = format!("worker {} did not answer {path} within {within:?}", worker.id);
+            Fault::new(Code::DeadlineExceeded, detail).remedy("read the worker's log")
+        };
+        let response = timeout_at(deadline, self.pool.request(request)).await.map_err(late)?;
+        let response = response.map_err(|error| unreachable(worker, &error))?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect();
+        let body = timeout_at(deadline, body).await.map_err(late)?.map_err(|error| {
+            let detail = format!("worker {} broke off its answer to {path}: {error}", worker.id);
+            Fault::new(Code::Unavailable, detail)
+                .remedy("what was asked for may have been done: look before repeating it")
+        })?;
+        let body = body.to_bytes();
+        if parts.status == StatusCode::OK {
+            Ok(body)
+        } else {
+            Err(refusal(worker, parts.status, &body))
+        }
+    }
+
+    /// Asks the worker to upgrade a connection of its own, for `headers` of the client's request.
+    ///
+    /// The response has status 101 and can be upgraded.
+    pub(crate) async fn upgrade(
+        &self,
+        worker: &Worker,
+        path: &str,
+        headers: http::HeaderMap,
+    ) -> Result<Response<Incoming>, Fault> {
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let late = |_| {
+            let detail =
+                format!("worker {} did not answer {path} within {READ_TIMEOUT:?}", worker.id);
+            Fault::new(Code::DeadlineExceeded, detail).remedy("read the worker's log")
+        };
+        let socket = socket_path(&worker.internal_address)?;
+        let stream = connect(&socket).await.map_err(|error| unreachable(worker, &error))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = timeout_at(deadline, handshake)
+            .await
+            .map_err(late)?
+            .map_err(|error| unreachable(worker, &error))?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
+        let mut request = request(worker, Method::GET, path, Bytes::new())?;
+        *request.uri_mut() = Uri::try_from(path).map_err(Fault::internal)?;
+        request.headers_mut().extend(headers);
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("worker"));
+        let response = timeout_at(deadline, sender.send_request(request))
+            .await
+            .map_err(late)?
+            .map_err(|error| unreachable(worker, &error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // It ends by itself as soon as it has handed the connection over.
+            drop(driver.detach());
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, 1024 * 1024).collect();
+        let body = timeout_at(deadline, body).await.map_err(late)?;
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        Err(refusal(worker, parts.status, &body))
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A request to `path` of the worker. Its authority is the worker's address in hexadecimal, under
+/// which the pool keeps its connections and from which [`Connector`] reads where to dial.
+fn request(
+    worker: &Worker,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Fault> {
+    let socket = socket_path(&worker.internal_address)?;
+    let mut uri = String::from("http://");
+    for byte in socket.as_os_str().as_encoded_bytes() {
+        let _ = write!(uri, "{byte:02x}");
+    }
+    uri.push_str(path);
+    Request::builder().method(method).uri(uri).body(Full::new(body)).map_err(Fault::internal)
+}
+
+fn socket_path(address: &str) -> Result<PathBuf, Fault> {
+    match address.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => Err(Fault::new(Code::Unavailable, format!("{address:?} is not a worker's address"))
+            .remedy("restart the worker with an address of the form unix:/path/worker.sock")),
+    }
+}
+
+fn unreachable(worker: &Worker, error: &dyn std::error::Error) -> Fault {
+    let mut detail = format!("worker {} on {} cannot be reached", worker.id, worker.hostname);
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let _ = write!(detail, ": {error}");
+        cause = error.source();
+    }
+    Fault::new(Code::Unavailable, detail)
+        .remedy("see that the worker runs on the gateway's machine, and read its log")
+}
+
+/// What a worker answered instead of 200: its fault, or words of our own around the status.
+fn refusal(worker: &Worker, status: StatusCode, body: &[u8]) -> Fault {
+    serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+        Fault::internal(format!("worker {} answered {status} without a fault: {text}", worker.id))
+    })
+}
+
+fn parse<T: DeserializeOwned>(worker: &Worker, body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail =
+            format!("worker {} ({}) answered unreadably: {error}", worker.id, worker.version);
+        Fault::internal(detail)
+    })
+}
+
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", socket.display())))
+}
+
+/// Dials the Unix socket that a request's authority spells in hexadecimal.
+#[derive(Clone, Copy)]
+struct Connector;
+
+type Dialing = Pin<Box<dyn Future<Output = io::Result<TokioIo<UnixStream>>> + Send>>;
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Dialing;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Dialing {
+        Box::pin(async move {
+            let hex = uri.host().unwrap_or_default().as_bytes();
+            let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+            let bytes: Option<Vec<u8>> = hex.chunks(2).map(byte).collect();
+            let path = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+            let path = path.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+            connect(Path::new(&path)).await.map(TokioIo::new)
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! What is made, with which defaults, on which worker, and what a repeated request does.
+
+use crate::server::Server;
+use aetherium_model::{
+    WorkerId,
+    page::PageRequest,
+    task::{Task, TaskKind, TaskState},
+    vm::Vm,
+    worker::WorkerState,
+    workspace::{Prompt, Workspace, WorkspaceState},
+};
+use aetherium_store::TaskFilter;
+use http::StatusCode;
+
+async fn tasks(server: &Server) -> Vec<Task> {
+    let all = PageRequest { limit: 200, after: None };
+    server.queue.store().tasks(&TaskFilter::default(), &all).await.unwrap().items
+}
+
+#[tokio::test]
+async fn a_workspace_needs_a_name_and_an_assistant_and_gets_the_templates_sizes() {
+    let server = Server::start().await;
+    let answer =
+        server.post("/api/v1/workspaces", r#"{"name":"demo","ai_assistant":"shell"}"#).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    let workspace: Workspace = answer.parse();
+    assert_eq!(workspace.spec.template.as_str(), "default");
+    assert_eq!(workspace.spec.resources, crate::worker::template("default").defaults);
+    assert_eq!(workspace.state, WorkspaceState::Creating);
+    let tasks = tasks(&server).await;
+    assert_eq!(tasks.len(), 1);
+    assert_eq!(tasks[0].kind, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
+    let link = answer.json()["links"]["task"].as_str().unwrap().to_owned();
+    assert_eq!(server.get(&link).await.parse::<Task>(), tasks[0]);
+    for by in [workspace.id.to_string(), "demo".to_owned()] {
+        let got: Workspace = server.get(&format!("/api/v1/workspaces/{by}")).await.parse();
+        assert_eq!(got, workspace);
+    }
+}
+
+#[tokio::test]
+async fn sizes_that_are_given_are_kept_and_only_the_others_are_defaults() {
+    let mut server = Server::start().await;
+    let vm: Vm = server.post("/api/v1/vms", r#"{"memory_mib":100}"#).await.parse();
+    assert_eq!(vm.spec.resources.memory_mib.get(), 100);
+    assert_eq!(vm.spec.resources.disk_mib.get(), 4444);
+    // A worker that cannot be asked leaves the general defaults.
+    server.worker.kill().await;
+    let vm: Vm = server.post("/api/v1/vms", r#"{"memory_mib":100}"#).await.parse();
+    assert_eq!(vm.spec.resources.memory_mib.get(), 100);
+    assert_eq!(
+        vm.spec.resources.disk_mib,
+        aetherium_model::resources::Resources::default().disk_mib
+    );
+}
+
+#[tokio::test]
+async fn a_vm_goes_to_the_worker_with_fewest_and_that_worker_is_woken() {
+    let server = Server::start().await;
+    let mut idle = server.worker_row();
+    idle.id = WorkerId::new();
+    let mut busy = server.worker_row();
+    busy.vms = 5;
+    server.put_worker(idle.clone()).await;
+    server.put_worker(busy).await;
+    let mut woken = server.queue.bus().subscribe(aetherium_queue::Topic::Worker(idle.id));
+    let answer = server.post("/api/v1/vms", "{}").await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    assert_eq!(answer.parse::<Vm>().worker_id, idle.id);
+    let changed = woken.changed(crate::server::LONG).await;
+    assert_eq!(changed, aetherium_queue::Changed::Yes);
+}
+
+#[tokio::test]
+async fn without_a_worker_that_can_the_problem_says_which_requirement_none_meets() {
+    let server = Server::start().await;
+    let refused = async |body: &str| {
+        let answer = server.post("/api/v1/vms", body).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers.contains_key("retry-after"));
+        let problem = answer.problem();
+        assert_eq!(problem.code.as_str(), "no_capacity");
+        assert!(!problem.remedy.is_empty());
+        problem.detail
+    };
+    let detail = refused(r#"{"template":"absent"}"#).await;
+    assert!(detail.contains("absent") && detail.contains("there is default"), "{detail}");
+    let mut worker = server.worker_row();
+    worker.driver = None;
+    worker.driver_reason = "qemu is not installed".into();
+    server.put_worker(worker.clone()).await;
+    assert!(refused("{}").await.contains("qemu is not installed"));
+    worker.state = WorkerState::Draining;
+    server.put_worker(worker).await;
+    assert!(refused("{}").await.contains("testhost is draining"));
+}
+
+#[tokio::test]
+async fn a_request_repeated_under_its_key_makes_nothing_twice() {
+    let server = Server::start().await;
+    let workspace = server.workspace("w").await;
+    let vm = server.vm().await;
+    let before = tasks(&server).await.len();
+    let creates = [
+        (
+            "/api/v1/workspaces".to_owned(),
+            r#"{"name":"x","ai_assistant":"shell"}"#,
+            r#"{ "name" : "x" }"#,
+        ),
+        ("/api/v1/vms".to_owned(), r#"{"vcpus":1,"disk_mib":64}"#, r#"{"disk_mib":64, "vcpus":1}"#),
+        (
+            format!("/api/v1/workspaces/{}/prompts", workspace.id),
+            r#"{"prompt":"a","timeout_ms":5}"#,
+            r#"{"timeout_ms":5,"prompt":"\u0061"}"#,
+        ),
+        (
+            format!("/api/v1/vms/{}/execute", vm.id),
+            r#"{"argv":["a"],"async":true}"#,
+            r#"{"async":true,"env":{},"argv":["a"]}"#,
+        ),
+    ];
+    for (number, (path, body, respelled)) in creates.iter().enumerate() {
+        let key = format!("key-{number}");
+        let first = server.post_with_key(path, body, &key).await;
+        assert!(first.status.is_success(), "{first:?}");
+        let again = server.post_with_key(path, respelled, &key).await;
+        assert_eq!(again.status, first.status, "{again:?}");
+        assert_eq!(again.json()["id"], first.json()["id"], "{path}");
+        assert_eq!(tasks(&server).await.len(), before + number + 1, "{path}");
+    }
+    for (number, (path, ..)) in creates.iter().enumerate() {
+        // The next create's key, with this create's path.
+        let key = format!("key-{}", (number + 1) % creates.len());
+        let answer = server.post_with_key(path, creates[number].1, &key).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{path}");
+        assert_eq!(answer.problem().code.as_str(), "idempotency_mismatch");
+    }
+    assert_eq!(tasks(&server).await.len(), before + creates.len());
+}
+
+#[tokio::test]
+async fn a_command_that_is_waited_for_does_not_pretend_to_honour_a_key() {
+    let server = Server::start().await;
+    let vm = server.vm().await;
+    let path = format!("/api/v1/vms/{}/execute", vm.id);
+    let answer = server.post_with_key(&path, r#"{"argv":["true"]}"#, "k").await;
+    assert_eq!(answer.problem().errors[0].field, "Idempotency-Key");
+    assert!(server.worker.seen.commands.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn deleting_answers_with_the_task_and_again_with_the_same() {
+    let server = Server::start().await;
+    let vm = server.vm().await;
+    server.workspace("w").await;
+    for path in [format!("/api/v1/vms/{}", vm.id), "/api/v1/workspaces/w".to_owned()] {
+        let answer = server.delete(&path).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        let task: Task = answer.parse();
+        assert_eq!(server.delete(&path).await.parse::<Task>().id, task.id);
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_is_recorded_with_its_task_before_it_is_answered_and_can_be_cancelled_twice() {
+    let server = Server::start().await;
+    server.workspace("w").await;
+    let answer = server.post("/api/v1/workspaces/w/prompts", r#"{"prompt":"echo hi"}"#).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+    let prompt: Prompt = answer.parse();
+    let task = server.queue.store().task(prompt.task_id).await.unwrap();
+    assert_eq!((task.state, task.worker_id), (TaskState::Queued, server.worker_id));
+    let json = answer.json();
+    let links = &json["links"];
+    for name in ["self", "task", "events"] {
+        assert!(links[name].is_string(), "{links}");
+    }
+    let own = links["self"].as_str().unwrap();
+    assert_eq!(server.get(own).await.json()["state"], "queued");
+    for _ in 0..2 {
+        let answer = server.post(links["cancel"].as_str().unwrap(), "").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.json()["state"], "cancelled");
+    }
+    let short = server.get(&format!("/api/v1/prompts/{}", prompt.id)).await;
+    assert_eq!(short.json(), server.get(own).await.json());
+}
+
+#[tokio::test]
+async fn a_prompt_is_found_below_its_own_workspace_only() {
+    let server = Server::start().await;
+    let mine = server.workspace("mine").await;
+    server.workspace("other").await;
+    let prompt = server.prompt(&mine).await;
+    for rest in ["", "/events", "/output"] {
+        let answer =
+            server.get(&format!("/api/v1/workspaces/other/prompts/{}{rest}", prompt.id)).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{rest}");
+        answer.problem();
+    }
+}

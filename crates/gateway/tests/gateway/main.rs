@@ -1,0 +1,14 @@
+//! The gateway as its callers see it: over a real listener, a real SQLite store, an in-process bus,
+//! and a worker's socket that these tests answer.
+
+mod auth;
+mod contract;
+mod creates;
+mod events;
+mod interactive;
+mod lists;
+mod problems;
+mod readiness;
+mod server;
+mod service;
+mod worker;

@@ -1,0 +1,276 @@
+//! A gateway on a free port of the loopback, and a client that speaks to it.
+
+use crate::worker::FakeWorker;
+use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
+use aetherium_model::{
+    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    resources::DriverKind,
+    run::{Command, Execution, Exit, ExitReport, RunState},
+    task::{Task, TaskKind, TaskState},
+    vm::{Vm, VmSpec, VmState},
+    worker::{Worker, WorkerState},
+    workspace::{Prompt, Workspace, WorkspaceState},
+};
+use aetherium_queue::{Bus, Queue};
+use aetherium_store::{DatabaseUrl, Store};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::{net::SocketAddr, time::Duration};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const KEY: &str = "test-key-0123456789";
+/// Longer than anything here takes: reached only when something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) queue: Queue,
+    pub(crate) worker: FakeWorker,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) serving: JoinHandle<std::io::Result<()>>,
+    pub(crate) directory: tempfile::TempDir,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> T {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        self.parse()
+    }
+
+    /// The problem, after checking what every problem must have.
+    pub(crate) fn problem(&self) -> Problem {
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+        let problem: Problem = self.parse();
+        assert_eq!(problem.status, self.status.as_u16());
+        assert_eq!(problem.request_id, self.headers["x-request-id"].to_str().unwrap());
+        assert_eq!(problem.kind, format!("urn:aetherium:problem:{}", problem.code));
+        assert!(!problem.title.is_empty() && !problem.detail.is_empty(), "{problem:?}");
+        problem
+    }
+}
+
+impl Server {
+    /// A gateway with one active worker, whose internal API answers.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}, |store| store).await
+    }
+
+    pub(crate) async fn start_with(
+        configure: impl FnOnce(&mut GatewayConfig),
+        adapt: impl FnOnce(Store) -> Store,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("db.sqlite").display());
+        let store = Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap();
+        let queue = Queue::new(adapt(store), Bus::in_process());
+        let mut config = GatewayConfig::new(ApiKeys::new([KEY]).unwrap());
+        configure(&mut config);
+        let gateway = Gateway::new(config, queue.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, gateway, shutdown.clone()));
+        let worker = FakeWorker::start(&directory.path().join("worker.sock"));
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let worker_id = WorkerId::new();
+        let server =
+            Self { address, queue, worker, worker_id, shutdown, serving, directory, client };
+        server.put_worker(server.worker_row()).await;
+        server
+    }
+
+    pub(crate) fn worker_row(&self) -> Worker {
+        Worker {
+            id: self.worker_id,
+            hostname: "testhost".into(),
+            version: "0".into(),
+            driver: Some(DriverKind::Process),
+            driver_reason: "chosen by the test".into(),
+            internal_address: format!("unix:{}", self.worker.socket.display()),
+            templates: vec!["default".parse().unwrap()],
+            vcpus: 2,
+            memory_mib: 1024,
+            vms: 0,
+            state: WorkerState::Active,
+            created_at: now(),
+            heartbeat_at: now(),
+        }
+    }
+
+    pub(crate) async fn put_worker(&self, worker: Worker) {
+        self.queue.store().upsert_worker(&worker).await.unwrap();
+    }
+
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let exchange = async {
+            let response = self.client.request(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            Answer { status: parts.status, headers: parts.headers, body }
+        };
+        tokio::time::timeout(LONG, exchange).await.expect("the gateway must answer")
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_owned()))
+            .unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path, "")).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(self.request(Method::POST, path, body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path, "")).await
+    }
+
+    pub(crate) async fn post_with_key(&self, path: &str, body: &str, key: &str) -> Answer {
+        let mut request = self.request(Method::POST, path, body);
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        self.send(request).await
+    }
+
+    /// A running VM in the store.
+    pub(crate) async fn vm(&self) -> Vm {
+        let vm = Vm {
+            id: VmId::new(),
+            spec: VmSpec {
+                template: "default".parse().unwrap(),
+                resources: Default::default(),
+                network: Default::default(),
+            },
+            worker_id: self.worker_id,
+            workspace_id: None,
+            state: VmState::Creating,
+            driver: None,
+            accelerator: None,
+            agent_transport: None,
+            timings: None,
+            created_at: now(),
+            updated_at: now(),
+        };
+        let task = self.task(TaskKind::VmCreate { vm_id: vm.id });
+        self.queue.create_vm(&vm, &task, None).await.unwrap();
+        vm
+    }
+
+    pub(crate) async fn workspace(&self, name: &str) -> Workspace {
+        let workspace = Workspace {
+            id: WorkspaceId::new(),
+            name: name.parse().unwrap(),
+            ai_assistant: Default::default(),
+            spec: VmSpec {
+                template: "default".parse().unwrap(),
+                resources: Default::default(),
+                network: Default::default(),
+            },
+            worker_id: self.worker_id,
+            vm_id: None,
+            idle_timeout_s: 900,
+            state: WorkspaceState::Ready,
+            created_at: now(),
+            updated_at: now(),
+        };
+        let task = self.task(TaskKind::WorkspaceCreate { workspace_id: workspace.id });
+        self.queue.create_workspace(&workspace, &task, None).await.unwrap();
+        workspace
+    }
+
+    pub(crate) async fn prompt(&self, workspace: &Workspace) -> Prompt {
+        let id = PromptId::new();
+        let task = self.task(TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id });
+        let prompt = Prompt {
+            id,
+            workspace_id: workspace.id,
+            task_id: task.id,
+            prompt: "true".into(),
+            timeout_ms: None,
+            vm_id: None,
+            state: RunState::Queued,
+            created_at: now(),
+            started_at: None,
+            finished_at: None,
+        };
+        self.queue.create_prompt(&prompt, &task, None).await.unwrap();
+        prompt
+    }
+
+    /// An interactive execution, as a worker records it: running, without a task.
+    pub(crate) async fn execution(&self, vm: &Vm) -> Execution {
+        let execution = Execution {
+            id: ExecutionId::new(),
+            vm_id: vm.id,
+            command: Command::new(["true"]),
+            state: RunState::Running,
+            created_at: now(),
+            started_at: Some(now()),
+            finished_at: None,
+        };
+        self.queue.create_execution(&execution, None, None).await.unwrap();
+        execution
+    }
+
+    pub(crate) fn task(&self, kind: TaskKind) -> Task {
+        Task {
+            id: TaskId::new(),
+            kind,
+            worker_id: self.worker_id,
+            state: TaskState::Queued,
+            attempts: 0,
+            cancel_requested: false,
+            fault: None,
+            created_at: now(),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+pub(crate) fn completed(code: i32) -> RunState {
+    RunState::Completed { exit: report(code) }
+}
+
+pub(crate) fn report(code: i32) -> ExitReport {
+    ExitReport {
+        exit: Exit::Exited { code },
+        exit_code: code,
+        wall_ms: 1,
+        user_ms: 0,
+        system_ms: 0,
+        max_rss_kib: 0,
+    }
+}

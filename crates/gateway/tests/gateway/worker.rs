@@ -1,0 +1,179 @@
+//! A worker's internal API, answered by the test: it notes what it is asked, and says what it is told.
+
+use aetherium_model::{
+    ExecutionId, Fault,
+    finding::Finding,
+    interactive::Captured,
+    resources::{DiskMib, MemoryMib, Resources, Vcpus},
+    run::Command,
+    template::{Initramfs, Kernel, KernelFormat, RootFilesystem, Template, TemplateFile},
+};
+use axum::{
+    Json, Router,
+    extract::{Query, State, WebSocketUpgrade, ws::Message},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, StatusCode};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::{net::UnixListener, sync::Notify, task::JoinHandle};
+
+pub(crate) struct FakeWorker {
+    pub(crate) socket: PathBuf,
+    pub(crate) seen: Arc<Seen>,
+    serving: JoinHandle<()>,
+}
+
+/// What it was asked, and what it is to answer.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) commands: Mutex<Vec<Command>>,
+    pub(crate) headers: Mutex<HeaderMap>,
+    pub(crate) findings: Mutex<Vec<Finding>>,
+    /// Answered instead of whatever else, if set.
+    pub(crate) refusal: Mutex<Option<(StatusCode, Fault)>>,
+    /// Whether requests for consoles stay unanswered.
+    pub(crate) stalls: Mutex<bool>,
+    /// Told when a WebSocket's client went away.
+    pub(crate) client_gone: Notify,
+}
+
+/// Counts connections as they are accepted.
+struct Counted(UnixListener, Arc<Seen>);
+
+impl axum::serve::Listener for Counted {
+    type Io = tokio::net::UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let accepted = axum::serve::Listener::accept(&mut self.0).await;
+        self.1.connections.fetch_add(1, Ordering::SeqCst);
+        accepted
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+impl FakeWorker {
+    pub(crate) fn start(socket: &Path) -> Self {
+        let seen = Arc::new(Seen::default());
+        let listener = Counted(UnixListener::bind(socket).unwrap(), Arc::clone(&seen));
+        let router = Router::new()
+            .route("/internal/v1/vms/{vm}/execute", post(execute))
+            .route("/internal/v1/vms/{vm}/exec", get(exec))
+            .route("/internal/v1/vms/{vm}/console", get(console))
+            .route("/internal/v1/templates", get(async || Json([template("default")])))
+            .route("/internal/v1/health", get(health))
+            .with_state(Arc::clone(&seen));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { socket: socket.to_owned(), seen, serving }
+    }
+
+    pub(crate) fn refuse(&self, status: StatusCode, fault: Fault) {
+        *self.seen.refusal.lock().unwrap() = Some((status, fault));
+    }
+
+    /// The worker is gone, its socket left behind.
+    pub(crate) async fn kill(&mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+    }
+}
+
+type Shared = State<Arc<Seen>>;
+
+fn refusal(seen: &Seen) -> Option<Response> {
+    let refusal = seen.refusal.lock().unwrap().clone();
+    refusal.map(|(status, fault)| (status, Json(fault)).into_response())
+}
+
+async fn execute(State(seen): Shared, Json(command): Json<Command>) -> Response {
+    seen.commands.lock().unwrap().push(command.clone());
+    if let Some(refusal) = refusal(&seen) {
+        return refusal;
+    }
+    let stdout = command.argv.join(" ");
+    let execution_id = ExecutionId::new();
+    let result = crate::server::report(3);
+    let captured =
+        Captured { execution_id, result, stdout, stderr: String::new(), truncated: false };
+    Json(captured).into_response()
+}
+
+/// Echoes frames; the text `close` makes it end the connection.
+async fn exec(State(seen): Shared, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    *seen.headers.lock().unwrap() = headers;
+    if let Some(refusal) = refusal(&seen) {
+        return refusal;
+    }
+    upgrade.protocols(["aetherium"]).on_upgrade(async move |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if message == Message::text("close") {
+                return;
+            }
+            if matches!(message, Message::Text(_) | Message::Binary(_))
+                && socket.send(message).await.is_err()
+            {
+                break;
+            }
+        }
+        seen.client_gone.notify_one();
+    })
+}
+
+async fn console(State(seen): Shared, Query(query): Query<HashMap<String, usize>>) -> Response {
+    if *seen.stalls.lock().unwrap() {
+        std::future::pending::<()>().await;
+    }
+    let whole = b"Linux version 6\nwelcome\xff\n".to_vec();
+    let from = query.get("tail_bytes").map_or(0, |tail| whole.len().saturating_sub(*tail));
+    whole[from..].to_vec().into_response()
+}
+
+async fn health(State(seen): Shared) -> Json<Vec<Finding>> {
+    Json(seen.findings.lock().unwrap().clone())
+}
+
+/// A template whose defaults differ from those of a VM without one.
+pub(crate) fn template(name: &str) -> Template {
+    let file = |file: &str| TemplateFile { file: file.into(), sha256: "0".repeat(64), size: 1 };
+    Template {
+        format: 1,
+        name: name.parse().unwrap(),
+        digest: "0".repeat(64),
+        kernel: Kernel {
+            image: file("vmlinuz"),
+            release: "6".into(),
+            format: KernelFormat::BzImage,
+            extra_args: vec![],
+        },
+        initramfs: Initramfs {
+            image: file("initramfs"),
+            modules: vec![],
+            agent_version: "0".into(),
+            agent_sha256: "0".repeat(64),
+        },
+        rootfs: RootFilesystem {
+            image: file("rootfs"),
+            uuid: "u".into(),
+            fstype: "ext4".into(),
+            origin: "test".into(),
+        },
+        defaults: Resources {
+            vcpus: Vcpus::try_from(2).unwrap(),
+            memory_mib: MemoryMib::try_from(333).unwrap(),
+            disk_mib: DiskMib::try_from(4444).unwrap(),
+        },
+        created_at: aetherium_model::Timestamp::from_millis(0),
+    }
+}

@@ -1,0 +1,246 @@
+//! Makes a template out of a kernel, an agent and a root filesystem.
+//!
+//! All work is done in a staging directory beside the template's place; the manifest is written
+//! last, everything is forced to the disk, and one rename puts the whole in place. A build that is
+//! cancelled or killed at any point leaves the store as it was, but for a staging directory that
+//! the next one removes.
+
+use crate::{
+    agent::Agent,
+    digest,
+    distribution::Distribution,
+    error::{ImageError, OnPath, Result, blocking},
+    initramfs, kernel,
+    kernel::KernelFiles,
+    progress::Progress,
+    rootfs,
+    staging::{self, NameLock, Staging},
+    store::{
+        INITRAMFS_FILE, InstalledTemplate, KERNEL_FILE, MANIFEST_FILE, ROOTFS_FILE, TemplateStore,
+    },
+};
+use aetherium_model::{
+    Name, Timestamp,
+    resources::Resources,
+    template::{Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
+};
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// How long another build of the same template is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
+/// What a build needs on the way, inside its staging directory.
+const WORK_DIR: &str = "work";
+
+/// What a template is to be made of.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// Its name.
+    pub name: Name,
+    /// Where the kernel comes from.
+    pub kernel: KernelSource,
+    /// Where the root filesystem comes from.
+    pub rootfs: RootfsSource,
+    /// The guest agent: a static 64-bit program that becomes `/init`. Run with `--version` it must
+    /// print a line that ends with its version.
+    pub agent: PathBuf,
+    /// The size of VMs whose creator does not say.
+    pub defaults: Resources,
+    /// Kernel arguments beyond those the driver chooses.
+    pub kernel_args: Vec<String>,
+    /// Whether an existing template of that name is replaced.
+    pub replace: bool,
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelSource {
+    /// The package that the host's distribution has for virtual machines. It is not installed.
+    DistributionPackage {
+        /// Where downloaded packages are kept, so that a second build downloads nothing.
+        cache: PathBuf,
+    },
+    /// Files at hand.
+    Files {
+        /// A bzImage or an ELF image.
+        kernel: PathBuf,
+        /// Its modules, as in `/lib/modules/<release>`; `None` if it needs none.
+        modules: Option<PathBuf>,
+    },
+}
+
+/// Where a root filesystem comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootfsSource {
+    /// A minimal system of the host's own distribution, from the host's own mirror.
+    Packages {
+        /// Packages beyond the minimum.
+        include: Vec<String>,
+    },
+    /// A directory. Built by root, files keep their owners; by anybody else, root owns them all.
+    Directory(PathBuf),
+    /// An unmounted ext4 image, which is copied.
+    Ext4Image(PathBuf),
+}
+
+/// Makes a template and puts it into the store. Builds of one name wait for each other.
+///
+/// Dropping the future ends every tool it runs and removes what was made so far.
+///
+/// # Errors
+/// [`ImageError::AlreadyExists`] if the name is taken and the request does not replace it; else
+/// whatever kept the template from being made, in which case the store is as it was.
+pub async fn build(
+    store: &TemplateStore,
+    request: BuildRequest,
+    progress: &dyn Progress,
+) -> Result<InstalledTemplate> {
+    refuse_if_taken(store, &request)?;
+    if let RootfsSource::Packages { .. } = request.rootfs {
+        rootfs::require_bootstrap_tools()?;
+    }
+    let agent = Agent::read(&request.agent).await?;
+    let lock = NameLock::acquire(store.dir(), &request.name, LOCK_PATIENCE).await?;
+    refuse_if_taken(store, &request)?;
+    let staging = blocking(move || Staging::new(lock)).await?;
+    let made = make(staging.path(), &request, agent, progress).await;
+    blocking(move || match made {
+        Ok(manifest) => install(staging, &manifest),
+        Err(error) => {
+            staging.discard();
+            Err(error)
+        }
+    })
+    .await?;
+    store.get(&request.name)
+}
+
+fn refuse_if_taken(store: &TemplateStore, request: &BuildRequest) -> Result<()> {
+    if !request.replace && store.path(&request.name).exists() {
+        return Err(ImageError::AlreadyExists { name: request.name.clone() });
+    }
+    Ok(())
+}
+
+async fn make(
+    dir: &Path,
+    request: &BuildRequest,
+    agent: Agent,
+    progress: &dyn Progress,
+) -> Result<Template> {
+    let work = dir.join(WORK_DIR);
+    fs::create_dir(&work).on("make directory", &work)?;
+    let files = kernel_files(&request.kernel, &work, progress).await?;
+    let kernel = take_kernel(files.image.clone(), dir, request.kernel_args.clone()).await?;
+    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
+    let rootfs = make_rootfs(&request.rootfs, &work, dir, progress).await?;
+    let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
+    let parts = digests.into_iter().chain(&kernel.extra_args).map(String::as_str);
+    Ok(Template {
+        format: MANIFEST_FORMAT,
+        name: request.name.clone(),
+        digest: digest::of_parts(parts),
+        kernel,
+        initramfs,
+        rootfs,
+        defaults: request.defaults,
+        created_at: Timestamp::from(SystemTime::now()),
+    })
+}
+
+async fn kernel_files(
+    source: &KernelSource,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<KernelFiles> {
+    match source {
+        KernelSource::DistributionPackage { cache } => {
+            kernel::package::fetch(&Distribution::of_host()?, cache, work, progress).await
+        }
+        KernelSource::Files { kernel, modules } => {
+            Ok(KernelFiles { image: kernel.clone(), modules: modules.clone() })
+        }
+    }
+}
+
+async fn take_kernel(image: PathBuf, dir: &Path, extra_args: Vec<String>) -> Result<Kernel> {
+    let dir = dir.to_owned();
+    blocking(move || {
+        let found = kernel::inspect(&image)?;
+        let place = dir.join(KERNEL_FILE);
+        fs::copy(&image, &place).on("copy", &image)?;
+        // Distributions ship it for root alone; whoever runs the VMM must read it.
+        fs::set_permissions(&place, Permissions::from_mode(0o644))
+            .on("set permissions of", &place)?;
+        let image = digest::template_file(&dir, KERNEL_FILE)?;
+        Ok(Kernel { image, release: found.release, format: found.format, extra_args })
+    })
+    .await
+}
+
+async fn make_initramfs(
+    dir: &Path,
+    agent: Agent,
+    release: &str,
+    modules: Option<PathBuf>,
+    progress: &dyn Progress,
+) -> Result<Initramfs> {
+    progress.step(&format!("making the initramfs for kernel {release}"));
+    let (dir, release) = (dir.to_owned(), release.to_owned());
+    let (initramfs, warnings) = blocking(move || {
+        let archive = initramfs::make(&agent, &release, modules.as_deref())?;
+        let place = dir.join(INITRAMFS_FILE);
+        fs::write(&place, archive.bytes).on("write", &place)?;
+        let image = digest::template_file(&dir, INITRAMFS_FILE)?;
+        let Agent { version: agent_version, sha256: agent_sha256, .. } = agent;
+        let modules = archive.modules;
+        Ok((Initramfs { image, modules, agent_version, agent_sha256 }, archive.warnings))
+    })
+    .await?;
+    warnings.iter().for_each(|finding| progress.warn(finding));
+    Ok(initramfs)
+}
+
+async fn make_rootfs(
+    source: &RootfsSource,
+    work: &Path,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<RootFilesystem> {
+    let image = dir.join(ROOTFS_FILE);
+    let made = match source {
+        RootfsSource::Packages { include } => {
+            let host = Distribution::of_host()?;
+            rootfs::from_packages(&host, include, work, &image, progress).await?
+        }
+        RootfsSource::Directory(source) => rootfs::from_directory(source, &image, progress).await?,
+        RootfsSource::Ext4Image(source) => rootfs::from_image(source, &image, progress).await?,
+    };
+    progress.step("computing digests");
+    let dir = dir.to_owned();
+    let image = blocking(move || digest::template_file(&dir, ROOTFS_FILE)).await?;
+    Ok(RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin })
+}
+
+/// Puts what was made in place, for good.
+fn install(staging: Staging, manifest: &Template) -> Result<()> {
+    let dir = staging.path();
+    let work = dir.join(WORK_DIR);
+    fs::remove_dir_all(&work).on("remove", &work)?;
+    let place = dir.join(MANIFEST_FILE);
+    let text =
+        serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).on("write", &place)?;
+    fs::write(&place, text).on("write", &place)?;
+    for file in [KERNEL_FILE, INITRAMFS_FILE, ROOTFS_FILE, MANIFEST_FILE] {
+        let path = dir.join(file);
+        File::open(&path).and_then(|file| file.sync_all()).on("write to disk", &path)?;
+    }
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).on("set permissions of", dir)?;
+    staging::sync_dir(dir)?;
+    staging.install()?;
+    Ok(())
+}

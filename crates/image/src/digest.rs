@@ -1,0 +1,64 @@
+//! SHA-256 of files and of templates, in hexadecimal.
+
+use crate::error::{OnPath, Result};
+use aetherium_model::template::TemplateFile;
+use sha2::{Digest, Sha256};
+use std::{fs::File, io::Read, path::Path};
+
+/// Long enough that reading, not calling, takes the time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The digest of a file's content.
+pub(crate) fn of_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).on("open", path)?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = file.read(&mut chunk).on("read", path)?;
+        if read == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&chunk[..read]);
+    }
+}
+
+/// The manifest's entry for a file of a template's directory.
+pub(crate) fn template_file(dir: &Path, file: &str) -> Result<TemplateFile> {
+    let path = dir.join(file);
+    let size = path.metadata().on("look at", &path)?.len();
+    Ok(TemplateFile { file: file.to_owned(), sha256: of_file(&path)?, size })
+}
+
+/// A digest over `parts`, each of which is counted with its length: moving a byte from one to the
+/// next changes it.
+pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_digest_is_the_sha_256_of_its_content() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        // FIPS 180-4, appendix B.1.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(of_file(file.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_digest_over_parts_knows_where_one_ends() {
+        assert_ne!(of_parts(["ab", "c"]), of_parts(["a", "bc"]));
+    }
+}

@@ -1,0 +1,289 @@
+//! What can go wrong while templates are made, kept and read.
+//!
+//! The text of an [`ImageError`] says what happened, with which value; [`ImageError::remedy`] says
+//! what to do about it. As a [`Fault`] it carries both, and the last lines of a failed command.
+
+use aetherium_model::{Code, Fault, Name};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The result of whatever this crate does.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;
+
+/// Why a template or a disk could not be made, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The name is taken, and the request does not say to replace what has it.
+    #[error("template {name} exists already")]
+    AlreadyExists {
+        /// The name.
+        name: Name,
+    },
+    /// No template has the name.
+    #[error("there is no template {name} in {}", dir.display())]
+    NotFound {
+        /// The name.
+        name: Name,
+        /// Where templates are kept.
+        dir: PathBuf,
+    },
+    /// Another build or removal holds the template's lock.
+    #[error("template {name} is being built or removed by another process (waited {waited:?})")]
+    Busy {
+        /// The name.
+        name: Name,
+        /// How long its lock was waited for.
+        waited: Duration,
+    },
+    /// A template's directory is there, but not what it must hold.
+    #[error("template {name} is broken: {detail}")]
+    Broken {
+        /// The name.
+        name: Name,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A file could not be read, written, made or removed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, such as `read`.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A program that is needed is not installed.
+    #[error("{program} is not installed, or not in PATH")]
+    ProgramMissing {
+        /// The program.
+        program: String,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// A program ended with an error.
+    #[error("`{command}` failed with {status}{}", last_line(tail))]
+    CommandFailed {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// Its last lines of output.
+        tail: Vec<String>,
+        /// What to do, where the lines tell.
+        remedy: String,
+    },
+    /// A program did not end in time; it was ended with its whole process group.
+    #[error("`{command}` did not finish within {deadline:?}{}", last_line(tail))]
+    CommandTimedOut {
+        /// The command line.
+        command: String,
+        /// The time it had.
+        deadline: Duration,
+        /// Its last lines of output.
+        tail: Vec<String>,
+    },
+    /// The distribution has no kernel package that is known to boot in a microVM.
+    #[error("no kernel package is known for distribution {distribution:?} on {architecture}")]
+    DistributionUnknown {
+        /// `ID` of `/etc/os-release`.
+        distribution: String,
+        /// The machine's architecture.
+        architecture: &'static str,
+    },
+    /// The package index of the host does not have what was looked for.
+    #[error("the host's package index has no {wanted}")]
+    PackageUnknown {
+        /// The package, or what of it.
+        wanted: String,
+    },
+    /// A package does not hold the files it was expected to hold.
+    #[error("{package} holds no {wanted}")]
+    PackageIncomplete {
+        /// The package.
+        package: String,
+        /// What is not there.
+        wanted: &'static str,
+    },
+    /// A file is no kernel image that this platform can start.
+    #[error("{} is not a kernel image: {detail}", path.display())]
+    KernelUnusable {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        detail: String,
+    },
+    /// The kernel has a needed driver neither built in nor as a module.
+    #[error("kernel {release} has no {driver}: {purpose}")]
+    DriverMissing {
+        /// The kernel's release.
+        release: String,
+        /// The module's name.
+        driver: String,
+        /// What it is needed for.
+        purpose: &'static str,
+    },
+    /// A kernel module cannot be used.
+    #[error("module {} cannot be used: {detail}", path.display())]
+    ModuleUnusable {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Modules depend on each other in a circle.
+    #[error("modules depend on each other in a circle: {}", circle.join(" → "))]
+    ModuleCircle {
+        /// The modules on the way round.
+        circle: Vec<String>,
+    },
+    /// The agent's binary cannot be a guest's init.
+    #[error("{} cannot be a guest's init: {detail}", path.display())]
+    AgentUnusable {
+        /// The binary.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A root filesystem cannot be used.
+    #[error("{} cannot be a root filesystem: {detail}", path.display())]
+    RootfsUnusable {
+        /// The directory or image.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A task on the blocking pool was dropped: the runtime is ending.
+    #[error("the runtime ended during the work: {0}")]
+    RuntimeEnded(String),
+}
+
+impl ImageError {
+    /// What to do about it; empty where nothing can be advised.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::AlreadyExists { name } => {
+                format!("give another name, or ask to replace {name}; running VMs keep the old one")
+            }
+            Self::NotFound { .. } => "build it first, or list the templates there are".into(),
+            Self::Busy { .. } => "wait for the other build to end, then try again".into(),
+            Self::Broken { name, .. } => format!("build {name} again, replacing it"),
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space there, or keep the data on another filesystem".into()
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "give this user access, or run as a user who has it".into()
+                }
+                io::ErrorKind::NotFound => "check that the path is right".into(),
+                _ => String::new(),
+            },
+            Self::ProgramMissing { package, .. } => {
+                format!("install the package {package} (as root: apt-get install {package})")
+            }
+            Self::CommandFailed { remedy, .. } => remedy.clone(),
+            Self::CommandTimedOut { .. } => {
+                "try again when the machine or the network is less busy".into()
+            }
+            Self::DistributionUnknown { .. } => {
+                "give a kernel image and its modules as files".into()
+            }
+            Self::PackageUnknown { .. } => {
+                "refresh the package index (as root: apt-get update), then try again".into()
+            }
+            Self::PackageIncomplete { .. } => {
+                "remove the package from the download cache and try again".into()
+            }
+            Self::KernelUnusable { .. } => "give a bzImage (vmlinuz) or an x86-64 vmlinux".into(),
+            Self::DriverMissing { driver, .. } => format!(
+                "use a kernel with {driver}, such as the distribution's, or give its modules directory"
+            ),
+            Self::ModuleUnusable { .. } | Self::ModuleCircle { .. } => {
+                "give the modules directory that belongs to the kernel".into()
+            }
+            Self::AgentUnusable { .. } => {
+                "build fc-agent for a musl target, or otherwise statically linked".into()
+            }
+            Self::RootfsUnusable { .. } => {
+                "give a directory with a Linux userland, or an unmounted, clean ext4 image".into()
+            }
+            Self::RuntimeEnded(_) => "start it again".into(),
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::AlreadyExists { .. } | Self::Busy { .. } => Code::Conflict,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Broken { .. } => Code::TemplateBroken,
+            Self::Io { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Code::DiskFull
+            }
+            Self::CommandTimedOut { .. } => Code::DeadlineExceeded,
+            Self::ProgramMissing { .. }
+            | Self::CommandFailed { .. }
+            | Self::PackageUnknown { .. }
+            | Self::RuntimeEnded(_) => Code::Unavailable,
+            Self::Io { .. } => Code::Internal,
+            _ => Code::InvalidRequest,
+        }
+    }
+}
+
+impl From<&ImageError> for Fault {
+    fn from(error: &ImageError) -> Self {
+        let tail = match error {
+            ImageError::CommandFailed { tail, .. } | ImageError::CommandTimedOut { tail, .. } => {
+                tail.clone()
+            }
+            _ => Vec::new(),
+        };
+        Self::new(error.code(), error.to_string()).remedy(error.remedy()).evidence(tail)
+    }
+}
+
+impl From<ImageError> for Fault {
+    fn from(error: ImageError) -> Self {
+        Self::from(&error)
+    }
+}
+
+fn last_line(tail: &[String]) -> String {
+    tail.last().map_or_else(String::new, |line| format!(": {line}"))
+}
+
+/// Says what was tried, and on which path, when a system call fails.
+pub(crate) trait OnPath<T> {
+    fn on(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> OnPath<T> for std::result::Result<T, E> {
+    fn on(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| ImageError::Io {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        })
+    }
+}
+
+/// Runs file work where it cannot hold up the runtime; a panic in it goes on here.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(ImageError::RuntimeEnded(error.to_string())),
+        },
+    }
+}

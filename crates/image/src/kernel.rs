@@ -1,0 +1,16 @@
+//! Kernels: what an image file is, and where its modules are.
+
+pub mod image;
+pub(crate) mod package;
+
+pub use image::{KernelImage, inspect};
+
+use std::path::PathBuf;
+
+/// A kernel at hand, whatever it came from.
+#[derive(Debug, Clone)]
+pub(crate) struct KernelFiles {
+    pub(crate) image: PathBuf,
+    /// As in `/lib/modules/<release>`; `None` for a kernel that needs none.
+    pub(crate) modules: Option<PathBuf>,
+}

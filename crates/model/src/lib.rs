@@ -1,0 +1,28 @@
+//! Aetherium's domain: the words of the system as types, and its decisions as pure functions.
+//!
+//! This crate owns identifiers, resource sizes, the state machines of VMs, prompts and tasks, and
+//! the catalogue of stable error codes. It performs no I/O, spawns nothing and knows no clock: the
+//! time comes in as a [`Timestamp`]. Every other crate may depend on it; it depends on none.
+
+pub mod assistant;
+pub mod fault;
+pub mod finding;
+pub mod id;
+pub mod interactive;
+pub mod limits;
+pub mod name;
+pub mod output;
+pub mod page;
+pub mod resources;
+pub mod run;
+pub mod task;
+pub mod template;
+pub mod time;
+pub mod vm;
+pub mod worker;
+pub mod workspace;
+
+pub use fault::{Code, Fault};
+pub use id::{ExecutionId, PromptId, TaskId, VmId, WorkerId, WorkspaceId};
+pub use name::Name;
+pub use time::Timestamp;

@@ -1,0 +1,289 @@
+//! Durable work: what a task is, and the pure rules of its delivery.
+//!
+//! ```text
+//! queued ─► claimed ─► started ─► succeeded | failed | interrupted
+//!    ▲         │          │
+//!    └─────────┴──────────┘  lease expired: see [`recover`]
+//! queued, claimed, started ─► cancelled
+//! ```
+//! Delivery is at least once, execution at most once: before a handler lets the guest run anything
+//! it writes the start mark. A task that may have run is never silently run again.
+
+use crate::{Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a claim holds without being renewed.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How often a task is handed out at most.
+pub const MAX_ATTEMPTS: u32 = 5;
+
+/// What is to be done, with what it is to be done to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "type")]
+pub enum TaskKind {
+    /// Start a VM.
+    #[serde(rename = "vm:create")]
+    VmCreate {
+        /// The VM, whose row says what it is to be.
+        vm_id: VmId,
+    },
+    /// Run a command in a VM.
+    #[serde(rename = "vm:execute")]
+    VmExecute {
+        /// The VM.
+        vm_id: VmId,
+        /// The execution, whose row has the command.
+        execution_id: ExecutionId,
+    },
+    /// End a VM and remove what it took.
+    #[serde(rename = "vm:delete")]
+    VmDelete {
+        /// The VM.
+        vm_id: VmId,
+    },
+    /// Make a workspace ready.
+    #[serde(rename = "workspace:create")]
+    WorkspaceCreate {
+        /// The workspace.
+        workspace_id: WorkspaceId,
+    },
+    /// Remove a workspace, its VM and its disk.
+    #[serde(rename = "workspace:delete")]
+    WorkspaceDelete {
+        /// The workspace.
+        workspace_id: WorkspaceId,
+    },
+    /// Run a prompt in its workspace's VM, started on demand.
+    #[serde(rename = "prompt:execute")]
+    PromptExecute {
+        /// The workspace.
+        workspace_id: WorkspaceId,
+        /// The prompt, whose row has the text.
+        prompt_id: PromptId,
+    },
+}
+
+impl TaskKind {
+    /// The type's name, as in JSON.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::VmCreate { .. } => "vm:create",
+            Self::VmExecute { .. } => "vm:execute",
+            Self::VmDelete { .. } => "vm:delete",
+            Self::WorkspaceCreate { .. } => "workspace:create",
+            Self::WorkspaceDelete { .. } => "workspace:delete",
+            Self::PromptExecute { .. } => "prompt:execute",
+        }
+    }
+
+    /// Whether doing it twice does what doing it once does. What runs a user's command does not.
+    pub const fn is_idempotent(&self) -> bool {
+        !matches!(self, Self::VmExecute { .. } | Self::PromptExecute { .. })
+    }
+
+    /// Tasks with the same key run one at a time, in the order they were made.
+    pub fn serial_key(&self) -> Option<String> {
+        match self {
+            Self::WorkspaceCreate { workspace_id }
+            | Self::WorkspaceDelete { workspace_id }
+            | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
+            Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
+            Self::VmExecute { .. } => None,
+        }
+    }
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It waits for a worker.
+    Queued,
+    /// A worker holds it; nothing irreversible has happened.
+    Claimed,
+    /// The start mark is written: the guest may have run something.
+    Started,
+    /// Done.
+    Succeeded,
+    /// It cannot be done.
+    Failed,
+    /// It may have run; it is not run again.
+    Interrupted,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl TaskState {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Claimed,
+        Self::Started,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Interrupted,
+        Self::Cancelled,
+    ];
+
+    /// The state's name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Claimed => "claimed",
+            Self::Started => "started",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing will change any more.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Interrupted | Self::Cancelled)
+    }
+}
+
+impl std::str::FromStr for TaskState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a task state"))
+    }
+}
+
+/// One durable unit of queued work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// What is to be done.
+    #[serde(flatten)]
+    pub kind: TaskKind,
+    /// The worker that must do it.
+    pub worker_id: WorkerId,
+    /// Where it stands.
+    pub state: TaskState,
+    /// How often it was handed out.
+    pub attempts: u32,
+    /// Whether somebody wants it cancelled; its handler sees to it.
+    pub cancel_requested: bool,
+    /// Why it failed or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When the start mark was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// What to do with a task whose claim was lost (its worker died, or its lease ran out).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// Hand it out again.
+    Requeue,
+    /// End it: it may have run.
+    Interrupt(Fault),
+    /// End it: it was tried too often.
+    GiveUp(Fault),
+    /// End it: somebody wanted that anyway, and nothing has run.
+    Cancel,
+}
+
+/// Decides what becomes of a task whose claim was lost.
+pub fn recover(task: &Task) -> Recovery {
+    if task.state == TaskState::Started && !task.kind.is_idempotent() {
+        return Recovery::Interrupt(
+            Fault::new(
+                Code::Interrupted,
+                format!(
+                    "the worker was lost after {} {} had started; it may have run in part or whole",
+                    task.kind.as_str(),
+                    task.id
+                ),
+            )
+            .remedy("look at what it did, then submit it again if that is wanted"),
+        );
+    }
+    if task.cancel_requested && !task.kind.is_idempotent() {
+        return Recovery::Cancel;
+    }
+    if task.attempts >= MAX_ATTEMPTS {
+        return Recovery::GiveUp(
+            Fault::new(
+                Code::RetriesExhausted,
+                format!(
+                    "{} {} was handed out {} times and never finished",
+                    task.kind.as_str(),
+                    task.id,
+                    task.attempts
+                ),
+            )
+            .remedy("read the worker's log for why it stops, then submit it again"),
+        );
+    }
+    Recovery::Requeue
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn task(kind: TaskKind, state: TaskState, attempts: u32, cancel_requested: bool) -> Task {
+        Task {
+            id: TaskId::new(),
+            kind,
+            worker_id: WorkerId::new(),
+            state,
+            attempts,
+            cancel_requested,
+            fault: None,
+            created_at: Timestamp::from_millis(0),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_users_command_that_may_have_run_is_never_handed_out_again(attempts in 0u32..10, cancel: bool) {
+            let kind = TaskKind::PromptExecute { workspace_id: WorkspaceId::new(), prompt_id: PromptId::new() };
+            let verdict = recover(&task(kind, TaskState::Started, attempts, cancel));
+            prop_assert!(matches!(verdict, Recovery::Interrupt(_)));
+        }
+
+        #[test]
+        fn a_task_that_has_not_started_is_handed_out_again_until_it_was_tried_too_often(attempts in 0u32..10) {
+            let kind = TaskKind::VmExecute { vm_id: VmId::new(), execution_id: ExecutionId::new() };
+            let verdict = recover(&task(kind, TaskState::Claimed, attempts, false));
+            if attempts < MAX_ATTEMPTS {
+                prop_assert_eq!(verdict, Recovery::Requeue);
+            } else {
+                prop_assert!(matches!(verdict, Recovery::GiveUp(_)));
+            }
+        }
+    }
+
+    #[test]
+    fn deleting_a_vm_can_be_repeated_though_it_had_started() {
+        let kind = TaskKind::VmDelete { vm_id: VmId::new() };
+        assert_eq!(recover(&task(kind, TaskState::Started, 1, false)), Recovery::Requeue);
+    }
+
+    #[test]
+    fn prompts_of_one_workspace_share_a_serial_key() {
+        let workspace_id = WorkspaceId::new();
+        let key = |prompt_id| TaskKind::PromptExecute { workspace_id, prompt_id }.serial_key();
+        assert_eq!(key(PromptId::new()), key(PromptId::new()));
+        assert!(key(PromptId::new()).is_some());
+    }
+}

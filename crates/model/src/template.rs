@@ -1,0 +1,92 @@
+//! What VMs start from: the manifest of an immutable image of kernel, initramfs and root filesystem.
+
+use crate::{Timestamp, name::Name, resources::Resources};
+use serde::{Deserialize, Serialize};
+
+/// The manifest's format; a manifest with another number is refused by name.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// One file of a template: its name inside the template's directory, and what it must contain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TemplateFile {
+    /// The file's name.
+    pub file: String,
+    /// SHA-256 of its content, in hexadecimal.
+    pub sha256: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// How a kernel image is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelFormat {
+    /// The compressed, self-unpacking image that distributions ship.
+    BzImage,
+    /// An uncompressed ELF image.
+    Elf,
+}
+
+/// A template's kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Kernel {
+    /// The image.
+    #[serde(flatten)]
+    pub image: TemplateFile,
+    /// Its release, as `uname -r` shows it in the guest.
+    pub release: String,
+    /// How it is packed.
+    pub format: KernelFormat,
+    /// Arguments beyond those the driver chooses.
+    #[serde(default)]
+    pub extra_args: Vec<String>,
+}
+
+/// A template's initramfs: the agent as `/init`, and the modules this kernel needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Initramfs {
+    /// The archive.
+    #[serde(flatten)]
+    pub image: TemplateFile,
+    /// The modules inside, in the order they are loaded.
+    pub modules: Vec<String>,
+    /// The agent's version.
+    pub agent_version: String,
+    /// SHA-256 of the agent's binary.
+    pub agent_sha256: String,
+}
+
+/// A template's root filesystem: read-only, shared by every VM of the template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RootFilesystem {
+    /// The image.
+    #[serde(flatten)]
+    pub image: TemplateFile,
+    /// The filesystem's UUID, by which the guest finds it whatever the transport calls the device.
+    pub uuid: String,
+    /// The filesystem's type.
+    pub fstype: String,
+    /// Where it came from, such as `debian bookworm`.
+    pub origin: String,
+}
+
+/// Everything a VM starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Template {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// Its name.
+    pub name: Name,
+    /// SHA-256 over the digests of its parts: two templates with the same digest start the same VM.
+    pub digest: String,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initramfs.
+    pub initramfs: Initramfs,
+    /// The root filesystem.
+    pub rootfs: RootFilesystem,
+    /// The size of VMs whose creator does not say.
+    pub defaults: Resources,
+    /// When it was made.
+    pub created_at: Timestamp,
+}

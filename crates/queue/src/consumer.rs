@@ -1,0 +1,279 @@
+//! The worker's delivery loop: one task that claims, hands out, renews and recovers.
+//!
+//! ```text
+//!            ┌── claim until there is nothing or hands are full ──► spawn handler
+//! recover ─► │   pass on cancel requests
+//!            │   renew leases, then recover what expired (in this order: a machine that slept
+//!            │   must not find its own work lost)
+//!            └── wait: woken │ a handler ended │ something is due │ shutdown
+//! ```
+//! It owns every handler it spawned and joins it. An idle loop asks the database once in
+//! [`IDLE_POLL`], which also finds work whose wake-up was lost.
+
+use crate::{Bus, Handler, TaskContext, Topic, queue::announce_task, settle::Settler};
+use aetherium_model::{
+    TaskId, Timestamp, WorkerId,
+    task::{LEASE, Recovery, Task},
+};
+use aetherium_store::{Recovered, Store, StoreError};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often an idle consumer looks for work that it was not woken for.
+pub const IDLE_POLL: Duration = Duration::from_secs(15);
+/// How often leases are renewed while there is work: twice may fail before one runs out.
+const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
+/// How often cancel requests are looked for while there is work; the bus usually tells sooner.
+const CANCEL_POLL: Duration = Duration::from_secs(2);
+/// How long the loop waits after the database failed it.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// The delivery loop of one worker. A worker id has one consumer at a time.
+pub struct Consumer {
+    /// Where the tasks are.
+    pub store: Store,
+    /// Where wake-ups come from and ends are announced.
+    pub bus: Bus,
+    /// Whose tasks.
+    pub worker_id: WorkerId,
+    /// What does them.
+    pub handler: Arc<dyn Handler>,
+    /// How many at once.
+    pub max_in_flight: usize,
+    /// How long handlers may go on after shutdown began.
+    pub grace: Duration,
+}
+
+impl Consumer {
+    /// Recovers what an earlier process of this worker left, then delivers tasks until `shutdown`
+    /// fires, then waits for handlers until the grace is over, ends those that remain, and gives
+    /// their tasks back.
+    ///
+    /// # Errors
+    /// The store's, if recovery at the start fails. Later errors are logged and outlived.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), StoreError> {
+        let recovered = self.store.recover_worker(self.worker_id, now()).await?;
+        for run in self.store.interrupt_interactive_runs(self.worker_id, now()).await? {
+            tracing::warn!(%run, "interrupted an interactive run of an earlier process");
+            self.bus.announce(Topic::Run(run));
+        }
+        let grace = self.grace;
+        let mut delivery = Delivery::new(self, shutdown.clone());
+        delivery.report(recovered).await;
+        let mut work = delivery.consumer.bus.subscribe(Topic::Worker(delivery.consumer.worker_id));
+        while !shutdown.is_cancelled() {
+            delivery.round().await;
+            let at_most = delivery.until_next_round();
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                Some(joined) = delivery.handlers.join_next_with_id() => delivery.joined(joined),
+                _ = work.changed(at_most) => {}
+            }
+        }
+        let deadline = Instant::now() + grace;
+        while !delivery.handlers.is_empty() && Instant::now() < deadline {
+            delivery.keep_hold().await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::select! {
+                Some(joined) = delivery.handlers.join_next_with_id() => delivery.joined(joined),
+                _ = work.changed(left.min(CANCEL_POLL)) => {}
+            }
+        }
+        delivery.give_back().await;
+        Ok(())
+    }
+}
+
+/// A task in a handler's hands.
+struct InFlight {
+    claim: Task,
+    cancel: CancellationToken,
+}
+
+type Joined = Result<(tokio::task::Id, Option<Timestamp>), tokio::task::JoinError>;
+
+struct Delivery {
+    consumer: Consumer,
+    shutdown: CancellationToken,
+    handlers: JoinSet<Option<Timestamp>>,
+    in_flight: HashMap<tokio::task::Id, InFlight>,
+    /// When a task that was put off may run.
+    due: Option<Timestamp>,
+    renew_at: Instant,
+    look_at: Instant,
+    /// The database failed: wait a little before asking again.
+    failed: bool,
+}
+
+impl Delivery {
+    fn new(consumer: Consumer, shutdown: CancellationToken) -> Self {
+        let now = Instant::now();
+        Self {
+            consumer,
+            shutdown,
+            handlers: JoinSet::new(),
+            in_flight: HashMap::new(),
+            due: None,
+            renew_at: now + RENEW_EVERY,
+            look_at: now,
+            failed: false,
+        }
+    }
+
+    async fn round(&mut self) {
+        self.failed = false;
+        // Before all else: what was accepted waits for this.
+        self.claim_all().await;
+        self.keep_hold().await;
+        if Instant::now() >= self.look_at {
+            self.look_at = Instant::now() + IDLE_POLL;
+            let expired = self.consumer.store.recover_expired(now()).await;
+            if let Some(recovered) = self.checked(expired) {
+                self.report(recovered).await;
+            }
+            self.look_for_due().await;
+        } else if self.due.is_some_and(|due| due <= now()) {
+            self.look_for_due().await;
+        }
+    }
+
+    async fn claim_all(&mut self) {
+        while self.handlers.len() < self.consumer.max_in_flight && !self.shutdown.is_cancelled() {
+            let now = now();
+            let store = &self.consumer.store;
+            let claimed = store.claim_next(self.consumer.worker_id, now, now.after(LEASE)).await;
+            match self.checked(claimed) {
+                Some(Some(claim)) => self.hand_out(claim),
+                Some(None) | None => return,
+            }
+        }
+    }
+
+    fn hand_out(&mut self, claim: Task) {
+        let cancel = CancellationToken::new();
+        if claim.cancel_requested {
+            cancel.cancel();
+        }
+        let context =
+            TaskContext { cancelled: cancel.clone(), shutting_down: self.shutdown.clone() };
+        let settler = Settler {
+            store: self.consumer.store.clone(),
+            bus: self.consumer.bus.clone(),
+            handler: Arc::clone(&self.consumer.handler),
+        };
+        self.consumer.bus.announce(Topic::Task(claim.id));
+        let spawned = self.handlers.spawn(settler.deliver(claim.clone(), context));
+        if self.in_flight.is_empty() {
+            self.renew_at = Instant::now() + RENEW_EVERY;
+        }
+        self.in_flight.insert(spawned.id(), InFlight { claim, cancel });
+    }
+
+    /// Passes on cancel requests and renews leases, while there is work.
+    async fn keep_hold(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let asked = self.consumer.store.cancel_requested(self.consumer.worker_id).await;
+        for id in self.checked(asked).unwrap_or_default() {
+            self.cancel(|task| task == id);
+        }
+        if Instant::now() < self.renew_at {
+            return;
+        }
+        let claims: Vec<Task> = self.in_flight.values().map(|held| held.claim.clone()).collect();
+        let renewed = self.consumer.store.renew(&claims, now().after(LEASE)).await;
+        let Some(ours) = self.checked(renewed) else {
+            self.renew_at = Instant::now() + AFTER_ERROR;
+            return;
+        };
+        self.renew_at = Instant::now() + RENEW_EVERY;
+        // A task that was just ended by its handler is not ours any more either; then nobody
+        // listens to its token.
+        self.cancel(|task| !ours.contains(&task));
+    }
+
+    fn cancel(&self, which: impl Fn(TaskId) -> bool) {
+        self.in_flight
+            .values()
+            .filter(|held| which(held.claim.id))
+            .for_each(|held| held.cancel.cancel());
+    }
+
+    async fn look_for_due(&mut self) {
+        let next = self.consumer.store.next_due(self.consumer.worker_id, now()).await;
+        self.due = self.checked(next).flatten();
+    }
+
+    fn until_next_round(&self) -> Duration {
+        if self.failed {
+            return AFTER_ERROR;
+        }
+        let look = self.look_at.saturating_duration_since(Instant::now());
+        let due = self.due.map_or(look, |due| due.since(now()));
+        let hold = if self.in_flight.is_empty() { look } else { CANCEL_POLL };
+        look.min(due).min(hold)
+    }
+
+    fn joined(&mut self, joined: Joined) {
+        let (id, put_off) = match joined {
+            Ok((id, put_off)) => (id, put_off),
+            Err(error) => {
+                // Its lease runs out, and recovery ends it.
+                tracing::error!(%error, "the delivery of a task broke down");
+                (error.id(), None)
+            }
+        };
+        self.in_flight.remove(&id);
+        self.due = self.due.into_iter().chain(put_off).min();
+    }
+
+    /// Ends the handlers that did not end in time, and gives their tasks back.
+    async fn give_back(&mut self) {
+        self.handlers.abort_all();
+        while let Some(joined) = self.handlers.join_next_with_id().await {
+            if let Ok((id, _)) = joined {
+                self.in_flight.remove(&id);
+            }
+        }
+        for (_, InFlight { claim, .. }) in std::mem::take(&mut self.in_flight) {
+            let given_back = self.consumer.store.requeue(&claim, now(), None, now()).await;
+            if let Some(Some(verdict)) = self.checked(given_back) {
+                self.report(vec![Recovered { task: claim, verdict }]).await;
+            }
+        }
+    }
+
+    /// Tells the log, the readers and the handler what was done with lost tasks.
+    async fn report(&self, recovered: Vec<Recovered>) {
+        for Recovered { task, verdict } in recovered {
+            tracing::warn!(task = %task.id, kind = task.kind.as_str(), ?verdict, "recovered a task");
+            announce_task(&self.consumer.bus, &task);
+            match &verdict {
+                Recovery::Requeue => self.consumer.bus.wake(task.worker_id),
+                verdict if task.worker_id == self.consumer.worker_id => {
+                    crate::settle::abandon(&*self.consumer.handler, &task, verdict).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn checked<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                self.failed = true;
+                tracing::error!(%error, "the store failed the delivery loop; it tries again");
+            })
+            .ok()
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}

@@ -1,0 +1,316 @@
+//! What a worker can count on.
+
+use crate::support::*;
+use aetherium_model::{
+    Code, Fault, TaskId,
+    run::RunState,
+    task::{MAX_ATTEMPTS, TaskKind, TaskState},
+};
+use aetherium_queue::Outcome;
+use aetherium_store::{Finish, RunRef};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed() {
+    let world = World::new().await;
+    let (runs, at_once) =
+        (Arc::new(Mutex::new(HashMap::<TaskId, u32>::new())), Arc::new(AtomicU32::new(0)));
+    let handler = answers({
+        let runs = Arc::clone(&runs);
+        move |task, _| {
+            let (runs, at_once) = (Arc::clone(&runs), Arc::clone(&at_once));
+            Box::pin(async move {
+                assert!(at_once.fetch_add(1, SeqCst) < 8, "too many at once");
+                *runs.lock().unwrap().entry(task.id).or_default() += 1;
+                tokio::task::yield_now().await;
+                at_once.fetch_sub(1, SeqCst);
+                Outcome::Done
+            })
+        }
+    });
+    let mut tasks = Vec::new();
+    for _ in 0..100 {
+        tasks.push(world.add_vm().await.1.id);
+    }
+    let running = world.consume(handler, DEADLINE);
+    for _ in 0..200 {
+        tasks.push(world.add_vm().await.1.id);
+    }
+    for id in &tasks {
+        world.until(*id, TaskState::Succeeded).await;
+    }
+    running.stop().await;
+    let runs = runs.lock().unwrap();
+    assert_eq!(runs.len(), tasks.len());
+    assert!(runs.values().all(|times| *times == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_consumer_is_woken_by_every_task_that_comes() {
+    let world = World::new().await;
+    let running = world.consume(answers(|_, _| Box::pin(async { Outcome::Done })), DEADLINE);
+    for _ in 0..150 {
+        let (_, task) = world.add_vm().await;
+        world.until(task.id, TaskState::Succeeded).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_one_serial_key_run_one_at_a_time_in_order() {
+    let world = World::new().await;
+    let busy = Arc::new(Mutex::new(HashMap::<String, Vec<TaskId>>::new()));
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let handler = answers({
+        let done = Arc::clone(&done);
+        move |task, _| {
+            let (busy, done) = (Arc::clone(&busy), Arc::clone(&done));
+            Box::pin(async move {
+                let key = task.kind.serial_key().unwrap();
+                {
+                    let mut busy = busy.lock().unwrap();
+                    let here = busy.entry(key.clone()).or_default();
+                    here.push(task.id);
+                    assert_eq!(here.len(), 1, "two tasks of {key}");
+                }
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                busy.lock().unwrap().get_mut(&key).unwrap().clear();
+                done.lock().unwrap().push(task.id);
+                Outcome::Done
+            })
+        }
+    });
+    let mut pairs = Vec::new();
+    for _ in 0..20 {
+        let (vm, create) = world.add_vm().await;
+        pairs.push((create.id, world.add_delete(vm.id).await.id));
+    }
+    let running = world.consume(handler, DEADLINE);
+    for (_, delete) in &pairs {
+        world.until(*delete, TaskState::Succeeded).await;
+    }
+    running.stop().await;
+    let done = done.lock().unwrap();
+    let place = |id: &TaskId| done.iter().position(|it| it == id).unwrap();
+    assert!(pairs.iter().all(|(create, delete)| place(create) < place(delete)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_panics_fails_its_task_and_nothing_else() {
+    let world = World::new().await;
+    let handler = answers(|task, _| {
+        Box::pin(async move {
+            assert!(!matches!(task.kind, TaskKind::VmCreate { .. }), "boom");
+            Outcome::Done
+        })
+    });
+    let running = world.consume(handler.clone(), DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    let delete = world.add_delete(vm.id).await;
+    let failed = world.until(create.id, TaskState::Failed).await;
+    let fault = failed.fault.unwrap();
+    assert_eq!(fault.code, Code::Internal);
+    assert!(fault.detail.contains("boom"), "{fault}");
+    world.until(delete.id, TaskState::Succeeded).await;
+    running.stop().await;
+    assert_eq!(handler.abandoned.lock().unwrap().get(&create.id), Some(&fault));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_panics_after_the_start_mark_interrupts_its_run() {
+    let world = World::new().await;
+    let queue = world.queue.clone();
+    let handler = answers(move |task, _| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            if RunRef::of(&task.kind).is_none() {
+                return Outcome::Done;
+            }
+            World::start(&queue, &task).await;
+            panic!("boom")
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, _) = world.add_vm().await;
+    let (execution, task) = world.add_execution(vm.id).await;
+    world.until(task.id, TaskState::Interrupted).await;
+    let state = world.queue.store().execution(execution.id).await.unwrap().state;
+    assert!(matches!(state, RunState::Interrupted { .. }));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running() {
+    let world = World::new().await;
+    let queue = world.queue.clone();
+    let handler = answers(move |task, _| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            if RunRef::of(&task.kind).is_some() {
+                World::start(&queue, &task).await;
+            }
+            Outcome::Settled
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    let (_, task) = world.add_execution(vm.id).await;
+    world.until(task.id, TaskState::Interrupted).await;
+    world.until(create.id, TaskState::Failed).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancellation_reaches_the_handler_that_runs() {
+    let world = World::new().await;
+    let queue = world.queue.clone();
+    let handler = answers(move |task, context| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            if RunRef::of(&task.kind).is_none() {
+                return Outcome::Done;
+            }
+            let run = World::start(&queue, &task).await;
+            context.cancelled().cancelled().await;
+            let finish = queue.finish_run(run, RunState::Cancelled, now()).await.unwrap();
+            assert_eq!(finish, Finish::Written);
+            Outcome::Settled
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, _) = world.add_vm().await;
+    let (execution, task) = world.add_execution(vm.id).await;
+    let (_, other) = world.add_execution(vm.id).await;
+    world.until(task.id, TaskState::Started).await;
+    world.until(other.id, TaskState::Started).await;
+    world.queue.request_cancel_task(task.id, now()).await.unwrap();
+    world.until(task.id, TaskState::Cancelled).await;
+    let state = world.queue.store().execution(execution.id).await.unwrap().state;
+    assert_eq!(state, RunState::Cancelled);
+    assert_eq!(world.state(other.id).await, TaskState::Started);
+    world.queue.request_cancel_task(other.id, now()).await.unwrap();
+    world.until(other.id, TaskState::Cancelled).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_often() {
+    let world = World::new().await;
+    let handler = answers(|_, _| {
+        let fault = Fault::new(Code::NoCapacity, "no room");
+        Box::pin(async { Outcome::Retry { after: Duration::from_millis(5), fault } })
+    });
+    let running = world.consume(handler.clone(), DEADLINE);
+    let (_, task) = world.add_vm().await;
+    let failed = world.until(task.id, TaskState::Failed).await;
+    assert_eq!(failed.attempts, MAX_ATTEMPTS);
+    let fault = failed.fault.unwrap();
+    assert_eq!(fault.code, Code::RetriesExhausted);
+    running.stop().await;
+    assert_eq!(handler.abandoned.lock().unwrap().get(&task.id), Some(&fault));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_waits_for_handlers_within_the_grace() {
+    let world = World::new().await;
+    let handler = answers(|_, context| {
+        Box::pin(async move {
+            context.shutting_down().cancelled().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            Outcome::Done
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (_, task) = world.add_vm().await;
+    world.until(task.id, TaskState::Claimed).await;
+    running.shutdown.cancel();
+    let (_, late) = world.add_vm().await;
+    running.stop().await;
+    assert_eq!(world.state(task.id).await, TaskState::Succeeded);
+    assert_eq!(world.state(late.id).await, TaskState::Queued);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_hands_back_what_has_not_started_and_interrupts_what_has() {
+    let world = World::new().await;
+    let queue = world.queue.clone();
+    let handler = answers(move |task, _| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            if RunRef::of(&task.kind).is_some() {
+                World::start(&queue, &task).await;
+            }
+            std::future::pending().await
+        })
+    });
+    let running = world.consume(handler.clone(), Duration::ZERO);
+    let (vm, create) = world.add_vm().await;
+    let (_, started) = world.add_execution(vm.id).await;
+    world.until(create.id, TaskState::Claimed).await;
+    world.until(started.id, TaskState::Started).await;
+    running.stop().await;
+    assert_eq!(world.state(create.id).await, TaskState::Queued);
+    assert_eq!(world.state(started.id).await, TaskState::Interrupted);
+    assert_eq!(Vec::from_iter(handler.abandoned.lock().unwrap().keys()), [&started.id]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_does_not() {
+    let world = World::new().await;
+    let queue = world.queue.clone();
+    let handler = answers(move |task, _| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            if RunRef::of(&task.kind).is_some() {
+                World::start(&queue, &task).await;
+            }
+            std::future::pending().await
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    let (execution, started) = world.add_execution(vm.id).await;
+    world.until(create.id, TaskState::Claimed).await;
+    world.until(started.id, TaskState::Started).await;
+    running.kill().await;
+
+    let world = world.restarted().await;
+    let (_, waiting) = world.add_execution(vm.id).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handler = answers({
+        let (queue, seen) = (world.queue.clone(), Arc::clone(&seen));
+        move |task, _| {
+            let queue = queue.clone();
+            seen.lock().unwrap().push((task.id, task.attempts));
+            Box::pin(async move {
+                if RunRef::of(&task.kind).is_some() {
+                    let run = World::start(&queue, &task).await;
+                    let _ = queue.finish_run(run, completed(), now()).await.unwrap();
+                }
+                Outcome::Done
+            })
+        }
+    });
+    let running = world.consume(handler.clone(), DEADLINE);
+    world.until(create.id, TaskState::Succeeded).await;
+    world.until(waiting.id, TaskState::Succeeded).await;
+    world.until(started.id, TaskState::Interrupted).await;
+    running.stop().await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_by_key(|(_, attempts)| *attempts);
+    assert_eq!(seen, [(waiting.id, 1), (create.id, 2)]);
+    let state = world.queue.store().execution(execution.id).await.unwrap().state;
+    assert!(matches!(state, RunState::Interrupted { .. }));
+    assert_eq!(handler.abandoned.lock().unwrap()[&started.id].code, Code::Interrupted);
+}

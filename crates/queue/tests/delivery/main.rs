@@ -1,0 +1,12 @@
+//! The delivery loop, on a real store.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures,
+    reason = "helpers of tests are tests: they fail by panicking"
+)]
+
+mod delivery;
+mod support;

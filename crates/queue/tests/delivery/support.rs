@@ -1,0 +1,201 @@
+//! A store, a consumer over it, and handlers whose answers the test gives.
+
+use aetherium_model::{
+    ExecutionId, Fault, TaskId, Timestamp, VmId, WorkerId,
+    resources::{NetworkMode, Resources},
+    run::{Command, Execution, Exit, ExitReport, RunState},
+    task::{Task, TaskKind, TaskState},
+    vm::{Vm, VmSpec, VmState},
+};
+use aetherium_queue::{Bus, Changed, Consumer, Handler, Outcome, Queue, TaskContext, Topic};
+use aetherium_store::{DatabaseUrl, RunRef, Start, Store, StoreError};
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Shorter than the idle poll: what happens within it was not found by polling.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(12);
+
+pub(crate) struct World {
+    pub(crate) queue: Queue,
+    pub(crate) worker: WorkerId,
+    url: DatabaseUrl,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::Sqlite(dir.path().join("x.db"));
+        let queue = Queue::new(Store::open(&url).await.unwrap(), Bus::in_process());
+        Self { queue, worker: WorkerId::new(), url, _dir: dir }
+    }
+
+    /// The same database with nothing else of the old process left.
+    pub(crate) async fn restarted(self) -> Self {
+        let queue = Queue::new(Store::open(&self.url).await.unwrap(), Bus::in_process());
+        Self { queue, ..self }
+    }
+
+    pub(crate) fn consume(&self, handler: Arc<dyn Handler>, grace: Duration) -> Running {
+        let shutdown = CancellationToken::new();
+        let consumer = Consumer {
+            store: self.queue.store().clone(),
+            bus: self.queue.bus().clone(),
+            worker_id: self.worker,
+            handler,
+            max_in_flight: 8,
+            grace,
+        };
+        Running { task: tokio::spawn(consumer.run(shutdown.clone())), shutdown }
+    }
+
+    pub(crate) async fn add_vm(&self) -> (Vm, Task) {
+        let vm = Vm {
+            id: VmId::new(),
+            spec: VmSpec {
+                template: "debian".parse().unwrap(),
+                resources: Resources::default(),
+                network: NetworkMode::Isolated,
+            },
+            worker_id: self.worker,
+            workspace_id: None,
+            state: VmState::Creating,
+            driver: None,
+            accelerator: None,
+            agent_transport: None,
+            timings: None,
+            created_at: now(),
+            updated_at: now(),
+        };
+        let task = task(self.worker, TaskKind::VmCreate { vm_id: vm.id });
+        self.queue.create_vm(&vm, &task, None).await.unwrap();
+        (vm, task)
+    }
+
+    pub(crate) async fn add_execution(&self, vm_id: VmId) -> (Execution, Task) {
+        let execution = Execution {
+            id: ExecutionId::new(),
+            vm_id,
+            command: Command::new(["true"]),
+            state: RunState::Queued,
+            created_at: now(),
+            started_at: None,
+            finished_at: None,
+        };
+        let task = task(self.worker, TaskKind::VmExecute { vm_id, execution_id: execution.id });
+        self.queue.create_execution(&execution, Some(&task), None).await.unwrap();
+        (execution, task)
+    }
+
+    pub(crate) async fn add_delete(&self, vm_id: VmId) -> Task {
+        let task = task(self.worker, TaskKind::VmDelete { vm_id });
+        self.queue.request_vm_delete(vm_id, &task).await.unwrap()
+    }
+
+    /// Waits until a task is in this state, by its notifications alone.
+    pub(crate) async fn until(&self, id: TaskId, state: TaskState) -> Task {
+        let mut changes = self.queue.bus().subscribe(Topic::Task(id));
+        loop {
+            let task = self.queue.store().task(id).await.unwrap();
+            if task.state == state {
+                return task;
+            }
+            assert!(!task.state.is_terminal(), "it ended otherwise: {task:?}");
+            let changed = changes.changed(DEADLINE).await;
+            assert_eq!(changed, Changed::Yes, "still {}, not {state:?}", task.state.as_str());
+        }
+    }
+
+    pub(crate) async fn state(&self, id: TaskId) -> TaskState {
+        self.queue.store().task(id).await.unwrap().state
+    }
+
+    /// Writes the start mark of a claimed execution.
+    pub(crate) async fn start(queue: &Queue, claim: &Task) -> RunRef {
+        let run = RunRef::of(&claim.kind).unwrap();
+        let start = queue.start_run(run, Some(claim), VmId::new(), now()).await.unwrap();
+        assert_eq!(start, Start::Marked);
+        run
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) task: JoinHandle<Result<(), StoreError>>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Running {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap();
+    }
+
+    /// As if the process were killed: nothing gets to write anything any more.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// A handler made of a closure; it remembers which tasks were abandoned.
+pub(crate) struct Answers<F> {
+    answer: F,
+    pub(crate) abandoned: Mutex<HashMap<TaskId, Fault>>,
+}
+
+pub(crate) fn answers<F>(answer: F) -> Arc<Answers<F>>
+where
+    F: Fn(Task, TaskContext) -> Answer + Send + Sync,
+{
+    Arc::new(Answers { answer, abandoned: Mutex::default() })
+}
+
+#[async_trait]
+impl<F> Handler for Answers<F>
+where
+    F: Fn(Task, TaskContext) -> Answer + Send + Sync,
+{
+    async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
+        (self.answer)(task, context).await
+    }
+
+    async fn abandoned(&self, task: &Task, fault: &Fault) {
+        self.abandoned.lock().unwrap().insert(task.id, fault.clone());
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+pub(crate) fn completed() -> RunState {
+    let exit = Exit::Exited { code: 0 };
+    let exit =
+        ExitReport { exit, exit_code: 0, wall_ms: 1, user_ms: 1, system_ms: 0, max_rss_kib: 9 };
+    RunState::Completed { exit }
+}
+
+fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task {
+        id: TaskId::new(),
+        kind,
+        worker_id,
+        state: TaskState::Queued,
+        attempts: 0,
+        cancel_requested: false,
+        fault: None,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
+    }
+}

@@ -1,0 +1,312 @@
+//! Delivery: claiming tasks under a lease, and what becomes of a claim.
+//!
+//! A claim is the [`Task`] as [`Store::claim_next`] returned it; its number of attempts tells it
+//! from the claims before and after. Every later step names the claim, and one that no longer
+//! holds changes nothing. What becomes of a lost claim is decided by
+//! [`recover`](aetherium_model::task::recover), and only there.
+
+use crate::{Store, StoreError, connect::Tx, row, tasks};
+use aetherium_model::{
+    Fault, TaskId, Timestamp, WorkerId,
+    task::{Recovery, Task, TaskState, recover},
+};
+
+/// How often a claim looks again when others were faster, before it reports that there is nothing.
+const CLAIM_ROUNDS: u32 = 8;
+
+/// Not put off: whatever the clock of the machine says that claims it.
+const AT_ONCE: Timestamp = Timestamp::from_millis(0);
+
+/// Whether a claim still held when it was to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum TaskEnd {
+    /// The end is written.
+    Written,
+    /// The claim was lost or the task had ended; nothing was changed.
+    NotOurs,
+}
+
+/// A task whose claim was lost, and what was done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The task as it was found.
+    pub task: Task,
+    /// What was decided and written.
+    pub verdict: Recovery,
+}
+
+impl Store {
+    /// Hands out the oldest task of a worker that may run now, until `lease_until`. A task waits
+    /// while an earlier one of its serial key has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn claim_next(
+        &self,
+        worker_id: WorkerId,
+        now: Timestamp,
+        lease_until: Timestamp,
+    ) -> Result<Option<Task>, StoreError> {
+        for _ in 0..CLAIM_ROUNDS {
+            // Without the write lock: most looks find nothing. What may run now still may in a
+            // moment, unless somebody else has taken it.
+            let next = sqlx::query(
+                "SELECT id FROM tasks AS next WHERE worker_id = $1 AND state = 'queued' \
+                 AND not_before <= $2 AND (serial_key IS NULL OR NOT EXISTS ( \
+                 SELECT 1 FROM tasks AS earlier WHERE earlier.serial_key = next.serial_key \
+                 AND earlier.seq < next.seq AND earlier.finished_at IS NULL)) \
+                 ORDER BY seq LIMIT 1",
+            )
+            .bind(worker_id.to_string())
+            .bind(now.as_millis())
+            .fetch_optional(&self.read)
+            .await?;
+            let Some(next) = next else { return Ok(None) };
+            if let Some(task) = self.claim(&row::text(&next, "id")?, now, lease_until).await? {
+                return Ok(Some(task));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn claim(
+        &self,
+        id: &str,
+        now: Timestamp,
+        lease_until: Timestamp,
+    ) -> Result<Option<Task>, StoreError> {
+        let mut tx = self.begin().await?;
+        let claimed = sqlx::query(
+            "UPDATE tasks SET state = 'claimed', attempts = attempts + 1, lease_until = $3 \
+             WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
+        )
+        .bind(id)
+        .bind(now.as_millis())
+        .bind(lease_until.as_millis())
+        .fetch_optional(&mut *tx)
+        .await;
+        match claimed {
+            Ok(Some(row)) => {
+                let task = tasks::decode(&row)?;
+                tx.commit().await?;
+                Ok(Some(task))
+            }
+            Ok(None) => Ok(None),
+            // Another of the same serial key is in somebody's hands.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When the next task of a worker that is put off may run.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn next_due(
+        &self,
+        worker_id: WorkerId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let due = sqlx::query(
+            "SELECT MIN(not_before) AS due FROM tasks \
+             WHERE worker_id = $1 AND state = 'queued' AND not_before > $2",
+        )
+        .bind(worker_id.to_string())
+        .bind(now.as_millis())
+        .fetch_one(&self.read)
+        .await?;
+        row::maybe_time(&due, "due")
+    }
+
+    /// Extends the leases of claims, and returns the tasks that are still ours.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn renew(
+        &self,
+        claims: &[Task],
+        lease_until: Timestamp,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut ours = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let renewed = sqlx::query(
+                "UPDATE tasks SET lease_until = $4 WHERE id = $1 AND worker_id = $2 \
+                 AND attempts = $3 AND state IN ('claimed', 'started')",
+            )
+            .bind(claim.id.to_string())
+            .bind(claim.worker_id.to_string())
+            .bind(i64::from(claim.attempts))
+            .bind(lease_until.as_millis())
+            .execute(&mut *tx)
+            .await?;
+            if renewed.rows_affected() == 1 {
+                ours.push(claim.id);
+            }
+        }
+        tx.commit().await?;
+        Ok(ours)
+    }
+
+    /// Ends a task, and with it a run that has not ended by itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if `state` is not an end, or [`StoreError::Database`].
+    pub async fn finish_task(
+        &self,
+        claim: &Task,
+        state: TaskState,
+        fault: Option<&Fault>,
+        now: Timestamp,
+    ) -> Result<TaskEnd, StoreError> {
+        if !state.is_terminal() {
+            return Err(StoreError::Conflict {
+                detail: format!("task {} cannot end as {}", claim.id, state.as_str()),
+                remedy: "give a terminal state",
+            });
+        }
+        let mut tx = self.begin().await?;
+        let Some(task) = tasks::held(&mut tx, claim).await? else {
+            return Ok(TaskEnd::NotOurs);
+        };
+        tasks::end(&mut tx, &task, state, fault, now).await?;
+        tx.commit().await?;
+        Ok(TaskEnd::Written)
+    }
+
+    /// Ends a task whose handler broke down: interrupted where the guest may have run something,
+    /// else failed.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn crash_task(
+        &self,
+        claim: &Task,
+        fault: &Fault,
+        now: Timestamp,
+    ) -> Result<TaskEnd, StoreError> {
+        let mut tx = self.begin().await?;
+        let Some(task) = tasks::held(&mut tx, claim).await? else {
+            return Ok(TaskEnd::NotOurs);
+        };
+        let may_have_run = task.state == TaskState::Started && !task.kind.is_idempotent();
+        let state = if may_have_run { TaskState::Interrupted } else { TaskState::Failed };
+        tasks::end(&mut tx, &task, state, Some(fault), now).await?;
+        tx.commit().await?;
+        Ok(TaskEnd::Written)
+    }
+
+    /// Gives a claim up, to be handed out again from `not_before` on, where that is allowed:
+    /// a task that may have run, was cancelled, or was tried too often ends instead. `why` is what
+    /// went wrong, if anything. Returns what was done, or `None` if the claim was lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn requeue(
+        &self,
+        claim: &Task,
+        not_before: Timestamp,
+        why: Option<&Fault>,
+        now: Timestamp,
+    ) -> Result<Option<Recovery>, StoreError> {
+        let mut tx = self.begin().await?;
+        let Some(task) = tasks::held(&mut tx, claim).await? else { return Ok(None) };
+        let verdict = write_recovery(&mut tx, &task, not_before, why, now).await?;
+        tx.commit().await?;
+        Ok(Some(verdict))
+    }
+
+    /// Recovers every task in the hands of a worker, which has just begun and holds none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; what was recovered before it stays so.
+    pub async fn recover_worker(
+        &self,
+        worker_id: WorkerId,
+        now: Timestamp,
+    ) -> Result<Vec<Recovered>, StoreError> {
+        let held = sqlx::query(
+            "SELECT * FROM tasks WHERE worker_id = $1 AND lease_until IS NOT NULL ORDER BY seq",
+        )
+        .bind(worker_id.to_string())
+        .fetch_all(&self.read)
+        .await?;
+        self.recover_all(&held, Timestamp::from_millis(i64::MAX), now).await
+    }
+
+    /// Recovers every task whose lease ran out before `now`, of any worker.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; what was recovered before it stays so.
+    pub async fn recover_expired(&self, now: Timestamp) -> Result<Vec<Recovered>, StoreError> {
+        let expired = "SELECT * FROM tasks WHERE lease_until < $1 ORDER BY seq";
+        let held = sqlx::query(expired).bind(now.as_millis()).fetch_all(&self.read).await?;
+        self.recover_all(&held, now, now).await
+    }
+
+    /// One transaction for each, which looks again: a claim may have been renewed or ended since.
+    async fn recover_all(
+        &self,
+        held: &[sqlx::any::AnyRow],
+        lease_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Recovered>, StoreError> {
+        let mut recovered = Vec::with_capacity(held.len());
+        for row in held {
+            let claim = tasks::decode(row)?;
+            let mut tx = self.begin().await?;
+            let lost = sqlx::query(
+                "UPDATE tasks SET id = id WHERE id = $1 AND attempts = $2 AND lease_until < $3 \
+                 RETURNING *",
+            )
+            .bind(claim.id.to_string())
+            .bind(i64::from(claim.attempts))
+            .bind(lease_before.as_millis())
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(task) = lost.as_ref().map(tasks::decode).transpose()? else { continue };
+            let verdict = write_recovery(&mut tx, &task, AT_ONCE, None, now).await?;
+            tx.commit().await?;
+            recovered.push(Recovered { task, verdict });
+        }
+        Ok(recovered)
+    }
+}
+
+/// Decides what becomes of a task whose claim is given up or lost, and writes it.
+async fn write_recovery(
+    tx: &mut Tx,
+    task: &Task,
+    not_before: Timestamp,
+    why: Option<&Fault>,
+    now: Timestamp,
+) -> Result<Recovery, StoreError> {
+    let verdict = match recover(task) {
+        Recovery::GiveUp(fault) => {
+            Recovery::GiveUp(fault.evidence(why.map(|last| format!("the last time: {last}"))))
+        }
+        verdict => verdict,
+    };
+    match &verdict {
+        Recovery::Requeue => {
+            sqlx::query(
+                "UPDATE tasks SET state = 'queued', lease_until = NULL, not_before = $2, \
+                 started_at = NULL, fault_json = $3 WHERE id = $1",
+            )
+            .bind(task.id.to_string())
+            .bind(not_before.as_millis())
+            .bind(why.map(row::to_json).transpose()?)
+            .execute(&mut **tx)
+            .await?;
+        }
+        Recovery::Interrupt(fault) => {
+            tasks::end(tx, task, TaskState::Interrupted, Some(fault), now).await?;
+        }
+        Recovery::GiveUp(fault) => {
+            tasks::end(tx, task, TaskState::Failed, Some(fault), now).await?;
+        }
+        Recovery::Cancel => tasks::end(tx, task, TaskState::Cancelled, None, now).await?,
+    }
+    Ok(verdict)
+}

@@ -1,0 +1,161 @@
+//! What can go wrong in the store, and the [`Fault`] it becomes for callers.
+
+use aetherium_model::{Code, Fault};
+use std::path::PathBuf;
+
+/// Why an operation of the store was not done. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database's address cannot be used.
+    #[error(
+        "{given:?} is not a database address: {problem}; give sqlite:///absolute/path or postgres://user@host/database"
+    )]
+    InvalidUrl {
+        /// What was given, without its password.
+        given: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The database's file cannot be created or opened.
+    #[error("cannot open the database file {path}: {source}; check that its directory exists and is writable", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// There is no such thing.
+    #[error("there is no {what} {id}")]
+    NotFound {
+        /// Its kind.
+        what: &'static str,
+        /// The id or name that was looked for.
+        id: String,
+    },
+    /// The thing is in a state in which this cannot be done.
+    #[error("{detail}")]
+    Conflict {
+        /// What is in the way, with its name.
+        detail: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// As many tasks wait as may wait.
+    #[error("{waiting} tasks are waiting, which is as many as may; try again later")]
+    Busy {
+        /// How many.
+        waiting: i64,
+    },
+    /// The key was used before with another request.
+    #[error(
+        "the idempotency key {key:?} was used before with another request; use a new key for a new request"
+    )]
+    IdempotencyMismatch {
+        /// The key.
+        key: String,
+    },
+    /// A key that cannot be stored.
+    #[error("an idempotency key has 1 to {max} bytes, this one has {bytes}")]
+    InvalidIdempotencyKey {
+        /// Its length.
+        bytes: usize,
+        /// The longest allowed.
+        max: usize,
+    },
+    /// A page was asked for after something that is not an id of the list's kind.
+    #[error(
+        "{given:?} is not a cursor of this list; pass next_cursor of the page before, unchanged"
+    )]
+    InvalidCursor {
+        /// What was given.
+        given: String,
+    },
+    /// The run has ended, nothing can be added to it.
+    #[error("{run} is {state} and takes no more events")]
+    RunEnded {
+        /// The prompt or execution.
+        run: String,
+        /// Its terminal state.
+        state: String,
+    },
+    /// The database was written by a newer Aetherium.
+    #[error(
+        "the database has schema {found}, this binary knows up to {known}; use the newer binary, or restore a backup made before the upgrade"
+    )]
+    SchemaTooNew {
+        /// The version in the database.
+        found: i64,
+        /// The newest version this binary knows.
+        known: i64,
+    },
+    /// A stored value is not what this binary writes.
+    #[error("column {column} holds what this binary does not understand: {problem}")]
+    Corrupt {
+        /// The column.
+        column: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The database did not do what it was asked.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl StoreError {
+    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+
+    /// The stable code of this error.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::InvalidUrl { .. } | Self::InvalidIdempotencyKey { .. } => Code::InvalidRequest,
+            Self::InvalidCursor { .. } => Code::InvalidRequest,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Conflict { .. } | Self::RunEnded { .. } => Code::Conflict,
+            Self::Busy { .. } => Code::Busy,
+            Self::IdempotencyMismatch { .. } => Code::IdempotencyMismatch,
+            Self::Database(error) if is_out_of_space(error) => Code::DiskFull,
+            Self::Database(error) if is_passing(error) => Code::Unavailable,
+            Self::File { .. } | Self::SchemaTooNew { .. } => Code::Unavailable,
+            Self::Corrupt { .. } | Self::Database(_) => Code::Internal,
+        }
+    }
+}
+
+/// SQLite's SQLITE_FULL and PostgreSQL's `disk_full`.
+fn is_out_of_space(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("13" | "53100"))
+}
+
+/// Whether the same call may well succeed in a moment: no connection to be had, SQLite's
+/// SQLITE_BUSY (with its extended codes), PostgreSQL's `serialization_failure`,
+/// `deadlock_detected`, `too_many_connections` and `cannot_connect_now`.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Database(error) => matches!(
+            error.code().as_deref(),
+            Some("5" | "261" | "517" | "773" | "40001" | "40P01" | "53300" | "57P03")
+        ),
+        _ => false,
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let code = error.code();
+        let remedy = match &error {
+            StoreError::Conflict { remedy, .. } => remedy,
+            StoreError::NotFound { .. } => "list what there is",
+            StoreError::Database(_) if code == Code::DiskFull => "free space for the database",
+            StoreError::Database(_) if code == Code::Unavailable => "try again in a moment",
+            StoreError::Database(_) | StoreError::Corrupt { .. } => {
+                "report it with the server's log of this moment"
+            }
+            _ => "",
+        };
+        Self::new(code, error.to_string()).remedy(remedy)
+    }
+}

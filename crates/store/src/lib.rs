@@ -1,0 +1,49 @@
+//! Aetherium's memory: workers, workspaces, VMs, prompts, executions and tasks, in SQLite or
+//! PostgreSQL, behind one set of queries.
+//!
+//! [`Store`] is the whole of it: open it, clone it, call it. It takes and returns the types of
+//! `aetherium_model`; how they are kept is nobody else's business. It has no clock: the time comes
+//! in with each call. It notifies nobody: that is the queue's part.
+//!
+//! What it promises:
+//! - An operation is done as a whole or not at all, whenever the process or the machine stops.
+//!   When it returns, it is on the disk.
+//! - A task is handed out to one claim at a time, and tasks of one serial key one at a time, in
+//!   the order they were made. The second is kept by a unique index besides.
+//! - The start mark ([`Store::start_run`]) is written before a guest runs a user's command, by the
+//!   current claim only. A run that has it ends once ([`Store::finish_run`], or recovery as
+//!   `interrupted`); it never waits again.
+//! - What happens to a VM never reaches a workspace or its prompts.
+//! - A log is numbered from 1 without gaps, is bounded, and its last entry says how the run ended.
+//!
+//! Both databases run the same statements through sqlx's `Any` driver: `$1` placeholders, TEXT
+//! ids, BIGINT times in milliseconds and flags, JSON as TEXT. An update without effect holds a row
+//! where PostgreSQL would otherwise let others change it; SQLite has one writer anyway.
+
+mod connect;
+mod delivery;
+mod error;
+mod executions;
+mod idempotency;
+mod log;
+mod migrate;
+mod page;
+mod prompts;
+mod prune;
+mod row;
+mod runs;
+mod tasks;
+mod url;
+mod vms;
+mod workers;
+mod workspaces;
+
+pub use connect::Store;
+pub use delivery::{Recovered, TaskEnd};
+pub use error::StoreError;
+pub use idempotency::{Created, Idempotency, MAX_KEY_BYTES, REMEMBERED};
+pub use prune::Pruned;
+pub use runs::{Finish, RunRef, Start};
+pub use tasks::TaskFilter;
+pub use url::DatabaseUrl;
+pub use vms::VmFilter;

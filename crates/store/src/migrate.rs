@@ -1,0 +1,53 @@
+//! The schema's versions, embedded, each valid for both databases; applied under a lock.
+//!
+//! A version that was released is never edited: a change is a new file with the next number.
+
+use crate::{
+    Store, StoreError,
+    connect::{Engine, Tx},
+    row,
+};
+use aetherium_model::Timestamp;
+
+/// Every version in order, from 1 without gaps.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
+
+/// The key of PostgreSQL's advisory lock for migrations: "aeth" in ASCII.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(1634038888)::text";
+
+const JOURNAL: &str = "CREATE TABLE IF NOT EXISTS schema_versions \
+     (version BIGINT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
+
+/// The newest version this binary knows.
+#[allow(clippy::cast_possible_wrap, reason = "a handful of files")]
+pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;
+
+pub(crate) async fn migrate(store: &Store) -> Result<i64, StoreError> {
+    let mut tx = store.begin().await?;
+    if store.engine == Engine::Postgres {
+        sqlx::query(LOCK).execute(&mut *tx).await?;
+    }
+    let found = version(&mut tx).await?;
+    if found > KNOWN {
+        return Err(StoreError::SchemaTooNew { found, known: KNOWN });
+    }
+    for (version, statements) in (1i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        sqlx::raw_sql(statements).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO schema_versions (version, applied_at) VALUES ($1, $2)")
+            .bind(version)
+            .bind(Timestamp::from(std::time::SystemTime::now()).as_millis())
+            .execute(&mut *tx)
+            .await?;
+        tracing::info!(version, "database schema updated");
+    }
+    tx.commit().await?;
+    Ok(KNOWN)
+}
+
+pub(crate) async fn version(tx: &mut Tx) -> Result<i64, StoreError> {
+    sqlx::query(JOURNAL).execute(&mut **tx).await?;
+    let newest = sqlx::query("SELECT COALESCE(MAX(version), 0) AS version FROM schema_versions")
+        .fetch_one(&mut **tx)
+        .await?;
+    row::int(&newest, "version")
+}

@@ -1,0 +1,304 @@
+//! Workspaces: what users own. They outlive their VMs; their prompts go with them.
+
+use crate::{
+    Store, StoreError,
+    connect::Tx,
+    idempotency::{self, Created, Idempotency},
+    page, row, tasks,
+};
+use aetherium_model::{
+    Name, Timestamp, VmId, WorkspaceId,
+    page::{Page, PageRequest},
+    task::Task,
+    vm::Vm,
+    workspace::{Workspace, WorkspaceState},
+};
+use sqlx::any::AnyRow;
+
+impl Store {
+    /// Writes a workspace and the task that makes it ready.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the name is taken, [`StoreError::Busy`],
+    /// [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
+    pub async fn create_workspace(
+        &self,
+        workspace: &Workspace,
+        task: &Task,
+        key: Option<&Idempotency>,
+    ) -> Result<Created<Workspace>, StoreError> {
+        let mut tx = self.begin().await?;
+        let id = workspace.id.to_string();
+        if let Some(first) = idempotency::take(&mut tx, key, &id, workspace.created_at).await? {
+            return get(&mut tx, &first).await.map(Created::Existing);
+        }
+        let inserted = sqlx::query(
+            "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
+             idle_timeout_s, state, state_json, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(id)
+        .bind(workspace.name.as_str())
+        .bind(workspace.ai_assistant.as_str())
+        .bind(row::to_json(&workspace.spec)?)
+        .bind(workspace.worker_id.to_string())
+        .bind(workspace.vm_id.map(|vm| vm.to_string()))
+        .bind(i64::from(workspace.idle_timeout_s))
+        .bind(workspace.state.as_str())
+        .bind(row::to_json(&workspace.state)?)
+        .bind(workspace.created_at.as_millis())
+        .bind(workspace.updated_at.as_millis())
+        .execute(&mut *tx)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(StoreError::Conflict {
+                detail: format!("a workspace named {:?} exists", workspace.name.as_str()),
+                remedy: "choose another name, or delete that workspace first",
+            });
+        }
+        tasks::refuse_if_full(&mut tx, self.max_queued).await?;
+        tasks::insert(&mut tx, task).await?;
+        tx.commit().await?;
+        Ok(Created::New(workspace.clone()))
+    }
+
+    /// One workspace.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    pub async fn workspace(&self, id: WorkspaceId) -> Result<Workspace, StoreError> {
+        let row = sqlx::query("SELECT * FROM workspaces WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.read)
+            .await?;
+        decode(&row.ok_or_else(|| StoreError::not_found("workspace", id))?)
+    }
+
+    /// The workspace of a name.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    pub async fn workspace_by_name(&self, name: &Name) -> Result<Workspace, StoreError> {
+        let row = sqlx::query("SELECT * FROM workspaces WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        decode(&row.ok_or_else(|| StoreError::not_found("workspace", name))?)
+    }
+
+    /// Workspaces, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidCursor`] or [`StoreError::Database`].
+    pub async fn workspaces(&self, page: &PageRequest) -> Result<Page<Workspace>, StoreError> {
+        let (below, rows) = page::bounds::<WorkspaceId>(page, WorkspaceId::PREFIX)?;
+        let found = sqlx::query("SELECT * FROM workspaces WHERE id < $1 ORDER BY id DESC LIMIT $2")
+            .bind(below)
+            .bind(rows)
+            .fetch_all(&self.read)
+            .await?;
+        let workspaces = found.iter().map(decode).collect::<Result<_, _>>()?;
+        Ok(Page::from_rows(workspaces, page::limit(page), |it: &Workspace| it.id.to_string()))
+    }
+
+    /// Begins to remove a workspace: it takes no more prompts, those that wait are cancelled,
+    /// those in a worker's hands are asked to end, and `task` comes after them. Asked again, it
+    /// returns the task that already does it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    pub async fn begin_delete_workspace(
+        &self,
+        id: WorkspaceId,
+        task: &Task,
+    ) -> Result<Task, StoreError> {
+        let mut tx = self.begin().await?;
+        let key = id.to_string();
+        let workspace = lock(&mut tx, id).await?;
+        if workspace.state == WorkspaceState::Deleting
+            && let Some(already) = tasks::unfinished(&mut tx, task.kind.as_str(), &key).await?
+        {
+            return Ok(already);
+        }
+        write_state(&mut tx, id, &WorkspaceState::Deleting, task.created_at).await?;
+        tasks::cancel_runs_of(&mut tx, &key, task.created_at).await?;
+        tasks::insert(&mut tx, task).await?;
+        tx.commit().await?;
+        Ok(task.clone())
+    }
+
+    /// Says where a workspace stands. One that is being deleted stays so.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it is being deleted, or
+    /// [`StoreError::Database`].
+    pub async fn set_workspace_state(
+        &self,
+        id: WorkspaceId,
+        state: &WorkspaceState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let workspace = lock(&mut tx, id).await?;
+        if workspace.state == WorkspaceState::Deleting && *state != WorkspaceState::Deleting {
+            return Err(being_deleted(&workspace));
+        }
+        write_state(&mut tx, id, state, now).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Removes a workspace that is being deleted, with its prompts and their output.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`] if nobody asked for its deletion, or
+    /// [`StoreError::Database`].
+    pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let workspace = lock(&mut tx, id).await?;
+        if workspace.state != WorkspaceState::Deleting {
+            return Err(StoreError::Conflict {
+                detail: format!("workspace {id} is {}", workspace.state.as_str()),
+                remedy: "begin its deletion first",
+            });
+        }
+        sqlx::query("DELETE FROM workspaces WHERE id = $1")
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Writes a new VM and makes it its workspace's, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without such a workspace, [`StoreError::Conflict`] if it has
+    /// another VM or is being deleted, or [`StoreError::Database`].
+    pub async fn insert_workspace_vm(&self, vm: &Vm) -> Result<(), StoreError> {
+        let id = vm.workspace_id.ok_or_else(|| StoreError::Conflict {
+            detail: format!("VM {} names no workspace", vm.id),
+            remedy: "create it as a VM by itself",
+        })?;
+        let mut tx = self.begin().await?;
+        let workspace = lock(&mut tx, id).await?;
+        if workspace.state == WorkspaceState::Deleting {
+            return Err(being_deleted(&workspace));
+        }
+        if let Some(other) = workspace.vm_id {
+            return Err(StoreError::Conflict {
+                detail: format!("workspace {id} has VM {other}"),
+                remedy: "end that VM first",
+            });
+        }
+        crate::vms::insert(&mut tx, vm).await?;
+        write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Notes that a workspace has no VM any more. Does nothing if it has another by now, or is
+    /// gone itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn clear_workspace_vm(
+        &self,
+        id: WorkspaceId,
+        vm_id: VmId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let clear = "UPDATE workspaces SET vm_id = NULL, updated_at = $3 \
+                     WHERE id = $1 AND vm_id = $2";
+        sqlx::query(clear)
+            .bind(id.to_string())
+            .bind(vm_id.to_string())
+            .bind(now.as_millis())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+fn being_deleted(workspace: &Workspace) -> StoreError {
+    StoreError::Conflict {
+        detail: format!("workspace {} ({}) is being deleted", workspace.id, workspace.name),
+        remedy: "create another workspace",
+    }
+}
+
+/// Refuses work for a workspace that will do none, and keeps it from changing meanwhile.
+pub(crate) async fn lock_for_work(tx: &mut Tx, id: WorkspaceId) -> Result<(), StoreError> {
+    let workspace = lock(tx, id).await?;
+    match &workspace.state {
+        WorkspaceState::Creating | WorkspaceState::Ready => Ok(()),
+        WorkspaceState::Deleting => Err(being_deleted(&workspace)),
+        WorkspaceState::Failed { fault } => Err(StoreError::Conflict {
+            detail: format!("workspace {id} ({}) could not be made: {fault}", workspace.name),
+            remedy: "delete it and create another",
+        }),
+    }
+}
+
+/// Reads a workspace and holds its row until the transaction ends, which an update without effect
+/// does in both databases.
+async fn lock(tx: &mut Tx, id: WorkspaceId) -> Result<Workspace, StoreError> {
+    let row = sqlx::query("UPDATE workspaces SET name = name WHERE id = $1 RETURNING *")
+        .bind(id.to_string())
+        .fetch_optional(&mut **tx)
+        .await?;
+    decode(&row.ok_or_else(|| StoreError::not_found("workspace", id))?)
+}
+
+async fn get(tx: &mut Tx, id: &str) -> Result<Workspace, StoreError> {
+    let row = sqlx::query("SELECT * FROM workspaces WHERE id = $1")
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?;
+    decode(&row.ok_or_else(|| StoreError::not_found("workspace", id))?)
+}
+
+async fn write_state(
+    tx: &mut Tx,
+    id: WorkspaceId,
+    state: &WorkspaceState,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let update = "UPDATE workspaces SET state = $2, state_json = $3, updated_at = $4 WHERE id = $1";
+    sqlx::query(update)
+        .bind(id.to_string())
+        .bind(state.as_str())
+        .bind(row::to_json(state)?)
+        .bind(now.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn write_vm(
+    tx: &mut Tx,
+    id: WorkspaceId,
+    vm_id: Option<VmId>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE workspaces SET vm_id = $2, updated_at = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(vm_id.map(|vm| vm.to_string()))
+        .bind(now.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
+    Ok(Workspace {
+        id: row::parsed(from, "id")?,
+        name: row::parsed(from, "name")?,
+        ai_assistant: row::parsed(from, "ai_assistant")?,
+        spec: row::json(from, "spec_json")?,
+        worker_id: row::parsed(from, "worker_id")?,
+        vm_id: row::maybe_parsed(from, "vm_id")?,
+        idle_timeout_s: row::number(from, "idle_timeout_s")?,
+        state: row::json(from, "state_json")?,
+        created_at: row::time(from, "created_at")?,
+        updated_at: row::time(from, "updated_at")?,
+    })
+}

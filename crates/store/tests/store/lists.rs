@@ -1,0 +1,98 @@
+//! Pages, and what is written reads back.
+
+use crate::support::*;
+use aetherium_model::{
+    Name, WorkerId,
+    page::PageRequest,
+    resources::DriverKind,
+    task::{TaskKind, TaskState},
+    worker::{Worker, WorkerState},
+};
+use aetherium_store::{StoreError, TaskFilter};
+
+fn worker() -> Worker {
+    Worker {
+        id: WorkerId::new(),
+        hostname: "h".into(),
+        version: "0.1.0".into(),
+        driver: Some(DriverKind::Qemu),
+        driver_reason: "r".into(),
+        internal_address: "127.0.0.1:1".into(),
+        templates: vec!["debian".parse().unwrap()],
+        vcpus: 2,
+        memory_mib: 4096,
+        vms: 0,
+        state: WorkerState::Active,
+        created_at: at(1),
+        heartbeat_at: at(1),
+    }
+}
+
+#[tokio::test]
+async fn pages_show_every_entry_once_newest_first() {
+    let db = Db::fresh().await;
+    let worker = WorkerId::new();
+    let workspace = ready_workspace(&db.store, worker, "w").await;
+    let mut wanted = Vec::new();
+    for _ in 0..7 {
+        wanted.push(add_prompt(&db.store, &workspace).await.id);
+    }
+    wanted.sort();
+    wanted.reverse();
+    let (mut seen, mut page) = (Vec::new(), PageRequest { limit: 3, after: None });
+    loop {
+        let part = db.store.prompts(workspace.id, &page).await.unwrap();
+        assert!(part.items.len() <= 3);
+        seen.extend(part.items.iter().map(|prompt| prompt.id));
+        page.after = part.next_cursor;
+        if page.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, wanted);
+    let bad = PageRequest { limit: 3, after: Some(worker.to_string()) };
+    let refused = db.store.prompts(workspace.id, &bad).await;
+    assert!(matches!(refused, Err(StoreError::InvalidCursor { .. })));
+}
+
+#[tokio::test]
+async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of() {
+    let db = Db::fresh().await;
+    let mut worker = worker();
+    db.store.upsert_worker(&worker).await.unwrap();
+    assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
+    let again = Worker { created_at: at(50), heartbeat_at: at(50), driver: None, ..worker.clone() };
+    db.store.upsert_worker(&again).await.unwrap();
+    worker = Worker { created_at: at(1), ..again };
+    assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
+
+    let templates: Vec<Name> = vec!["alpine".parse().unwrap()];
+    db.store.heartbeat(worker.id, at(60), 4, &templates).await.unwrap();
+    db.store.set_worker_state(worker.id, WorkerState::Draining).await.unwrap();
+    worker = Worker { heartbeat_at: at(60), vms: 4, templates, ..worker };
+    worker.state = WorkerState::Draining;
+    let listed = db.store.workers(&PageRequest::default()).await.unwrap();
+    assert_eq!((listed.items, listed.next_cursor), (vec![worker], None));
+    let unknown = db.store.heartbeat(WorkerId::new(), at(60), 0, &[]).await;
+    assert!(matches!(unknown, Err(StoreError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn tasks_are_found_by_state_type_and_worker() {
+    let db = Db::fresh().await;
+    let (one, two) = (WorkerId::new(), WorkerId::new());
+    ready_workspace(&db.store, one, "a").await;
+    let vm = vm(two, None);
+    let create = task(two, TaskKind::VmCreate { vm_id: vm.id });
+    db.store.create_vm(&vm, &create, None).await.unwrap();
+    let count = async |filter: TaskFilter| {
+        db.store.tasks(&filter, &PageRequest::default()).await.unwrap().items.len()
+    };
+    let all = TaskFilter::default;
+    assert_eq!(count(all()).await, 2);
+    assert_eq!(count(TaskFilter { state: Some(TaskState::Queued), ..all() }).await, 1);
+    assert_eq!(count(TaskFilter { kind: Some("vm:create".into()), ..all() }).await, 1);
+    assert_eq!(count(TaskFilter { kind: Some("vm:delete".into()), ..all() }).await, 0);
+    assert_eq!(count(TaskFilter { worker_id: Some(one), ..all() }).await, 1);
+    assert_eq!(db.store.task(create.id).await.unwrap(), create);
+}

@@ -1,0 +1,19 @@
+//! The store's promises, on a real database.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures,
+    reason = "helpers of tests are tests: they fail by panicking"
+)]
+
+mod claims;
+mod crash;
+mod deletion;
+mod idempotency;
+mod lists;
+mod migrations;
+mod model;
+mod runs;
+mod support;

@@ -1,0 +1,200 @@
+//! A fresh database for each test, and the things to put into it.
+//!
+//! With `AETHERIUM_TEST_POSTGRES=postgres://…` (a server's database in which databases may be
+//! made) the same tests run against PostgreSQL.
+
+use aetherium_model::{
+    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    assistant::Assistant,
+    resources::{NetworkMode, Resources},
+    run::{Command, Execution, Exit, ExitReport, RunState},
+    task::{Task, TaskKind, TaskState},
+    vm::{Vm, VmSpec, VmState},
+    workspace::{Prompt, Workspace, WorkspaceState},
+};
+use aetherium_store::{DatabaseUrl, RunRef, Start, Store};
+
+pub(crate) struct Db {
+    pub(crate) store: Store,
+    pub(crate) url: DatabaseUrl,
+    _dir: tempfile::TempDir,
+}
+
+impl Db {
+    pub(crate) async fn fresh() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url: DatabaseUrl = match std::env::var("AETHERIUM_TEST_POSTGRES") {
+            Ok(server) => new_database(&server).await.parse().unwrap(),
+            Err(_) => {
+                format!("sqlite://{}", dir.path().join("a b%20#?c.db").display()).parse().unwrap()
+            }
+        };
+        Self { store: Store::open(&url).await.unwrap(), url, _dir: dir }
+    }
+
+    /// As after a restart of the process.
+    pub(crate) async fn reopened(&self) -> Store {
+        Store::open(&self.url).await.unwrap()
+    }
+
+    /// Speaks to the database itself.
+    pub(crate) async fn raw(&self, statement: &'static str) -> Result<(), sqlx::Error> {
+        let url = match &self.url {
+            DatabaseUrl::Postgres(url) => url.clone(),
+            DatabaseUrl::Sqlite(path) => {
+                let path = path.to_str().unwrap();
+                let path = path.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
+                format!("sqlite://{}", path.replace(' ', "%20"))
+            }
+        };
+        let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+        let done = sqlx::raw_sql(statement).execute(&pool).await;
+        pool.close().await;
+        done.map(drop)
+    }
+}
+
+async fn new_database(server: &str) -> String {
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(server).await.unwrap();
+    let name = TaskId::new().to_string();
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::raw_sql(create).execute(&pool).await.unwrap();
+    pool.close().await;
+    let (base, _) = server.rsplit_once('/').unwrap();
+    format!("{base}/{name}")
+}
+
+pub(crate) fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+/// Beyond every moment in these tests.
+pub(crate) fn far() -> Timestamp {
+    at(1_000_000_000)
+}
+
+pub(crate) fn spec() -> VmSpec {
+    VmSpec {
+        template: "debian".parse().unwrap(),
+        resources: Resources::default(),
+        network: NetworkMode::Isolated,
+    }
+}
+
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task {
+        id: TaskId::new(),
+        kind,
+        worker_id,
+        state: TaskState::Queued,
+        attempts: 0,
+        cancel_requested: false,
+        fault: None,
+        created_at: at(0),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+pub(crate) fn vm(worker_id: WorkerId, workspace_id: Option<WorkspaceId>) -> Vm {
+    Vm {
+        id: VmId::new(),
+        spec: spec(),
+        worker_id,
+        workspace_id,
+        state: VmState::Creating,
+        driver: None,
+        accelerator: None,
+        agent_transport: None,
+        timings: None,
+        created_at: at(0),
+        updated_at: at(0),
+    }
+}
+
+pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
+    let workspace = Workspace {
+        id: WorkspaceId::new(),
+        name: name.parse().unwrap(),
+        ai_assistant: Assistant::Shell,
+        spec: spec(),
+        worker_id,
+        vm_id: None,
+        idle_timeout_s: 900,
+        state: WorkspaceState::Creating,
+        created_at: at(0),
+        updated_at: at(0),
+    };
+    let create = task(worker_id, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
+    (workspace, create)
+}
+
+pub(crate) fn prompt(workspace: &Workspace, text: &str) -> (Prompt, Task) {
+    let id = PromptId::new();
+    let kind = TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id };
+    let task = task(workspace.worker_id, kind);
+    let prompt = Prompt {
+        id,
+        workspace_id: workspace.id,
+        task_id: task.id,
+        prompt: text.to_owned(),
+        timeout_ms: Some(5),
+        vm_id: None,
+        state: RunState::Queued,
+        created_at: at(0),
+        started_at: None,
+        finished_at: None,
+    };
+    (prompt, task)
+}
+
+pub(crate) fn execution(vm: &Vm) -> (Execution, Task) {
+    let id = ExecutionId::new();
+    let task = task(vm.worker_id, TaskKind::VmExecute { vm_id: vm.id, execution_id: id });
+    let execution = Execution {
+        id,
+        vm_id: vm.id,
+        command: Command::new(["true"]),
+        state: RunState::Queued,
+        created_at: at(0),
+        started_at: None,
+        finished_at: None,
+    };
+    (execution, task)
+}
+
+pub(crate) fn completed() -> RunState {
+    let exit = Exit::Exited { code: 3 };
+    let exit =
+        ExitReport { exit, exit_code: 3, wall_ms: 1, user_ms: 1, system_ms: 0, max_rss_kib: 9 };
+    RunState::Completed { exit }
+}
+
+/// A workspace that is ready, with no task left to do.
+pub(crate) async fn ready_workspace(store: &Store, worker: WorkerId, name: &str) -> Workspace {
+    let (mut workspace, create) = workspace(worker, name);
+    workspace.state = WorkspaceState::Ready;
+    assert!(store.create_workspace(&workspace, &create, None).await.unwrap().is_new());
+    let claim = claim(store, worker).await.unwrap();
+    assert_eq!(claim.id, create.id);
+    let end = store.finish_task(&claim, TaskState::Succeeded, None, at(0)).await.unwrap();
+    assert_eq!(end, aetherium_store::TaskEnd::Written);
+    workspace
+}
+
+pub(crate) async fn add_prompt(store: &Store, workspace: &Workspace) -> Prompt {
+    let (prompt, task) = prompt(workspace, "echo");
+    store.create_prompt(&prompt, &task, None).await.unwrap().into_inner()
+}
+
+pub(crate) async fn claim(store: &Store, worker: WorkerId) -> Option<Task> {
+    store.claim_next(worker, at(0), far()).await.unwrap()
+}
+
+pub(crate) async fn start(store: &Store, claim: &Task) -> RunRef {
+    let run = RunRef::of(&claim.kind).unwrap();
+    let start = store.start_run(run, Some(claim), VmId::new(), at(1)).await.unwrap();
+    assert_eq!(start, Start::Marked);
+    run
+}

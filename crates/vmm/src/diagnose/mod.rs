@@ -1,0 +1,223 @@
+//! Why a VM did not boot, or ended: from what its console and VMM left behind.
+//!
+//! [`explain`] is pure: the same evidence gives the same verdict. It says what the evidence shows
+//! and never guesses; what shows nothing is [`Code::BootFailedUnknown`] with the last lines.
+//! [`gather`] reads the evidence, and [`watch_boot`] notices that a boot is lost before anybody's
+//! deadline passes.
+
+mod console;
+mod text;
+mod watch;
+
+pub(crate) use text::{read_tail, tail_lines};
+pub use watch::watch_boot;
+
+use crate::{Footprint, VmmExit};
+use aetherium_agent_proto::console::Stage;
+use aetherium_model::{Code, Fault};
+use std::time::Duration;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Where a VM stood when it ended or was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Its agent had not answered yet.
+    #[default]
+    Booting,
+    /// Its agent had answered.
+    Running,
+}
+
+/// What there is to judge by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Where it stood.
+    pub phase: Phase,
+    /// The last part of what kernel and init printed.
+    pub console_tail: String,
+    /// The last part of what the VMM printed.
+    pub vmm_log_tail: String,
+    /// How the VMM ended; `None` while it runs.
+    pub exit: Option<VmmExit>,
+    /// How long the agent was waited for in vain; `None` if nobody lost patience.
+    pub waited: Option<Duration>,
+    /// The guest's memory in MiB; 0 if not known.
+    pub memory_mib: u32,
+    /// Bytes of memory that kernel and initramfs need to begin; 0 if not known.
+    pub boot_needs_bytes: u64,
+}
+
+/// Reads the evidence of a VM. A log that is missing is empty.
+pub async fn gather(
+    footprint: &Footprint,
+    phase: Phase,
+    exit: Option<VmmExit>,
+    waited: Option<Duration>,
+) -> Evidence {
+    Evidence {
+        phase,
+        console_tail: read_tail(&footprint.console).await,
+        vmm_log_tail: read_tail(&footprint.vmm_log).await,
+        exit,
+        waited,
+        memory_mib: footprint.memory_mib,
+        boot_needs_bytes: footprint.boot_needs_bytes,
+    }
+}
+
+/// Says why the VM ended or did not boot.
+pub fn explain(evidence: &Evidence) -> Fault {
+    let console = text::clean_lines(&evidence.console_tail);
+    let vmm_log = text::clean_lines(&evidence.vmm_log_tail);
+    let fault = killed(evidence, &vmm_log)
+        .or_else(|| console::verdict(&console))
+        .or_else(|| crashed(evidence, &console, &vmm_log))
+        .or_else(|| too_small(evidence, &console))
+        .or_else(|| shut_down(evidence, &console))
+        .or_else(|| gave_up(evidence, &console))
+        .unwrap_or_else(|| unknown(evidence, &console, &vmm_log));
+    let remedy = remedy(fault.code);
+    if fault.remedy.is_empty() { fault.remedy(remedy) } else { fault }
+}
+
+/// Signals that a program raises by its own fault; any other comes from outside. See signal(7).
+fn is_crash(signal: i32) -> bool {
+    use rustix::process::Signal;
+    [Signal::ILL, Signal::TRAP, Signal::ABORT, Signal::BUS, Signal::FPE, Signal::SEGV, Signal::SYS]
+        .iter()
+        .any(|crash| crash.as_raw() == signal)
+}
+
+fn killed(evidence: &Evidence, vmm_log: &[String]) -> Option<Fault> {
+    match evidence.exit {
+        Some(exit @ VmmExit::Signal(signal)) if !is_crash(signal) => Some(
+            Fault::new(Code::VmmKilled, format!("the VMM {exit}")).evidence(text::last(vmm_log)),
+        ),
+        _ => None,
+    }
+}
+
+/// The VMM failed, whatever the guest was doing.
+fn crashed(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Option<Fault> {
+    let exit = evidence.exit.filter(|exit| !matches!(exit, VmmExit::Code(0) | VmmExit::Unknown))?;
+    let never_ran = evidence.phase == Phase::Booting && console.is_empty();
+    let code = if never_ran { Code::VmmStartFailed } else { Code::VmmExited };
+    let said = vmm_log.last().map(|line| format!(": {line}")).unwrap_or_default();
+    Some(Fault::new(code, format!("the VMM {exit}{said}")).evidence(text::last(vmm_log)))
+}
+
+/// A kernel that does not fit into its memory resets before it has a console to complain on.
+fn too_small(evidence: &Evidence, console: &[String]) -> Option<Fault> {
+    let needs = evidence.boot_needs_bytes;
+    let has = u64::from(evidence.memory_mib) * MIB;
+    if evidence.phase == Phase::Running
+        || !console.is_empty()
+        || needs == 0
+        || has == 0
+        || has >= needs
+    {
+        return None;
+    }
+    let detail = format!(
+        "the guest has {} MiB of memory, and its kernel and initramfs need {} MiB to begin",
+        evidence.memory_mib,
+        needs.div_ceil(MIB)
+    );
+    Some(Fault::new(Code::GuestOutOfMemory, detail))
+}
+
+fn shut_down(evidence: &Evidence, console: &[String]) -> Option<Fault> {
+    let exit = evidence.exit?;
+    let fault =
+        |detail: &str| Fault::new(Code::GuestShutdown, detail).evidence(text::last(console));
+    match (evidence.phase, console::shut_down(console)) {
+        (Phase::Running, Some(_)) => Some(fault("the guest shut itself down")),
+        (Phase::Booting, Some(_)) => Some(
+            fault("the guest shut itself down before its agent answered")
+                .remedy("look on the console for what powered it off"),
+        ),
+        // A guest that resets without a word ends its VMM in order, too.
+        (Phase::Running, None) if exit == VmmExit::Code(0) => {
+            Some(fault("the guest ended without a word"))
+        }
+        (Phase::Running, None) => Some(
+            Fault::new(Code::VmmExited, format!("the VMM {exit}")).evidence(text::last(console)),
+        ),
+        (Phase::Booting, None) => None,
+    }
+}
+
+/// Nobody failed, but somebody lost patience.
+fn gave_up(evidence: &Evidence, console: &[String]) -> Option<Fault> {
+    let waited = evidence.waited.filter(|_| evidence.exit.is_none())?;
+    let seconds = waited.as_secs_f32();
+    let (code, detail) = match (evidence.phase, console::last_stage(console)) {
+        (Phase::Running, _) => {
+            (Code::AgentLost, format!("the agent has not answered for {seconds:.1} s"))
+        }
+        (_, Some(Stage::Listening)) => (
+            Code::AgentSilent,
+            format!("the agent listens, but did not answer within {seconds:.1} s"),
+        ),
+        (_, Some(stage)) => (
+            Code::AgentSilent,
+            format!("the guest's init came as far as {:?} within {seconds:.1} s", stage.as_str()),
+        ),
+        (_, None) if console.is_empty() => {
+            (Code::BootTimeout, format!("the guest printed nothing within {seconds:.1} s"))
+        }
+        (_, None) => {
+            (Code::BootTimeout, format!("the guest reached no init within {seconds:.1} s"))
+        }
+    };
+    Some(Fault::new(code, detail).evidence(text::last(console)))
+}
+
+fn unknown(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Fault {
+    let what = match evidence.exit {
+        Some(exit) => format!("the VMM {exit}"),
+        None => "the guest runs".to_owned(),
+    };
+    let detail = if console.is_empty() {
+        format!("{what}, and its console is empty")
+    } else {
+        format!("{what}, and its console does not say why")
+    };
+    let lines = if console.is_empty() { vmm_log } else { console };
+    Fault::new(Code::BootFailedUnknown, detail).evidence(text::last(lines))
+}
+
+const fn remedy(code: Code) -> &'static str {
+    match code {
+        Code::RootNotFound => {
+            "rebuild the template, so that its initramfs and root file system belong together"
+        }
+        Code::RootMountFailed => {
+            "rebuild the template; if it fails again, its kernel lacks the file system"
+        }
+        Code::OverlayFailed => "see whether the host's disk is full, then create the VM anew",
+        Code::InitMissing | Code::TemplateBroken => {
+            "rebuild the template: its initramfs is damaged"
+        }
+        Code::InitExited => "the lines before the last tell what the init complained about",
+        Code::GuestOutOfMemory => "give the VM more memory: 256 MiB suffice for most kernels",
+        Code::KernelPanic => "try another kernel in the template, or fewer extra kernel arguments",
+        Code::AgentSilent => {
+            "see the console for the last stage; an overloaded host needs a longer deadline"
+        }
+        Code::BootTimeout => {
+            "see whether the host is overloaded, and whether the kernel suits the machine"
+        }
+        Code::VmmKilled => {
+            "see the host's log for its out-of-memory killer, or for who sent the signal"
+        }
+        Code::VmmStartFailed | Code::VmmExited => "the last line of the VMM's log names the cause",
+        Code::AgentLost => "the guest may be out of memory or hung: stop it and start a new one",
+        Code::BootFailedUnknown => "boot it once more without `quiet` to see the kernel's messages",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! One process of ours, held by a pidfd: it can be waited for, killed and reaped, and what is done
+//! to it can never hit another process that got its number.
+
+use crate::{ProcessRef, Role, VmmExit, procfs};
+use aetherium_model::VmId;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    },
+};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::OnceCell,
+};
+
+/// The variable that marks each process of a VM, with the VM's id.
+pub(crate) const MARK_VM: &str = "AETHERIUM_VM";
+/// The variable that says which run directory a marked process belongs to.
+pub(crate) const MARK_RUN_DIR: &str = "AETHERIUM_RUN_DIR";
+/// The variable that says what a marked process does.
+pub(crate) const MARK_ROLE: &str = "AETHERIUM_ROLE";
+
+/// A process, held.
+#[derive(Debug)]
+pub(crate) struct Held {
+    who: ProcessRef,
+    pidfd: AsyncFd<OwnedFd>,
+    ended: OnceCell<VmmExit>,
+    /// Its launch is under way: should it be given up, the process must not live on.
+    fresh: bool,
+}
+
+impl Held {
+    /// Holds a child that has not been reaped, so that its number is still its own. It is killed on
+    /// drop until it is [`Held::kept`].
+    pub(crate) fn child(role: Role, pid: u32) -> io::Result<Self> {
+        let pidfd = open(pid)?;
+        let stat = procfs::stat(pid)?.ok_or(Errno::SRCH)?;
+        Self::new(ProcessRef { role, pid, start_ticks: stat.start_ticks }, pidfd, true)
+    }
+
+    /// Its launch is complete: it outlives this value, and this process.
+    pub(crate) fn kept(mut self) -> Self {
+        self.fresh = false;
+        self
+    }
+
+    /// Holds the very process that `who` names, if it still runs and carries `vm_id`'s mark.
+    ///
+    /// The pidfd is opened first and the number looked at afterwards: had the number passed to
+    /// another process in between, its start time would differ.
+    pub(crate) fn find(who: ProcessRef, vm_id: VmId) -> io::Result<Option<Self>> {
+        let pidfd = match open(who.pid) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(stat) = procfs::stat(who.pid)? else { return Ok(None) };
+        if stat.start_ticks != who.start_ticks || !stat.is_alive() {
+            return Ok(None);
+        }
+        // Start times count from the host's boot, so after another boot they may meet by chance.
+        let mark = procfs::variable(&procfs::environ(who.pid), MARK_VM);
+        if mark.is_none_or(|mark| mark != vm_id.to_string()) {
+            return Ok(None);
+        }
+        Self::new(who, pidfd, false).map(Some)
+    }
+
+    fn new(who: ProcessRef, pidfd: OwnedFd, fresh: bool) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, and the `AsyncFd`
+        // that owns it deregisters first.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        Ok(Self { who, pidfd, ended: OnceCell::new(), fresh })
+    }
+
+    pub(crate) const fn who(&self) -> ProcessRef {
+        self.who
+    }
+
+    /// Whether its end has been seen. Until then its number is its own: it is not reaped.
+    pub(crate) fn has_been_seen_ended(&self) -> bool {
+        self.ended.initialized()
+    }
+
+    /// Resolves when it has ended, having reaped it if it is a child. Any number of callers.
+    pub(crate) async fn ended(&self) -> VmmExit {
+        let end = async {
+            // An error here means that the runtime is shutting down: nothing resolves any more.
+            match self.pidfd.readable().await {
+                Ok(_guard) => self.reap(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        *self.ended.get_or_init(|| end).await
+    }
+
+    /// Kills it; one that has ended is left alone.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The status of an ended process; it goes to the parent alone.
+    fn reap(&self) -> VmmExit {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => VmmExit::Code(code),
+                (None, Some(signal)) => VmmExit::Signal(signal),
+                (None, None) => VmmExit::Unknown,
+            },
+            Ok(None) | Err(_) => VmmExit::Unknown,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.ended.initialized() {
+            return;
+        }
+        if self.fresh {
+            if let Err(error) = self.kill() {
+                tracing::error!(pid = self.who.pid, %error, "a process of a failed launch lives on");
+            }
+            // A killed process ends within milliseconds, unless its storage hangs. Drop cannot wait
+            // asynchronously, and a zombie would stay for as long as this process runs.
+            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = poll(&mut [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)], Some(&patience));
+        }
+        self.reap();
+    }
+}
+
+fn open(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pidfd_open(pid, PidfdFlags::empty())
+}
+
+/// Kills the process that `who` names, if it is still that one.
+pub(crate) fn kill_exactly(pid: u32, start_ticks: u64) -> io::Result<()> {
+    let pidfd = match open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if procfs::stat(pid)?.is_none_or(|now| now.start_ticks != start_ticks) {
+        return Ok(());
+    }
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,88 @@
+//! What a VM is to be started with. Values only; the caller has checked that the files exist.
+
+use aetherium_model::{
+    VmId,
+    resources::{NetworkMode, Resources},
+    template::KernelFormat,
+};
+use std::path::PathBuf;
+
+/// Everything a driver needs to start one VM.
+#[derive(Debug, Clone)]
+pub struct LaunchSpec {
+    /// The VM.
+    pub vm_id: VmId,
+    /// A directory that exists, with mode 0700, for this VM alone. Sockets, `console.log` and
+    /// `vmm.log` go there. Its path must be short: a Unix socket's may have 107 bytes.
+    pub run_dir: PathBuf,
+    /// Its size.
+    pub resources: Resources,
+    /// What runs in it.
+    pub boot: Boot,
+    /// What it may reach.
+    pub network: NetworkMode,
+    /// Whether it gets a virtio socket.
+    pub vsock: VsockChoice,
+}
+
+/// What a VM runs.
+#[derive(Debug, Clone)]
+pub enum Boot {
+    /// A kernel with an initramfs that finds the root filesystem by itself.
+    Kernel {
+        /// The kernel image.
+        kernel: PathBuf,
+        /// How it is packed.
+        format: KernelFormat,
+        /// Arguments after those the driver chooses.
+        extra_args: Vec<String>,
+        /// The initramfs.
+        initrd: PathBuf,
+        /// The disks, the root first.
+        disks: Vec<Disk>,
+    },
+    /// The agent as a plain process of the host: the process driver only.
+    Agent {
+        /// The agent's binary.
+        binary: PathBuf,
+        /// The file that holds the VM's token.
+        token_file: PathBuf,
+    },
+}
+
+/// One block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The raw image.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// The serial number that the guest sees; at most 20 bytes, which is virtio-blk's limit.
+    pub serial: String,
+}
+
+/// Whether a VM gets a virtio socket beside its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VsockChoice {
+    /// When the host has what it takes; its lack never fails a VM.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+}
+
+/// A guest that shows whether guests of its kernel run accelerated on this host: its init prints
+/// the agent's probe line and powers off.
+#[derive(Debug, Clone)]
+pub struct ProbeGuest {
+    /// The kernel image that VMs will use.
+    pub kernel: PathBuf,
+    /// SHA-256 of the image, in hexadecimal: the verdict is kept under it.
+    pub kernel_sha256: String,
+    /// How it is packed.
+    pub format: KernelFormat,
+    /// Arguments after those the driver chooses.
+    pub extra_args: Vec<String>,
+    /// The initramfs.
+    pub initrd: PathBuf,
+}

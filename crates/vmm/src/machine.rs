@@ -1,0 +1,75 @@
+//! The two traits that every driver implements.
+
+use crate::{Footprint, LaunchSpec, ProbeGuest, VmmError};
+use aetherium_model::{finding::Finding, resources::DriverKind};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A driver: starts VMs and takes over those that an earlier host process started.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// Which driver it is.
+    fn kind(&self) -> DriverKind;
+
+    /// Looks at what the driver needs of this host. Starts no VM.
+    async fn preflight(&self) -> Vec<Finding>;
+
+    /// Learns how guests of this kernel run best here, by running one if that is not known yet, and
+    /// remembers it for later launches with the same kernel path. Takes seconds at most; failing to
+    /// learn is a finding and never an error. A driver without a choice says so.
+    async fn prepare(&self, guest: &ProbeGuest) -> Finding;
+
+    /// Starts a VM. When this returns, its VMM runs and its agent's addresses are known; the guest
+    /// has hardly begun to boot.
+    ///
+    /// # Errors
+    /// Whatever kept the VMM from running. Nothing of the VM is left then but its logs.
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError>;
+
+    /// Takes over a VM from its footprint; `None` if its VMM is gone, with what it left removed.
+    ///
+    /// # Errors
+    /// When it cannot be told whether the VMM lives, or what it left cannot be removed.
+    async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError>;
+}
+
+/// One running VM. Dropping it ends nothing.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// What the VM has on this host.
+    fn footprint(&self) -> &Footprint;
+
+    /// Resolves when the VMM has ended, and says how. Any number of callers may wait, each may stop
+    /// waiting at any time, and each gets the same answer.
+    async fn wait(&self) -> VmmExit;
+
+    /// Kills all processes of the VM, reaps them and removes its sockets. Harmless on a VM that has
+    /// ended, and wanted there: helpers and sockets may be left.
+    ///
+    /// # Errors
+    /// [`VmmError::StillAlive`] when a process has not ended by the deadline.
+    async fn kill(&self, deadline: Duration) -> Result<(), VmmError>;
+}
+
+/// How a VMM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmmExit {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+    /// It ended, but its status went to another process: it was adopted.
+    Unknown,
+}
+
+impl fmt::Display for VmmExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended with a status that this process cannot know"),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Whether guests run under KVM on this host. A device that opens is no proof; a guest that came up
+//! is.
+//!
+//! A verdict belongs to one kernel image, QEMU, host kernel and CPU model, and is kept in a file
+//! under that key. One probe runs at a time, across processes too.
+
+use super::{command::Plan, program::Info};
+use crate::{
+    Accelerator, ProbeGuest, Role, VmmError, VmmExit,
+    diagnose::{read_tail, tail_lines},
+    spawn::Spawn,
+};
+use aetherium_agent_proto::console::ConsoleLine;
+use aetherium_model::{
+    VmId,
+    finding::Finding,
+    resources::{MemoryMib, Vcpus},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// The check's name.
+pub(crate) const CHECK: &str = "kvm.probe";
+const WHY: &str = "with KVM guests run at the host's speed, without it about ten times slower";
+/// How long the probe guest may take. Under software emulation, on a slow host, it needs half of it.
+const DEADLINE: Duration = Duration::from_secs(6);
+/// Verdicts that are kept; the oldest go first.
+const MAX_VERDICTS: usize = 64;
+const DEVICE: &str = "/dev/kvm";
+
+/// All that a verdict depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    kernel_sha256: String,
+    qemu: String,
+    host_kernel: String,
+    cpu: String,
+}
+
+/// What a probe showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    runs: bool,
+    /// In words, with what was seen.
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    key: Key,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// Verdicts, learned and remembered.
+#[derive(Debug)]
+pub(crate) struct Kvm {
+    dir: PathBuf,
+    device: PathBuf,
+    /// By kernel path, for launches.
+    learned: Mutex<HashMap<PathBuf, Verdict>>,
+    probing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Kvm {
+    pub(crate) fn new(cache_dir: &Path) -> Self {
+        Self {
+            dir: cache_dir.to_owned(),
+            device: DEVICE.into(),
+            learned: Mutex::default(),
+            probing: Arc::default(),
+        }
+    }
+
+    /// How to run a guest with this kernel, and why.
+    pub(crate) fn accelerator_for(&self, kernel: &Path) -> (Accelerator, String) {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        match learned.get(kernel) {
+            Some(verdict) if verdict.runs => (Accelerator::Kvm, verdict.reason.clone()),
+            Some(verdict) => (Accelerator::Tcg, verdict.reason.clone()),
+            None => (Accelerator::Tcg, "KVM was not probed with this kernel".to_owned()),
+        }
+    }
+
+    /// Learns whether guests of this kernel run under KVM.
+    pub(crate) async fn learn(&self, qemu: &Info, guest: &ProbeGuest) -> Finding {
+        let _one_at_a_time = self.probing.lock().await;
+        let verdict = match self.judge(qemu, guest).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                Verdict { runs: false, reason: format!("KVM could not be probed: {error}") }
+            }
+        };
+        let finding = finding(&verdict);
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.insert(guest.kernel.clone(), verdict);
+        finding
+    }
+
+    /// What is known already, for any kernel on this host as it is.
+    pub(crate) fn recall(&self, qemu: &Info) -> Option<Finding> {
+        let entries = read_entries(&self.file()).ok()?;
+        let here = key(qemu, "");
+        let fits = |it: &&Entry| Key { kernel_sha256: String::new(), ..it.key.clone() } == here;
+        entries.iter().rev().find(fits).map(|entry| finding(&entry.verdict))
+    }
+
+    async fn judge(&self, qemu: &Info, guest: &ProbeGuest) -> Result<Verdict, VmmError> {
+        if let Err(error) = open(&self.device) {
+            // Not kept: the next start may find the device.
+            let reason = format!("{} does not open: {error}", self.device.display());
+            return Ok(Verdict { runs: false, reason });
+        }
+        let key = key(qemu, &guest.kernel_sha256);
+        let file = self.file();
+        let _lock = lock(&self.dir).await?;
+        let mut entries = read_entries(&file).map_err(VmmError::io("read", &file))?;
+        if let Some(known) = entries.iter().find(|it| it.key == key) {
+            return Ok(known.verdict.clone());
+        }
+        let verdict = self.probe(qemu, guest).await?;
+        tracing::info!(runs = verdict.runs, reason = verdict.reason, "KVM probed");
+        entries.push(Entry { key, verdict: verdict.clone() });
+        let too_many = entries.len().saturating_sub(MAX_VERDICTS);
+        entries.drain(..too_many);
+        write_entries(&file, &entries).map_err(VmmError::io("write", &file))?;
+        Ok(verdict)
+    }
+
+    /// Runs the probe guest to its end or the deadline.
+    async fn probe(&self, qemu: &Info, guest: &ProbeGuest) -> Result<Verdict, VmmError> {
+        let dir = self.dir.join("kvm-probe");
+        if dir.exists() {
+            fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
+        }
+        fs::create_dir_all(&dir).map_err(VmmError::io("create", &dir))?;
+        let (console, log) = (dir.join("console.log"), dir.join("vmm.log"));
+        let plan = Plan {
+            name: "kvm-probe",
+            accelerator: Accelerator::Kvm,
+            sandbox: qemu.sandbox,
+            vcpus: Vcpus::try_from(1).map_err(bad_constant)?,
+            memory: MemoryMib::try_from(256).map_err(bad_constant)?,
+            kernel: &guest.kernel,
+            extra_args: &guest.extra_args,
+            initrd: &guest.initrd,
+            disks: &[],
+            console: &console,
+            network: None,
+            monitor: None,
+            vsock: None,
+        };
+        let spawn = Spawn {
+            role: Role::Vmm,
+            vm_id: VmId::new(),
+            run_dir: &dir,
+            program: &qemu.path,
+            args: plan.args()?,
+            log: &log,
+            inherit: None,
+        };
+        // Never kept, so that it ends with this function, however that ends.
+        let vmm = spawn.start()?;
+        let exit = timeout(DEADLINE, vmm.ended()).await.ok();
+        let seen = read_tail(&console).await;
+        let verdict = judge(&seen, exit, &tail_lines(&log).await);
+        drop(vmm);
+        fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
+        Ok(verdict)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.join("kvm-verdicts.json")
+    }
+}
+
+/// The verdict on what a probe left. Pure.
+fn judge(console: &str, exit: Option<VmmExit>, log: &[String]) -> Verdict {
+    let marker = console.lines().find_map(|line| match ConsoleLine::parse(line) {
+        Some(ConsoleLine::Probe { uptime_ms }) => Some(uptime_ms),
+        _ => None,
+    });
+    if let Some(uptime_ms) = marker {
+        return Verdict {
+            runs: true,
+            reason: format!("a probe guest came up under KVM in {uptime_ms} ms"),
+        };
+    }
+    let said = log.last().map(|line| format!(": {line}")).unwrap_or_default();
+    let reason = match exit {
+        Some(exit) => format!("under KVM QEMU {exit} before the probe guest came up{said}"),
+        None => format!(
+            "under KVM the probe guest did not come up within {} s{said}",
+            DEADLINE.as_secs()
+        ),
+    };
+    Verdict { runs: false, reason }
+}
+
+fn finding(verdict: &Verdict) -> Finding {
+    if verdict.runs {
+        return Finding::ok(CHECK, verdict.reason.clone(), WHY);
+    }
+    let remedy =
+        "guests run under software emulation; use a host with working (nested) virtualization";
+    Finding::warn(CHECK, verdict.reason.clone(), WHY, remedy)
+}
+
+/// The finding where nothing is known.
+pub(crate) fn unprobed(reason: &str) -> Finding {
+    Finding::warn(CHECK, reason, WHY, "build a template: its kernel is what is probed")
+}
+
+/// Opens KVM's device as a VMM would.
+pub(crate) fn open_device() -> io::Result<File> {
+    open(Path::new(DEVICE))
+}
+
+fn open(device: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(device)
+}
+
+fn key(qemu: &Info, kernel_sha256: &str) -> Key {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':')).map_or("", |it| it.1.trim())
+    };
+    let cpu = ["model name", "cpu family", "model", "stepping", "microcode"].map(field).join("/");
+    Key {
+        kernel_sha256: kernel_sha256.to_owned(),
+        qemu: qemu.version_text.clone(),
+        host_kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpu,
+    }
+}
+
+/// Held while probing, so that two servers on one machine do not probe at once.
+async fn lock(dir: &Path) -> Result<File, VmmError> {
+    let path = dir.join("kvm-probe.lock");
+    let dir = dir.to_owned();
+    let take = move || {
+        fs::create_dir_all(&dir)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("kvm-probe.lock"))?;
+        file.lock()?;
+        Ok(file)
+    };
+    let taken = tokio::task::spawn_blocking(take).await;
+    taken
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        .map_err(VmmError::io("lock", path))
+}
+
+fn read_entries(file: &Path) -> io::Result<Vec<Entry>> {
+    match fs::read(file) {
+        // A cache that cannot be read is a cache that is empty.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_entries(file: &Path, entries: &[Entry]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, serde_json::to_vec_pretty(entries)?)?;
+    fs::rename(new, file)
+}
+
+fn bad_constant(why: String) -> VmmError {
+    VmmError::BadValue { value: why, why: "a constant is out of its bounds" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_probe_line_proves_that_guests_run() {
+        let came_up =
+            judge("noise\r\naetherium-init: probe uptime_ms=390\r\n", Some(VmmExit::Code(0)), &[]);
+        assert!(came_up.runs && came_up.reason.contains("390 ms"), "{came_up:?}");
+        let silent = judge("", Some(VmmExit::Code(0)), &[]);
+        assert!(!silent.runs, "{silent:?}");
+    }
+
+    #[test]
+    fn a_failed_probe_says_what_it_saw() {
+        let log = ["qemu: error: failed to set MSR 0x10a to 0x69".to_owned()];
+        let aborted = judge("", Some(VmmExit::Signal(6)), &log);
+        assert!(
+            aborted.reason.contains("signal 6") && aborted.reason.contains("MSR"),
+            "{aborted:?}"
+        );
+        let slow = judge("Probing EDD", None, &[]);
+        assert!(!slow.runs && slow.reason.contains("within 6 s"), "{slow:?}");
+    }
+
+    /// A QEMU that counts its runs, prints `line` where the guest's console goes, and exits.
+    fn counting_qemu(dir: &Path, line: &str) -> Info {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.join("qemu");
+        let script =
+            format!("#!/bin/sh\necho run >>{0}/runs\necho '{line}' >console.log\n", dir.display());
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let version = super::super::program::OLDEST;
+        Info { path, version, version_text: "7.2".to_owned(), sandbox: false }
+    }
+
+    fn probe_guest(dir: &Path, sha256: &str) -> ProbeGuest {
+        ProbeGuest {
+            kernel: dir.join("kernel"),
+            kernel_sha256: sha256.to_owned(),
+            format: aetherium_model::template::KernelFormat::BzImage,
+            extra_args: Vec::new(),
+            initrd: dir.join("initrd"),
+        }
+    }
+
+    fn runs(dir: &Path) -> usize {
+        fs::read_to_string(dir.join("runs")).unwrap_or_default().lines().count()
+    }
+
+    /// A memory of verdicts whose device always opens.
+    fn kvm(dir: &Path) -> Kvm {
+        Kvm { device: "/dev/null".into(), ..Kvm::new(&dir.join("cache")) }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_is_probed_once_even_by_many_at_once_and_across_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let qemu = counting_qemu(dir, "aetherium-init: probe uptime_ms=7");
+        let guest = probe_guest(dir, "aa");
+        assert_eq!(kvm(dir).accelerator_for(&guest.kernel).0, Accelerator::Tcg, "before any probe");
+
+        let (one, other) = (kvm(dir), kvm(dir));
+        let found = tokio::join!(
+            one.learn(&qemu, &guest),
+            one.learn(&qemu, &guest),
+            other.learn(&qemu, &guest)
+        );
+        assert_eq!(runs(dir), 1);
+        assert_eq!((&found.0, &found.0), (&found.1, &found.2));
+        assert_eq!(found.0.verdict, aetherium_model::finding::Verdict::Ok, "{:?}", found.0);
+        assert_eq!(one.accelerator_for(&guest.kernel).0, Accelerator::Kvm);
+        assert_eq!(kvm(dir).recall(&qemu), Some(found.0));
+
+        kvm(dir).learn(&qemu, &probe_guest(dir, "bb")).await;
+        assert_eq!(runs(dir), 2, "another kernel needs a probe of its own");
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_does_not_come_up_under_kvm_is_emulated_and_the_reason_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let qemu = counting_qemu(dir, "nothing of note");
+        let guest = probe_guest(dir, "aa");
+        let memory = kvm(dir);
+        let finding = memory.learn(&qemu, &guest).await;
+        assert_eq!(finding.verdict, aetherium_model::finding::Verdict::Warn);
+        let (accelerator, reason) = memory.accelerator_for(&guest.kernel);
+        assert_eq!((accelerator, &reason), (Accelerator::Tcg, &finding.found));
+        assert_eq!(kvm(dir).learn(&qemu, &guest).await, finding, "from the file");
+        assert_eq!(runs(dir), 1);
+    }
+
+    #[tokio::test]
+    async fn without_the_device_nothing_is_probed_and_nothing_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let qemu = counting_qemu(dir, "aetherium-init: probe uptime_ms=7");
+        let memory = Kvm { device: dir.join("none"), ..kvm(dir) };
+        let finding = memory.learn(&qemu, &probe_guest(dir, "aa")).await;
+        assert!(finding.found.contains("does not open"), "{finding:?}");
+        assert_eq!((runs(dir), kvm(dir).recall(&qemu)), (0, None));
+    }
+}

@@ -1,0 +1,167 @@
+//! Processes of ours that a record may have lost: found by the marks in their environment.
+
+use crate::{
+    ProcessRef, Role, VmmError,
+    held::{MARK_ROLE, MARK_RUN_DIR, MARK_VM, kill_exactly},
+    procfs::{self, Stat},
+    spawn::role_mark,
+};
+use aetherium_model::VmId;
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How often a dying process is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The living processes of one VM, as their environment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// The VM they belong to.
+    pub vm_id: VmId,
+    /// The processes.
+    pub processes: Vec<ProcessRef>,
+}
+
+/// Every living process that belongs to a VM whose run directory lies in `run_root`, by VM. It
+/// reads `/proc`, which blocks for some milliseconds: call it off the async threads.
+///
+/// Whether they are strays is for the caller to say, who knows which VMs there should be.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn strays(run_root: &Path) -> Result<Vec<Stray>, VmmError> {
+    let mut found: BTreeMap<VmId, Vec<ProcessRef>> = BTreeMap::new();
+    for (vm_id, run_dir, process) in marked()? {
+        if run_dir.starts_with(run_root) {
+            found.entry(vm_id).or_default().push(process);
+        }
+    }
+    Ok(found.into_iter().map(|(vm_id, processes)| Stray { vm_id, processes }).collect())
+}
+
+impl Stray {
+    /// Kills these processes and whatever else carries their VM's mark.
+    ///
+    /// # Errors
+    /// [`VmmError::StillAlive`] when one has not ended by the deadline.
+    pub async fn kill(&self, deadline: Duration) -> Result<(), VmmError> {
+        kill_all_of(self.vm_id, None, deadline).await
+    }
+}
+
+fn marked() -> Result<Vec<(VmId, std::path::PathBuf, ProcessRef)>, VmmError> {
+    let own = std::process::id();
+    let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
+    let living = all.into_iter().filter(|stat| stat.is_alive() && stat.pid != own);
+    Ok(living
+        .filter_map(|stat| {
+            let environ = procfs::environ(stat.pid);
+            let vm_id = procfs::variable(&environ, MARK_VM)?.parse().ok()?;
+            let run_dir = procfs::variable(&environ, MARK_RUN_DIR)?.into();
+            let role = procfs::variable(&environ, MARK_ROLE)?;
+            let role = [Role::Vmm, Role::VsockHelper, Role::Agent]
+                .into_iter()
+                .find(|it| role_mark(*it) == role)?;
+            Some((
+                vm_id,
+                run_dir,
+                ProcessRef { role, pid: stat.pid, start_ticks: stat.start_ticks },
+            ))
+        })
+        .collect())
+}
+
+/// Kills everything that carries `vm_id`'s mark, and the family of `leader` where its number is
+/// known to be its own still, until nothing of it lives. The leader itself is spared if given: its
+/// holder kills and reaps it.
+pub(crate) async fn kill_all_of(
+    vm_id: VmId,
+    leader: Option<u32>,
+    deadline: Duration,
+) -> Result<(), VmmError> {
+    let until = Instant::now() + deadline;
+    loop {
+        let alive = tokio::task::spawn_blocking(move || kill_once(vm_id, leader)).await;
+        let alive = alive.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        if alive.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(VmmError::StillAlive { processes: alive, waited: deadline });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn kill_once(vm_id: VmId, leader: Option<u32>) -> Result<Vec<ProcessRef>, VmmError> {
+    let mut targets: Vec<ProcessRef> = marked()?
+        .into_iter()
+        .filter(|(of, ..)| *of == vm_id)
+        .map(|(.., process)| process)
+        .collect();
+    if let Some(leader) = leader {
+        let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
+        let known: HashSet<u32> = targets.iter().map(|it| it.pid).collect();
+        targets.extend(
+            family(&all, leader).into_iter().filter(|it| !known.contains(&it.pid)).map(|it| {
+                ProcessRef { role: Role::Agent, pid: it.pid, start_ticks: it.start_ticks }
+            }),
+        );
+    }
+    targets.retain(|it| Some(it.pid) != leader);
+    for target in &targets {
+        kill_exactly(target.pid, target.start_ticks).map_err(VmmError::io("kill", "a process"))?;
+    }
+    Ok(targets)
+}
+
+/// The living members of the leader's session, and its descendants whatever their session.
+fn family(all: &[Stat], leader: u32) -> Vec<Stat> {
+    let mut members: HashSet<u32> =
+        all.iter().filter(|it| it.session == leader).map(|it| it.pid).collect();
+    members.insert(leader);
+    loop {
+        let more: Vec<u32> = all
+            .iter()
+            .filter(|it| members.contains(&it.parent) && !members.contains(&it.pid))
+            .map(|it| it.pid)
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        members.extend(more);
+    }
+    all.iter()
+        .filter(|it| it.pid != leader && it.is_alive() && members.contains(&it.pid))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, parent: u32, session: u32, state: char) -> Stat {
+        Stat { pid, state, parent, session, start_ticks: 1 }
+    }
+
+    #[test]
+    fn a_family_is_the_session_and_all_descendants_and_nobody_else() {
+        let all = [
+            process(1, 0, 1, 'S'),
+            process(10, 1, 10, 'S'),
+            process(11, 10, 10, 'S'),
+            process(12, 11, 12, 'S'),
+            process(13, 12, 12, 'R'),
+            process(14, 1, 10, 'S'),
+            process(15, 10, 10, 'Z'),
+            process(20, 1, 20, 'S'),
+        ];
+        let pids: Vec<u32> = family(&all, 10).iter().map(|it| it.pid).collect();
+        assert_eq!(pids, [11, 12, 13, 14]);
+    }
+}

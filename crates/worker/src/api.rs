@@ -1,0 +1,150 @@
+//! The worker's internal API: interactive work comes here from a gateway, without the queue.
+//!
+//! | route | does |
+//! | --- | --- |
+//! | `POST /internal/v1/vms/{id}/execute` | runs a command, answers with its captured output |
+//! | `GET /internal/v1/vms/{id}/exec` | a WebSocket: see `aetherium_model::interactive` |
+//! | `GET /internal/v1/vms/{id}/console` | the guest's console, or its tail |
+//! | `GET /internal/v1/templates` | the templates this worker holds |
+//! | `GET /internal/v1/health` | what a check of the driver finds now |
+//!
+//! It listens on a Unix socket that only its owner may open; there is no other authentication.
+
+use crate::{WorkerError, execution, host::Host};
+use aetherium_model::{
+    Code, Fault, VmId,
+    finding::Finding,
+    interactive::{Captured, MAX_FRAME_BYTES},
+    run::Command,
+    template::Template,
+};
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, WebSocketUpgrade},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use std::{io, os::unix::fs::PermissionsExt as _, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    net::UnixListener,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The most of a console that one answer carries, in bytes.
+const MAX_CONSOLE_BYTES: u64 = 1024 * 1024;
+
+/// Binds the socket, in place of one that an earlier process left.
+pub(crate) fn bind(host: &Host) -> Result<UnixListener, WorkerError> {
+    let path = host.layout.socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(WorkerError::io(&path, error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(|error| WorkerError::io(&path, error))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| WorkerError::io(&path, error))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown`, then lets requests under way finish.
+pub(crate) async fn serve(host: Arc<Host>, listener: UnixListener, shutdown: CancellationToken) {
+    let path = host.layout.socket();
+    let served = axum::serve(listener, router(host)).with_graceful_shutdown(shutdown.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the internal API ended");
+    }
+    let _ = std::fs::remove_file(path);
+}
+
+fn router(host: Arc<Host>) -> Router {
+    Router::new()
+        .route("/internal/v1/vms/{id}/execute", post(execute))
+        .route("/internal/v1/vms/{id}/exec", get(exec))
+        .route("/internal/v1/vms/{id}/console", get(console))
+        .route("/internal/v1/templates", get(templates))
+        .route("/internal/v1/health", get(health))
+        .with_state(host)
+}
+
+/// A fault as an answer: its JSON, under the status a gateway maps back.
+struct Refused(Fault);
+
+impl<E: Into<Fault>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            Code::NotFound | Code::VmGone => StatusCode::NOT_FOUND,
+            Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::CONFLICT,
+        };
+        (status, Json(self.0)).into_response()
+    }
+}
+
+async fn execute(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    Json(command): Json<Command>,
+) -> Result<Json<Captured>, Refused> {
+    Ok(Json(execution::captured(&host, id, command).await?))
+}
+
+async fn exec(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refused> {
+    // Before the upgrade, so that a VM that is not there is an ordinary answer.
+    if host.vms.get(id).is_err() && host.queue.store().vm(id).await?.state.is_terminal() {
+        host.vms.get(id)?;
+    }
+    Ok(upgrade
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_message_size(MAX_FRAME_BYTES)
+        .on_upgrade(move |socket| execution::interactive(host, id, socket)))
+}
+
+#[derive(serde::Deserialize)]
+struct Tail {
+    tail_bytes: Option<u64>,
+}
+
+async fn console(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    Query(tail): Query<Tail>,
+) -> Result<Response, Refused> {
+    let path = host.layout.vm(id).join("console.log");
+    let wanted = tail.tail_bytes.unwrap_or(MAX_CONSOLE_BYTES).min(MAX_CONSOLE_BYTES);
+    let bytes = read_tail(&path, wanted).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Fault::new(Code::NotFound, format!("{id} has no console log"))
+            .remedy("a console exists once the VM has booted, until its record is removed"),
+        _ => WorkerError::io(&path, error).into(),
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes).into_response())
+}
+
+async fn read_tail(path: &std::path::Path, wanted: u64) -> io::Result<Vec<u8>> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(wanted))).await?;
+    let mut bytes = Vec::new();
+    file.take(wanted).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn templates(State(host): State<Arc<Host>>) -> Result<Json<Vec<Template>>, Refused> {
+    Ok(Json(host.templates.list().map_err(WorkerError::from)?))
+}
+
+async fn health(State(host): State<Arc<Host>>) -> Json<Vec<Finding>> {
+    Json(host.findings().await)
+}

@@ -1,0 +1,200 @@
+//! What each type of task does. A handler may be called again for a task that an earlier process of
+//! this worker did not finish; every step here is either repeatable or behind the start mark.
+
+use crate::{host::Host, run, vm, workspace};
+use aetherium_model::{
+    Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
+    output::EventBody,
+    run::{Command, RunState},
+    task::{Task, TaskKind},
+    vm::VmState,
+    workspace::WorkspaceState,
+};
+use aetherium_queue::{Handler, Outcome, TaskContext};
+use aetherium_store::{Finish, RunRef, Start};
+use async_trait::async_trait;
+use std::sync::Arc;
+
+/// The worker's task handlers.
+pub(crate) struct Handlers {
+    pub(crate) host: Arc<Host>,
+}
+
+#[async_trait]
+impl Handler for Handlers {
+    async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
+        let done = match task.kind.clone() {
+            TaskKind::VmCreate { vm_id } => self.vm_create(vm_id, &context).await,
+            TaskKind::VmDelete { vm_id } => self.vm_delete(vm_id).await,
+            TaskKind::VmExecute { vm_id, execution_id } => {
+                self.vm_execute(&task, vm_id, execution_id, &context).await
+            }
+            TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
+            TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
+            TaskKind::PromptExecute { workspace_id, prompt_id } => {
+                self.prompt_execute(&task, workspace_id, prompt_id, &context).await
+            }
+        };
+        done.unwrap_or_else(Outcome::Failed)
+    }
+
+    async fn abandoned(&self, task: &Task, fault: &Fault) {
+        let settled = match &task.kind {
+            TaskKind::VmCreate { vm_id } => {
+                workspace::end_vm(&self.host, *vm_id, fault.clone()).await
+            }
+            TaskKind::WorkspaceCreate { workspace_id } => {
+                let state = WorkspaceState::Failed { fault: fault.clone() };
+                let now = self.host.now();
+                let written = self.host.queue.set_workspace_state(*workspace_id, &state, now).await;
+                written.map_err(Fault::from)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = settled {
+            tracing::error!(task = %task.id, %error, "an abandoned task left something undone");
+        }
+    }
+}
+
+impl Handlers {
+    async fn vm_create(&self, id: VmId, context: &TaskContext) -> Result<Outcome, Fault> {
+        let host = &self.host;
+        let handle = match host.vms.get(id) {
+            Ok(handle) => handle,
+            Err(_) => {
+                let row = host.queue.store().vm(id).await?;
+                match &row.state {
+                    VmState::Creating => vm::spawn(host, row, None, vm::Origin::Fresh),
+                    state => {
+                        let why = state.termination().cloned();
+                        return Err(why.unwrap_or_else(|| {
+                            Fault::internal(format!("{id} is {} without an actor", state.as_str()))
+                        }));
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            up = handle.agent() => up.map(|_| Outcome::Done),
+            () = context.cancelled().cancelled() => {
+                handle.stop(Fault::new(Code::Cancelled, "its creation was cancelled")).await;
+                Err(Fault::new(Code::Cancelled, format!("the creation of {id} was cancelled")))
+            }
+        }
+    }
+
+    async fn vm_delete(&self, id: VmId) -> Result<Outcome, Fault> {
+        let reason = Fault::new(Code::Requested, "its deletion was requested");
+        workspace::end_vm(&self.host, id, reason).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn workspace_create(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
+        let workspace = self.host.queue.store().workspace(id).await?;
+        if workspace.state != WorkspaceState::Creating {
+            return Ok(Outcome::Done);
+        }
+        let made = workspace::make_disk(&self.host, &workspace).await;
+        let state = match &made {
+            Ok(()) => WorkspaceState::Ready,
+            Err(fault) => WorkspaceState::Failed { fault: fault.clone() },
+        };
+        self.host.queue.set_workspace_state(id, &state, self.host.now()).await?;
+        made.map(|()| Outcome::Done)
+    }
+
+    async fn workspace_delete(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
+        workspace::remove(&self.host, id).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn vm_execute(
+        &self,
+        task: &Task,
+        vm_id: VmId,
+        id: ExecutionId,
+        context: &TaskContext,
+    ) -> Result<Outcome, Fault> {
+        let host = &self.host;
+        let run = RunRef::Execution(id);
+        let command = host.queue.store().execution(id).await?.command;
+        let vm = match host.vms.get(vm_id) {
+            Ok(vm) => vm,
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let _hold = vm.hold();
+        match self.run_in(task, run, &vm, &command, context).await? {
+            Some(end) => self.end(run, end).await,
+            None => Ok(Outcome::Settled),
+        }
+    }
+
+    async fn prompt_execute(
+        &self,
+        task: &Task,
+        workspace_id: WorkspaceId,
+        id: PromptId,
+        context: &TaskContext,
+    ) -> Result<Outcome, Fault> {
+        let host = &self.host;
+        let run = RunRef::Prompt(id);
+        let prompt = host.queue.store().prompt(id).await?;
+        let workspace = host.queue.store().workspace(workspace_id).await?;
+        let vm = tokio::select! {
+            vm = workspace::ensure_vm(host, &workspace, run) => vm,
+            () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
+        };
+        let vm = match vm {
+            Ok(vm) => vm,
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let _hold = vm.hold();
+        let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
+        match self.run_in(task, run, &vm, &command, context).await? {
+            Some(end) => self.end(run, end).await,
+            None => Ok(Outcome::Settled),
+        }
+    }
+
+    /// Waits for the VM, writes the start mark and runs the command with its output logged. Returns
+    /// how it ended, or nothing where the run is no longer this task's to end.
+    async fn run_in(
+        &self,
+        task: &Task,
+        run: RunRef,
+        vm: &vm::VmHandle,
+        command: &Command,
+        context: &TaskContext,
+    ) -> Result<Option<RunState>, Fault> {
+        let host = &self.host;
+        let agent = tokio::select! {
+            agent = vm.agent() => match agent {
+                Ok(agent) => agent,
+                Err(fault) => return Ok(Some(RunState::Failed { fault })),
+            },
+            () = context.cancelled().cancelled() => return Ok(Some(RunState::Cancelled)),
+        };
+        match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
+            Start::Marked => {}
+            Start::Cancelled => return Ok(Some(RunState::Cancelled)),
+            Start::NotOurs => return Ok(None),
+        }
+        run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
+        Ok(Some(run::run_logged(host, run, &agent, command, context.cancelled()).await))
+    }
+
+    /// Writes how a run ended, and with it its task's end.
+    async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
+        match self.host.queue.finish_run(run, end, self.host.now()).await? {
+            Finish::Written => {}
+            Finish::AlreadyEnded(state) => tracing::info!(%run, state = state.as_str(), "had ended"),
+        }
+        Ok(Outcome::Settled)
+    }
+}
+
+/// An entry that tells a run's progress.
+pub(crate) fn status(stage: &str, message: String) -> EventBody {
+    EventBody::Status { stage: stage.to_owned(), message }
+}

@@ -1,0 +1,154 @@
+//! The worker: the host process that owns the VMs of one machine.
+//!
+//! ```text
+//!            tasks (queue)                         interactive work (Unix socket)
+//!                 │                                         │
+//!            handler.rs ───────────┐             ┌────── api.rs, execution.rs
+//!                 │                ▼             ▼          │
+//!           workspace.rs        vm/ one actor per VM        │
+//!                 │                │  record, start, end    │
+//!                 └────► run.rs ◄──┴────────────────────────┘
+//!                          │ output, result
+//!                       store, bus
+//! ```
+//! - `host.rs` is what all of them share; `layout.rs` knows the names of files.
+//! - `reconcile.rs` runs before anything else: it takes over VMs that an earlier process of this
+//!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
+//!   left for good.
+//! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
+//!
+//! The worker must never listen where others than its owner can reach it.
+
+mod api;
+mod error;
+mod execution;
+mod handler;
+mod heartbeat;
+mod host;
+mod journal;
+mod layout;
+mod reconcile;
+mod run;
+mod vm;
+mod workspace;
+
+pub use error::WorkerError;
+pub use host::Settings;
+pub use layout::Layout;
+pub use vm::write_guest_initrd;
+
+use aetherium_image::{BlankDisks, TemplateStore};
+use aetherium_agent_client::AgentClient;
+use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
+use aetherium_queue::{Bus, Consumer, Queue};
+use aetherium_store::Store;
+use aetherium_vmm::Chosen;
+use handler::Handlers;
+use host::{Host, Registry};
+use std::{collections::HashSet, sync::Arc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Its files.
+    pub layout: Layout,
+    /// The truth of tasks, VMs and workspaces.
+    pub store: Store,
+    /// Wake-ups and notifications.
+    pub bus: Bus,
+    /// The driver, or why there is none: a worker without one still answers what it is asked.
+    pub driver: Result<Chosen, Fault>,
+    /// Times and paths.
+    pub settings: Settings,
+}
+
+/// A running worker. Stop it with [`Worker::drain`]; dropping it leaves its VMs running for the
+/// next process of this worker to take over.
+pub struct Worker {
+    host: Arc<Host>,
+    stop_consumer: CancellationToken,
+    stop_serving: CancellationToken,
+    consumer: JoinHandle<()>,
+    serving: Vec<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Reconciles what an earlier process left, then begins to work.
+    ///
+    /// # Errors
+    /// The data directory or the store cannot be used.
+    pub async fn start(parts: Parts) -> Result<Self, WorkerError> {
+        let Parts { layout, store, bus, driver, settings } = parts;
+        let host = Arc::new(Host {
+            id: host::identity(&layout)?,
+            templates: TemplateStore::open(layout.templates())?,
+            blanks: BlankDisks::open(layout.blanks())?,
+            layout,
+            queue: Queue::new(store, bus),
+            settings,
+            vms: Registry::default(),
+            driver,
+            learnt: tokio::sync::Mutex::new(HashSet::new()),
+        });
+        let report = reconcile::reconcile(&host).await?;
+        tracing::info!(worker = %host.id, ?report, "reconciled");
+        let listener = api::bind(&host)?;
+        heartbeat::register(&host).await?;
+
+        let (stop_consumer, stop_serving) = (CancellationToken::new(), CancellationToken::new());
+        let serving = vec![
+            tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
+            tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
+        ];
+        let consumer = Consumer {
+            store: host.queue.store().clone(),
+            bus: host.queue.bus().clone(),
+            worker_id: host.id,
+            handler: Arc::new(Handlers { host: Arc::clone(&host) }),
+            max_in_flight: host.settings.max_in_flight,
+            grace: host.settings.drain_grace,
+        };
+        let consumer = tokio::spawn(consume(consumer, stop_consumer.clone()));
+        Ok(Self { host, stop_consumer, stop_serving, consumer, serving })
+    }
+
+    /// The worker's id.
+    pub fn id(&self) -> WorkerId {
+        self.host.id
+    }
+
+    /// The agent of a VM that runs here, without the layers between: for benchmarks.
+    ///
+    /// # Errors
+    /// Why the VM does not run.
+    pub async fn agent(&self, vm: VmId) -> Result<AgentClient, Fault> {
+        self.host.vms.get(vm)?.agent().await
+    }
+
+    /// Stops in order: takes no more tasks, gives running commands their grace, ends every VM.
+    pub async fn drain(self) {
+        heartbeat::announce(&self.host, WorkerState::Draining).await;
+        self.stop_consumer.cancel();
+        join("the task consumer", self.consumer).await;
+        let reason = Fault::new(Code::Drained, "the worker was told to stop");
+        self.host.vms.stop_all(&reason).await;
+        self.stop_serving.cancel();
+        for task in self.serving {
+            join("a serving task", task).await;
+        }
+        heartbeat::announce(&self.host, WorkerState::Stopped).await;
+    }
+}
+
+async fn consume(consumer: Consumer, stop: CancellationToken) {
+    if let Err(error) = consumer.run(stop).await {
+        tracing::error!(%error, "the task consumer ended");
+    }
+}
+
+async fn join(what: &str, task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "{what} did not end well");
+    }
+}

@@ -1,0 +1,168 @@
+//! The first thing a worker does: bring what an earlier process of it left in line.
+//!
+//! Compared are the store's rows, the journals, and the processes that carry our mark:
+//!
+//! | row | journal and process | then |
+//! | --- | --- | --- |
+//! | creating, by a task | whatever | released; the task makes it anew |
+//! | alive | its VMM lives and its agent answers | taken over: it runs on |
+//! | alive | anything else | released; the row ends as `not_adopted` |
+//! | stopping | whatever | released; the row ends as it was meant to |
+//! | ended, or none | left-overs | released |
+//!
+//! Logs of VMs whose record was removed go too. Workspace disks are never touched here.
+
+use crate::{
+    WorkerError,
+    host::Host,
+    journal::Journal,
+    vm::{self, Machinery, Origin, agent_client},
+};
+use aetherium_model::{
+    Code, Fault, VmId,
+    run::RunState,
+    vm::{Vm, VmState},
+};
+use aetherium_vmm::Footprint;
+use std::{collections::HashSet, fs, sync::Arc, time::Duration};
+
+/// How long an agent that was left running may take to answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What was done, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) adopted: usize,
+    pub(crate) ended: usize,
+    pub(crate) swept: usize,
+}
+
+/// Brings rows, journals, processes and files in line.
+pub(crate) async fn reconcile(host: &Arc<Host>) -> Result<Report, WorkerError> {
+    let mut report = Report::default();
+    let rows = host.queue.store().live_vms(host.id).await?;
+    let live: HashSet<VmId> = rows.iter().map(|row| row.id).collect();
+    for row in rows {
+        interrupt_runs(host, row.id).await?;
+        if row.state == VmState::Creating && row.workspace_id.is_none() {
+            // Its task is handed out again and makes it anew.
+            host.release_vm(row.id).await?;
+            continue;
+        }
+        match take_over(host, &row).await {
+            Ok(machinery) => {
+                adopt(host, row, machinery).await?;
+                report.adopted += 1;
+            }
+            Err(why) => {
+                end(host, row, why).await?;
+                report.ended += 1;
+            }
+        }
+    }
+    report.swept = sweep(host, &live).await?;
+    Ok(report)
+}
+
+/// Tries to take over the VM of a row; the fault says why it cannot be.
+async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
+    let refuse = |detail: String| {
+        Fault::new(Code::NotAdopted, format!("the worker restarted, and {detail}"))
+            .remedy("start another VM; a workspace does so with its next prompt")
+    };
+    if !matches!(row.state, VmState::Booting | VmState::Running) {
+        return Err(refuse(format!("the VM was {}", row.state.as_str())));
+    }
+    let journal = Journal::read(&host.layout.vm(row.id))?;
+    let Some((token, footprint)) =
+        journal.and_then(|journal| Some((journal.token, journal.footprint?)))
+    else {
+        return Err(refuse("no journal tells of the VM's processes".to_owned()));
+    };
+    let agent = agent_client(&footprint, &token);
+    let machine = adopt_machine(host, footprint)
+        .await?
+        .ok_or_else(|| refuse("the VM's process had ended".to_owned()))?;
+    match agent.wait_ready(ANSWER_DEADLINE).await {
+        Ok(_) => Ok(Machinery { machine, agent }),
+        Err(error) => Err(refuse(format!("its agent did not answer: {error}"))),
+    }
+}
+
+async fn adopt_machine(
+    host: &Host,
+    footprint: Footprint,
+) -> Result<Option<Arc<dyn aetherium_vmm::Machine>>, Fault> {
+    Ok(host.driver()?.adopt(footprint).await?)
+}
+
+/// Hands a VM that lives to a new actor.
+async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<(), WorkerError> {
+    let idle = match row.workspace_id {
+        Some(id) => host.queue.store().workspace(id).await.map(|it| it.idle_timeout_s).unwrap_or_default(),
+        None => 0,
+    };
+    // The actor takes it from here with the agent's answer, which we have.
+    row.state = VmState::Booting;
+    row.agent_transport = machinery.agent.transport().map(vm::transport);
+    let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
+    tracing::info!(vm = %row.id, "taken over");
+    vm::spawn(host, row, idle, Origin::Adopted(machinery));
+    Ok(())
+}
+
+/// Ends a row whose VM cannot be taken over, after releasing what is left of it.
+async fn end(host: &Arc<Host>, mut row: Vm, why: Fault) -> Result<(), WorkerError> {
+    tracing::info!(vm = %row.id, reason = %why, "not taken over");
+    host.release_vm(row.id).await?;
+    row.state = match row.state {
+        VmState::Stopping { termination } => VmState::Stopped { termination },
+        _ => VmState::Failed { termination: why },
+    };
+    row.updated_at = host.now();
+    host.queue.update_vm(&row).await?;
+    Ok(())
+}
+
+/// Ends the runs that were under way in a VM: the agent killed their commands when the process that
+/// followed them went away, and they are not run again.
+async fn interrupt_runs(host: &Arc<Host>, vm: VmId) -> Result<(), WorkerError> {
+    for run in host.queue.store().unfinished_runs(vm).await? {
+        if host.queue.store().run_state(run).await? != RunState::Running {
+            continue;
+        }
+        let fault = Fault::new(
+            Code::Interrupted,
+            format!("the server ended while {run} was running; it may have run in part or whole"),
+        )
+        .remedy("look at what it did, then submit it again if that is wanted");
+        let finish = host.queue.finish_run(run, RunState::Interrupted { fault }, host.now()).await?;
+        tracing::info!(%run, ?finish, "interrupted");
+    }
+    Ok(())
+}
+
+/// Releases what belongs to no live VM: left-overs of ended ones, and strays without a row.
+async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerError> {
+    let mut swept = 0;
+    for stray in host.strays().await {
+        if !live.contains(&stray.vm_id) {
+            tracing::warn!(vm = %stray.vm_id, "a process without a VM is ended");
+            host.release_vm(stray.vm_id).await?;
+            swept += 1;
+        }
+    }
+    let root = host.layout.vms();
+    let entries = fs::read_dir(&root).map_err(|error| WorkerError::io(&root, error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| WorkerError::io(&root, error))?.path();
+        let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(id) = id.filter(|id| !live.contains(id)) else { continue };
+        host.release_vm(id).await?;
+        if host.queue.store().vm(id).await.is_err() {
+            fs::remove_dir_all(&path).map_err(|error| WorkerError::io(&path, error))?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}

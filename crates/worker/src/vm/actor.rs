@@ -1,0 +1,189 @@
+//! The actor's life: bring the VM up, watch over it, end it, release what it took.
+
+use super::{
+    Activity, Request, VmHandle,
+    record::Record,
+    start::{self, Machinery},
+};
+use crate::host::Host;
+use aetherium_model::{
+    Code, Fault,
+    vm::{Vm, VmEvent},
+};
+use aetherium_queue::Topic;
+use aetherium_vmm::VmmExit;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time};
+
+/// Requests that may wait for one actor; there are few reasons to ask a VM anything.
+const REQUESTS: usize = 16;
+/// How long the VMM's processes may take to die once killed.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where a VM comes from.
+pub(crate) enum Origin {
+    /// It is to be made.
+    Fresh,
+    /// It was running when an earlier process of this worker ended, and still is.
+    Adopted(Machinery),
+}
+
+/// Starts the actor of a VM and enters it into the host's registry.
+pub(crate) fn spawn(host: &Arc<Host>, vm: Vm, idle_timeout: Option<Duration>, origin: Origin) -> VmHandle {
+    let id = vm.id;
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let (record, view) = Record::new(Arc::clone(host), vm);
+    let activity = Activity::new();
+    let handle = VmHandle { id, requests: sender, view, activity: Arc::clone(&activity) };
+    let actor =
+        Actor { host: Arc::clone(host), record, requests, activity, idle_timeout, machinery: None };
+    host.vms.enter(handle.clone(), actor.run(origin));
+    // Somebody may be waiting for it to be here.
+    host.queue.bus().announce(Topic::Vm(id));
+    handle
+}
+
+struct Actor {
+    host: Arc<Host>,
+    record: Record,
+    requests: mpsc::Receiver<Request>,
+    activity: Arc<Activity>,
+    idle_timeout: Option<Duration>,
+    machinery: Option<Machinery>,
+}
+
+impl Actor {
+    async fn run(mut self, origin: Origin) {
+        let end = match self.bring_up(origin).await {
+            Ok(()) => self.watch_over().await,
+            Err(fault) => fault,
+        };
+        self.release(&end).await;
+        self.host.vms.remove(self.record.vm().id);
+        self.record.apply(VmEvent::Ended(end), None).await;
+    }
+
+    /// Gets the VM to `running`, unless somebody wants it ended before that.
+    async fn bring_up(&mut self, origin: Origin) -> Result<(), Fault> {
+        let machinery = match origin {
+            Origin::Adopted(machinery) => machinery,
+            Origin::Fresh => {
+                // Dropping an unfinished start leaves its traces on disk and among the processes;
+                // `release` finds them there.
+                let stop = tokio::select! {
+                    biased;
+                    request = self.requests.recv() => Some(request),
+                    started = start::start(&self.host, &mut self.record) => {
+                        self.machinery = Some(started?);
+                        None
+                    }
+                };
+                if let Some(request) = stop {
+                    return Err(self.stop_requested(request).await);
+                }
+                return self.now_running().await;
+            }
+        };
+        self.machinery = Some(machinery);
+        self.now_running().await
+    }
+
+    async fn now_running(&mut self) -> Result<(), Fault> {
+        let agent = self.machinery.as_ref().map(|machinery| machinery.agent.clone());
+        self.record.apply(VmEvent::AgentAnswered, agent).await;
+        Ok(())
+    }
+
+    /// Waits for the end of a running VM, or brings it about; returns the reason.
+    async fn watch_over(&mut self) -> Fault {
+        let Some(machine) = self.machinery.as_ref().map(|it| Arc::clone(&it.machine)) else {
+            return Fault::internal("a running VM without a machine");
+        };
+        loop {
+            let idle_check = self.next_idle_check();
+            tokio::select! {
+                exit = machine.wait() => return self.unrequested_end(exit).await,
+                request = self.requests.recv() => {
+                    let reason = self.stop_requested(request).await;
+                    self.shut_down().await;
+                    return reason;
+                }
+                () = time::sleep(idle_check.unwrap_or(Duration::MAX)), if idle_check.is_some() => {
+                    if let Some(reason) = self.idle_too_long() {
+                        self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
+                        self.shut_down().await;
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn stop_requested(&mut self, request: Option<Request>) -> Fault {
+        let reason = match request {
+            Some(Request::Stop(reason)) => reason,
+            None => Fault::new(Code::Drained, "nobody holds the VM any more"),
+        };
+        self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
+        reason
+    }
+
+    /// When to look again whether the VM is idle; `None` if it never stops for that.
+    fn next_idle_check(&self) -> Option<Duration> {
+        let timeout = self.idle_timeout?;
+        let idle = self.activity.idle_for().unwrap_or(Duration::ZERO);
+        // At least a second, so that rounding cannot make this a busy loop.
+        Some(timeout.saturating_sub(idle).max(Duration::from_secs(1)))
+    }
+
+    fn idle_too_long(&self) -> Option<Fault> {
+        let timeout = self.idle_timeout?;
+        let idle = self.activity.idle_for()?;
+        (idle >= timeout).then(|| {
+            Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs()))
+        })
+    }
+
+    /// The VMM ended though nobody asked: the guest shut itself down, or something broke.
+    async fn unrequested_end(&mut self, exit: VmmExit) -> Fault {
+        let fault = match &self.machinery {
+            Some(machinery) => start::explain_end(machinery, exit).await,
+            None => Fault::internal("a VMM that was never started has ended"),
+        };
+        if fault.code == Code::GuestShutdown {
+            self.record.apply(VmEvent::StopRequested(fault.clone()), None).await;
+        }
+        fault
+    }
+
+    /// Asks the guest to end and gives it its grace; `release` sees to the rest.
+    async fn shut_down(&self) {
+        let Some(machinery) = &self.machinery else { return };
+        let grace = self.host.settings.stop_grace;
+        let orderly = async {
+            if let Err(error) = machinery.agent.shutdown().await {
+                tracing::warn!(vm = %self.record.vm().id, %error, "the agent did not take the shutdown");
+                return;
+            }
+            machinery.machine.wait().await;
+        };
+        if time::timeout(grace, orderly).await.is_err() {
+            tracing::warn!(vm = %self.record.vm().id, ?grace, "the guest did not shut down in time");
+        }
+    }
+
+    /// Frees everything the VM took from the host, but for its console and VMM log.
+    async fn release(&mut self, end: &Fault) {
+        let id = self.record.vm().id;
+        if let Some(machinery) = self.machinery.take() {
+            let reason = self.record.termination().unwrap_or_else(|| end.clone());
+            machinery.agent.close(reason.to_string());
+            if let Err(error) = machinery.machine.kill(KILL_DEADLINE).await {
+                tracing::error!(vm = %id, %error, "a process of the vm would not die");
+            }
+        }
+        if let Err(error) = self.host.release_vm(id).await {
+            tracing::error!(vm = %id, %error, "something of the vm was left behind");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One actor per VM: the only task that changes the VM's state, in memory and in the store.
+//!
+//! ```text
+//!   handlers, internal API ──► VmHandle ──requests──► actor ──► VMM, agent
+//!                                 ▲                     │
+//!                                 └──── view (watch) ◄──┘──► store row, bus
+//! ```
+//! Commands do not pass through the actor: whoever wants to run one waits for the view to say
+//! `running` and takes the agent's client from it, so that a slow command holds up nothing.
+//! Whatever ends a VM, the actor's last act is to release all the VM took from the host and then
+//! to record the terminal state with its reason. A VM that is recorded as ended has nothing left.
+
+mod activity;
+mod actor;
+mod record;
+mod start;
+
+pub(crate) use activity::{Activity, Hold};
+pub(crate) use actor::{Origin, spawn};
+pub use start::write_guest_initrd;
+pub(crate) use start::{Machinery, agent_client, probe_guest, transport};
+
+use aetherium_agent_client::AgentClient;
+use aetherium_model::{Code, Fault, VmId, vm::VmState};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// What others may know of a VM at any moment.
+#[derive(Clone)]
+pub(crate) struct View {
+    /// Where it stands.
+    pub(crate) state: VmState,
+    /// Its agent, once it has answered.
+    pub(crate) agent: Option<AgentClient>,
+}
+
+/// What others may ask of a VM's actor.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// End the VM, for this reason.
+    Stop(Fault),
+}
+
+/// A VM's actor, from outside. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct VmHandle {
+    id: VmId,
+    requests: mpsc::Sender<Request>,
+    view: watch::Receiver<View>,
+    activity: Arc<Activity>,
+}
+
+impl VmHandle {
+    /// Which VM it is.
+    pub(crate) fn id(&self) -> VmId {
+        self.id
+    }
+
+    /// The state as last published.
+    pub(crate) fn state(&self) -> VmState {
+        self.view.borrow().state.clone()
+    }
+
+    /// Keeps the VM from counting as idle until the hold is dropped.
+    pub(crate) fn hold(&self) -> Hold {
+        self.activity.hold()
+    }
+
+    /// Waits until the VM runs and returns its agent. The boot has a deadline of its own, so this
+    /// ends.
+    ///
+    /// # Errors
+    /// Why the VM will not run.
+    pub(crate) async fn agent(&self) -> Result<AgentClient, Fault> {
+        let mut view = self.view.clone();
+        let settled = view
+            .wait_for(|view| {
+                view.state.termination().is_some()
+                    || (view.state == VmState::Running && view.agent.is_some())
+            })
+            .await;
+        match settled.as_deref() {
+            Ok(View { state, agent }) => match (state.termination(), agent) {
+                (None, Some(agent)) => Ok(agent.clone()),
+                (Some(termination), _) => Err(termination.clone()),
+                (None, None) => Err(self.gone()),
+            },
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// Asks for the end and waits until nothing of the VM is left.
+    pub(crate) async fn stop(&self, reason: Fault) {
+        // A closed channel means that the actor is past its end already.
+        let _ = self.requests.send(Request::Stop(reason)).await;
+        self.ended().await;
+    }
+
+    /// Waits until nothing of the VM is left.
+    pub(crate) async fn ended(&self) {
+        let mut view = self.view.clone();
+        // An error means that the actor has dropped its side, which it does last.
+        let _ = view.wait_for(|view| view.state.is_terminal()).await;
+    }
+
+    fn gone(&self) -> Fault {
+        Fault::new(Code::VmGone, format!("{} is no longer on this worker", self.id))
+            .remedy("look at the VM's termination, then start another one")
+    }
+}

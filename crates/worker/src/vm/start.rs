@@ -1,0 +1,267 @@
+//! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
+//! them, so that a start that fails, or is given up half way, leaves nothing behind.
+
+use super::record::Record;
+use crate::{WorkerError, host::Host, journal::Journal};
+use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
+use aetherium_agent_proto::{
+    Token,
+    config::{Disk as GuestDisk, DiskSelector, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
+};
+use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
+use aetherium_model::{
+    Code, Fault,
+    finding::Verdict,
+    resources::DriverKind,
+    vm::{AgentTransport, StartTimings, Vm, VmEvent},
+};
+use aetherium_vmm::{
+    AgentAddress, Boot, Disk, Footprint, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
+    diagnose::{self, Phase},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// A VM's initramfs: the template's, followed by what only this VM's guest may know.
+const INITRD: &str = "initrd";
+/// The token's file, for an agent that has no initramfs.
+const TOKEN: &str = "token";
+/// The disk of a VM without a workspace; it ends with the VM.
+const OVERLAY: &str = "overlay.ext4";
+
+/// A VM that runs: its processes and its agent.
+pub(crate) struct Machinery {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) agent: AgentClient,
+}
+
+/// Starts a VM and waits for its agent's first answer.
+pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machinery, Fault> {
+    let began = Instant::now();
+    let driver = host.driver()?;
+    let vm = record.vm().clone();
+    let token = Token::from_random(rand::random());
+    let spec = prepare(host, &vm, &token).await?;
+
+    let mut journal =
+        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, footprint: None };
+    journal.write(&host.layout)?;
+    let prepared = began.elapsed();
+    let machine = driver.launch(&spec).await?;
+    journal.footprint = Some(machine.footprint().clone());
+    journal.write(&host.layout)?;
+
+    let launched = Instant::now();
+    let footprint = machine.footprint();
+    record.amend(|vm| {
+        vm.driver = Some(footprint.driver);
+        vm.accelerator = Some(footprint.accelerator.to_string());
+    });
+    record.apply(VmEvent::Launched, None).await;
+
+    let agent = agent_client(footprint, &journal.token);
+    let hello = tokio::select! {
+        ready = agent.wait_ready(host.settings.boot_deadline) => match ready {
+            Ok(hello) => hello,
+            Err(error) => return Err(silent(machine.as_ref(), &error, launched.elapsed()).await),
+        },
+        lost = diagnose::watch_boot(machine.as_ref()) => return Err(lost),
+    };
+    // The guest's own clock tells how much of the wait was its init; the rest was its boot.
+    let since_launch = launched.elapsed();
+    let in_init =
+        Duration::from_millis(hello.uptime_ms.saturating_sub(hello.started_uptime_ms)).min(since_launch);
+    let transport = agent.transport().map(transport);
+    record.amend(|vm| {
+        vm.agent_transport = transport;
+        vm.timings = Some(StartTimings {
+            prepare_ms: millis(prepared),
+            boot_ms: millis(since_launch - in_init),
+            agent_ms: millis(in_init),
+        });
+    });
+    // The VMM has read it, and it holds the token.
+    let _ = tokio::fs::remove_file(spec.run_dir.join(INITRD)).await;
+    Ok(Machinery { machine, agent })
+}
+
+/// A client for the agent of a VM with this footprint.
+pub(crate) fn agent_client(footprint: &Footprint, token: &Token) -> AgentClient {
+    let endpoints = footprint
+        .agent
+        .iter()
+        .map(|address| match address {
+            AgentAddress::Unix { path } => Endpoint::Unix { path: path.clone() },
+            AgentAddress::Vsock { uds, port } => Endpoint::Vsock { uds: uds.clone(), port: *port },
+            AgentAddress::Tcp { addr } => Endpoint::Tcp { addr: *addr, token: token.clone() },
+        })
+        .collect();
+    AgentClient::new(endpoints, Deadlines::default())
+}
+
+pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) -> AgentTransport {
+    match transport {
+        aetherium_agent_proto::AgentTransport::Vsock => AgentTransport::Vsock,
+        aetherium_agent_proto::AgentTransport::Tcp => AgentTransport::Tcp,
+        aetherium_agent_proto::AgentTransport::Unix => AgentTransport::Unix,
+    }
+}
+
+/// Makes the VM's directory and everything in it that the VMM will open.
+async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec, Fault> {
+    let run_dir = host.layout.vm(vm.id);
+    crate::layout::private_dir(&run_dir)?;
+    let boot = match host.driver()?.kind() {
+        DriverKind::Process => prepare_process(host, &run_dir, token)?,
+        _ => prepare_guest(host, vm, &run_dir, token).await?,
+    };
+    Ok(LaunchSpec {
+        vm_id: vm.id,
+        run_dir,
+        resources: vm.spec.resources,
+        boot,
+        network: vm.spec.network,
+        vsock: host.settings.vsock,
+    })
+}
+
+fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Boot, Fault> {
+    let token_file = run_dir.join(TOKEN);
+    crate::layout::replace_file(&token_file, token.expose().as_bytes())?;
+    let binary = host.settings.agent_binary.clone().ok_or_else(|| {
+        Fault::new(Code::DriverUnavailable, "the process driver needs the agent's binary")
+            .remedy("put fc-agent beside the aetherium binary, or name it with --agent")
+    })?;
+    Ok(Boot::Agent { binary, token_file })
+}
+
+async fn prepare_guest(
+    host: &Arc<Host>,
+    vm: &Vm,
+    run_dir: &Path,
+    token: &Token,
+) -> Result<Boot, Fault> {
+    let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
+    intact(&template)?;
+    host.learn_accelerator(&template).await?;
+
+    let overlay = match vm.workspace_id {
+        Some(workspace) => host.layout.workspace_disk(workspace),
+        None => {
+            let path = run_dir.join(OVERLAY);
+            host.blanks
+                .clone_to(&path, vm.spec.resources.disk_mib)
+                .await
+                .map_err(WorkerError::from)?;
+            path
+        }
+    };
+    let initrd = run_dir.join(INITRD);
+    write_guest_initrd(&template, &initrd, token, &hostname(vm), host.settings.vsock).await?;
+    let disk = |path: PathBuf, read_only, serial: &str| Disk { path, read_only, serial: serial.to_owned() };
+    Ok(Boot::Kernel {
+        kernel: template.kernel(),
+        format: template.manifest.kernel.format,
+        extra_args: template.manifest.kernel.extra_args.clone(),
+        initrd,
+        disks: vec![
+            disk(template.rootfs(), true, "aetherium-root"),
+            disk(overlay, false, "aetherium-rw"),
+        ],
+    })
+}
+
+/// Refuses a template whose files are not there as they were built, before anything is made for it.
+fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
+    let broken = template.verify(Check::Quick).into_iter().find(|it| it.verdict == Verdict::Fail);
+    match broken {
+        None => Ok(()),
+        Some(finding) => Err(Fault::new(Code::TemplateBroken, finding.found).remedy(finding.remedy)),
+    }
+}
+
+/// Writes the initramfs of one guest of `template`: the template's own, and what only this guest may
+/// know. Public for whoever boots a template without a worker, such as a benchmark's floor.
+///
+/// # Errors
+/// The file cannot be written.
+pub async fn write_guest_initrd(
+    template: &InstalledTemplate,
+    path: &Path,
+    token: &Token,
+    hostname: &str,
+    vsock: VsockChoice,
+) -> Result<(), Fault> {
+    let config = GuestConfig {
+        token: Some(token.clone()),
+        hostname: Some(hostname.to_owned()),
+        root: Some(GuestDisk::ext4(DiskSelector::Uuid(template.manifest.rootfs.uuid.clone()))),
+        overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
+        net: Some(crate::host::guest_net()),
+        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: true },
+        ..GuestConfig::default()
+    };
+    write_initrd(template.initramfs(), path.to_owned(), &config).await
+}
+
+/// The guest of a probe: this template's kernel, with an init that says it runs and powers off.
+pub(crate) async fn probe_guest(
+    template: &InstalledTemplate,
+    initrd: PathBuf,
+) -> Result<ProbeGuest, Fault> {
+    let config = GuestConfig { mode: Mode::Probe, ..GuestConfig::default() };
+    write_initrd(template.initramfs(), initrd.clone(), &config).await?;
+    Ok(ProbeGuest {
+        kernel: template.kernel(),
+        kernel_sha256: template.manifest.kernel.image.sha256.clone(),
+        format: template.manifest.kernel.format,
+        extra_args: template.manifest.kernel.extra_args.clone(),
+        initrd,
+    })
+}
+
+/// Writes the template's initramfs followed by a second archive with the guest's configuration: the
+/// kernel unpacks one after the other (Documentation/driver-api/early-userspace/buffer-format.rst).
+/// The configuration is not on the kernel's command line because every user of the guest can read that.
+async fn write_initrd(base: PathBuf, path: PathBuf, config: &GuestConfig) -> Result<(), Fault> {
+    let json = serde_json::to_vec(config).map_err(WorkerError::Encode)?;
+    let segment = cpio::segment(&[cpio::Entry::file(GUEST_CONFIG_PATH, 0o600, json)]);
+    let target = path.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut source = std::fs::File::open(base)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        std::io::copy(&mut source, &mut file)?;
+        file.write_all(&segment)
+    })
+    .await
+    .map_err(Fault::internal)?;
+    written.map_err(|source| WorkerError::io(&target, source).into())
+}
+
+/// A host name for the guest: letters, digits and hyphens, as RFC 1123 has it.
+fn hostname(vm: &Vm) -> String {
+    vm.id.to_string().replace('_', "-")
+}
+
+/// The agent did not answer in time: what the console and the VMM's log say about it.
+async fn silent(machine: &dyn Machine, error: &AgentError, waited: Duration) -> Fault {
+    tracing::debug!(%error, "the agent never answered");
+    let evidence = diagnose::gather(machine.footprint(), Phase::Booting, None, Some(waited)).await;
+    diagnose::explain(&evidence)
+}
+
+/// Why a running VM ended though nobody asked it to.
+pub(super) async fn explain_end(machinery: &Machinery, exit: VmmExit) -> Fault {
+    let footprint = machinery.machine.footprint();
+    diagnose::explain(&diagnose::gather(footprint, Phase::Running, Some(exit), None).await)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,110 @@
+//! A workspace on its worker: its disk, and its VM on demand.
+
+use crate::{
+    WorkerError,
+    handler::status,
+    host::Host,
+    layout::private_dir,
+    run,
+    vm::{self, VmHandle},
+};
+use aetherium_model::{
+    Code, Fault, VmId, WorkspaceId,
+    resources::DriverKind,
+    vm::{Vm, VmState},
+    workspace::Workspace,
+};
+use aetherium_store::{RunRef, StoreError};
+use std::{io, sync::Arc, time::Duration};
+
+/// Makes a workspace's disk. One that exists is kept: the task may have been done before.
+pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
+    let driver = host.driver()?.kind();
+    private_dir(&host.layout.workspace(workspace.id))?;
+    // A plain process has no disk of its own.
+    if driver == DriverKind::Process {
+        return Ok(());
+    }
+    host.templates.get(&workspace.spec.template).map_err(WorkerError::from)?;
+    let disk = host.layout.workspace_disk(workspace.id);
+    if !disk.exists() {
+        let size = workspace.spec.resources.disk_mib;
+        host.blanks.clone_to(&disk, size).await.map_err(WorkerError::from)?;
+    }
+    Ok(())
+}
+
+/// The workspace's VM: the one it has, or a new one. Prompts of one workspace come one at a time,
+/// so no two of these run at once for it.
+pub(crate) async fn ensure_vm(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    run: RunRef,
+) -> Result<VmHandle, Fault> {
+    if let Some(id) = workspace.vm_id
+        && let Ok(handle) = host.vms.get(id)
+    {
+        if handle.state().termination().is_none() {
+            return Ok(handle);
+        }
+        // It is on its way out and has the workspace's disk until it is gone.
+        handle.ended().await;
+    }
+    let now = host.now();
+    let vm = Vm {
+        id: VmId::new(),
+        spec: workspace.spec.clone(),
+        worker_id: host.id,
+        workspace_id: Some(workspace.id),
+        state: VmState::Creating,
+        driver: None,
+        accelerator: None,
+        agent_transport: None,
+        timings: None,
+        created_at: now,
+        updated_at: now,
+    };
+    host.queue.insert_workspace_vm(&vm).await?;
+    run::append(host, run, vec![status("vm_starting", format!("starting {}", vm.id))]).await;
+    let idle = Duration::from_secs(workspace.idle_timeout_s.into());
+    let idle = (!idle.is_zero()).then_some(idle);
+    Ok(vm::spawn(host, vm, idle, vm::Origin::Fresh))
+}
+
+/// Ends a VM, whether it has an actor or only a row.
+pub(crate) async fn end_vm(host: &Arc<Host>, id: VmId, reason: Fault) -> Result<(), Fault> {
+    if let Ok(handle) = host.vms.get(id) {
+        handle.stop(reason).await;
+        return Ok(());
+    }
+    let mut row = host.queue.store().vm(id).await?;
+    if !row.state.is_terminal() {
+        host.release_vm(id).await?;
+        row.state = VmState::Stopped { termination: reason };
+        row.updated_at = host.now();
+        host.queue.update_vm(&row).await?;
+    }
+    Ok(())
+}
+
+/// Removes a workspace with its VM and its disk. The row goes last, so that a crash on the way
+/// leaves a task that can do it again.
+pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Fault> {
+    let workspace = match host.queue.store().workspace(id).await {
+        Ok(workspace) => workspace,
+        Err(StoreError::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(vm) = workspace.vm_id {
+        end_vm(host, vm, Fault::new(Code::Requested, "its workspace is being deleted")).await?;
+    }
+    let dir = host.layout.workspace(id);
+    match tokio::fs::remove_dir_all(&dir).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(WorkerError::io(&dir, error).into());
+        }
+        _ => {}
+    }
+    host.queue.remove_workspace(id).await?;
+    Ok(())
+}
