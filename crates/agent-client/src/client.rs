@@ -210,3 +210,44 @@ impl AgentClient {
         order
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sendable<T: Send>(value: T) -> T {
+        value
+    }
+
+    /// Only that it compiles matters.
+    #[allow(dead_code)]
+    fn following_a_process_can_move_between_threads(
+        process: &mut Process,
+    ) -> impl Future<Output = Result<Option<crate::ProcessEvent>, AgentError>> + Send {
+        process.next()
+    }
+
+    #[tokio::test]
+    async fn every_call_can_run_on_another_thread() {
+        let client = AgentClient::new(Vec::new(), Deadlines::default());
+        drop(sendable(client.wait_ready(Duration::ZERO)));
+        drop(sendable(client.exec(ExecSpec::new(["true"]))));
+        drop(sendable(client.list()));
+        let error = sendable(client.hello()).await.unwrap_err();
+        assert!(error.to_string().contains("no endpoint was given"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_worked_is_tried_first_and_local_ways_before_tcp() {
+        let unix = || Endpoint::Unix { path: "/none".into() };
+        let tcp = Endpoint::Tcp {
+            addr: ([127, 0, 0, 1], 1).into(),
+            token: aetherium_agent_proto::Token::from_random([0; 32]),
+        };
+        let client = AgentClient::new(vec![tcp, unix()], Deadlines::default());
+        assert_eq!(client.order(), [1, 0]);
+        *client.inner.works.lock().unwrap() = Some(0);
+        assert_eq!(client.order(), [0, 1]);
+        assert_eq!(client.transport(), Some(AgentTransport::Tcp));
+    }
+}

@@ -21,15 +21,8 @@ use crate::{AgentError, Endpoint};
 /// short enough not to be noticed when there is none.
 pub const HEAD_START: Duration = Duration::from_millis(50);
 
-/// The first pause between two dials while a guest boots; it grows by half to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const MAX_PAUSE: Duration = Duration::from_millis(100);
-/// How long the first dials of a booting guest may hang. A forwarded port is accepted on the host
-/// long before the guest answers, and what was sent too early may never arrive; so while one dial
-/// hangs others are begun, up to [`MAX_DIALS`], and each that was given up lets later ones take
-/// half as long again.
-const FIRST_LIMIT: Duration = Duration::from_secs(1);
-const MAX_DIALS: usize = 10;
+/// The most dials of a booting guest at once.
+const MAX_DIALS: usize = 32;
 
 /// The longest answer to `CONNECT` worth reading, in bytes.
 const MAX_CONNECT_ANSWER: usize = 64;
@@ -97,8 +90,8 @@ pub(crate) async fn until_ready(
     waiting: Waiting<'_>,
 ) -> Result<Winner, AgentError> {
     let mut dials = FuturesUnordered::new();
-    let (mut pause, mut limit) = (Duration::ZERO, FIRST_LIMIT.min(waiting.limit));
-    let mut next = Instant::now();
+    let began = Instant::now();
+    let mut next = began;
     loop {
         let may_dial = dials.len() < MAX_DIALS;
         tokio::select! {
@@ -107,14 +100,43 @@ pub(crate) async fn until_ready(
                 Ok(Err(DialError::Final(error))) => return Err(error),
                 Ok(Err(DialError::NotYet(words))) => {
                     *waiting.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+                    next = next.min(Instant::now() + Rhythm::at(began.elapsed()).after_failure);
                 }
-                Err(_) => limit = (limit * 3 / 2).min(waiting.limit),
+                // It hung and was given up; others have been begun since.
+                Err(_) => {}
             },
             () = tokio::time::sleep_until(next), if may_dial => {
+                let rhythm = Rhythm::at(began.elapsed());
+                let limit = rhythm.limit.min(waiting.limit);
                 dials.push(tokio::time::timeout(limit, race(endpoints, order)));
-                pause = (pause * 3 / 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-                next = Instant::now() + pause;
+                next = Instant::now() + rhythm.while_hanging;
             }
+        }
+    }
+}
+
+/// When to dial again, and for how long, after having waited some time.
+///
+/// A forwarded port is accepted on the host long before its guest answers, and what was sent too
+/// early may never arrive. So while one dial hangs others are begun. All times grow with the time
+/// waited: a guest is noticed at most a tenth of its boot late, and a slow one gets the time it
+/// needs to answer.
+struct Rhythm {
+    /// From a failed dial to the next.
+    after_failure: Duration,
+    /// From a dial that hangs to the next beside it.
+    while_hanging: Duration,
+    /// How long a dial may hang.
+    limit: Duration,
+}
+
+impl Rhythm {
+    fn at(waited: Duration) -> Self {
+        let millis = Duration::from_millis;
+        Self {
+            after_failure: (waited / 50).clamp(millis(5), millis(50)),
+            while_hanging: (waited / 10).clamp(millis(10), millis(500)),
+            limit: waited.max(millis(250)),
         }
     }
 }

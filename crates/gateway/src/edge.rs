@@ -110,10 +110,10 @@ fn is_json(response: &Response) -> bool {
     kind.is_some_and(|kind| kind == problem::CONTENT_TYPE || kind == "application/json")
 }
 
-/// The fault of an error response without one: the first code whose status it is.
+/// The fault of an error response without one, by its status.
 fn foreign(status: StatusCode) -> Fault {
     let code = Code::ALL.iter().copied().find(|code| problem::status(*code) == status);
-    match code {
+    match code.filter(|_| status.is_client_error()) {
         Some(code) => Fault::new(code, status.canonical_reason().unwrap_or("refused")),
         None if status.is_client_error() => {
             Fault::new(Code::MalformedRequest, format!("the request was refused with {status}"))
@@ -136,6 +136,45 @@ mod tests {
         for bad in [&b"a b"[..], b"", &[b'x'; 129], b"a\tb", "ä".as_bytes(), b"a=\"b\""] {
             let id = given(bad);
             assert!(id.to_str().unwrap().starts_with("req_"), "{id:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_problem_without_its_words() {
+        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use tower::ServiceExt as _;
+        async fn panics() {
+            panic!("the secret is {}", 42)
+        }
+        let router = Router::new().route("/", get(panics)).layer(from_fn(edge));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let id = response.headers()[REQUEST_ID].clone();
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let problem: crate::Problem = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (problem.code, problem.request_id.as_str()),
+            (Code::Internal, id.to_str().unwrap())
+        );
+        assert!(!problem.detail.contains("secret"), "{problem:?}");
+    }
+
+    #[tokio::test]
+    async fn an_error_that_a_library_answered_by_itself_becomes_a_problem() {
+        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use tower::ServiceExt as _;
+        for (status, code) in [
+            (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            (StatusCode::IM_A_TEAPOT, "malformed_request"),
+            (StatusCode::BAD_GATEWAY, "internal"),
+            (StatusCode::INSUFFICIENT_STORAGE, "internal"),
+        ] {
+            let answer = move || async move { (status, "plain text") };
+            let router = Router::new().route("/", get(answer)).layer(from_fn(edge));
+            let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            let problem: crate::Problem = serde_json::from_slice(&body).unwrap();
+            assert_eq!(problem.code.as_str(), code);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which worker gets a new VM: a pure function over the workers' rows.
 //!
-//! Today: an active worker with a driver that holds the template, the one with fewest VMs first,
+//! Today: an active worker with a driver that can start the template, the one with fewest VMs first,
 //! then the lowest id. Reading rows and writing the choice is the routes' business.
 
 use aetherium_model::{Name, Timestamp, worker::Worker, worker::WorkerState};
@@ -67,14 +67,12 @@ pub fn place<'a>(
         let reason = |w: &&Worker| format!("{}: {}", w.hostname, w.driver_reason);
         return Err(NoPlace::NoDriver { reasons: unable.iter().map(reason).collect() });
     }
-    let holds = |worker: &&&Worker| worker.templates.contains(template);
-    able.iter().filter(holds).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(
-        || {
-            let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
-            let known = known.into_iter().map(Name::to_string).collect();
-            NoPlace::NoTemplate { template: template.clone(), known }
-        },
-    )
+    let can = |worker: &&&Worker| worker.can_start(template);
+    able.iter().filter(can).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(|| {
+        let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
+        let known = known.into_iter().map(Name::to_string).collect();
+        NoPlace::NoTemplate { template: template.clone(), known }
+    })
 }
 
 #[cfg(test)]
@@ -96,12 +94,14 @@ mod tests {
             1 => Just(WorkerState::Stopped),
         ];
         let templates = prop::sample::subsequence(vec!["default", "other"], 0..=2);
-        (state, any::<bool>(), templates, 0u32..3, any::<bool>()).prop_map(
+        let driver =
+            prop::sample::select(vec![None, Some(DriverKind::Qemu), Some(DriverKind::Process)]);
+        (state, driver, templates, 0u32..3, any::<bool>()).prop_map(
             |(state, driver, templates, vms, silent)| Worker {
                 id: WorkerId::new(),
                 hostname: "host".into(),
                 version: "1".into(),
-                driver: driver.then_some(DriverKind::Qemu),
+                driver,
                 driver_reason: "no qemu".into(),
                 internal_address: "unix:/x".into(),
                 templates: templates.into_iter().map(name).collect(),
@@ -130,7 +130,7 @@ mod tests {
             let fits = |w: &Worker| {
                 w.state_at(NOW) == WorkerState::Active
                     && w.driver.is_some()
-                    && w.templates.contains(&template)
+                    && w.can_start(&template)
             };
             match place(&workers, &template, NOW) {
                 Ok(chosen) => {
@@ -150,6 +150,8 @@ mod tests {
             let active = |w: &&Worker| w.state_at(NOW) == WorkerState::Active;
             let any_active = workers.iter().any(|w| active(&w));
             let any_able = workers.iter().any(|w| active(&w) && w.driver.is_some());
+            // A plain process starts from no template, and so could take any.
+            prop_assume!(!workers.iter().any(|w| w.driver == Some(DriverKind::Process)));
             match place(&workers, &name("absent"), NOW).unwrap_err() {
                 NoPlace::NoWorker { seen } => {
                     prop_assert!(!any_active);

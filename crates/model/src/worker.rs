@@ -70,6 +70,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Whether it can start VMs of this template. A plain process starts from none.
+    pub fn can_start(&self, template: &Name) -> bool {
+        self.driver == Some(DriverKind::Process) || self.templates.contains(template)
+    }
+
     /// The state as of `now`: a worker that no longer speaks is gone, whatever it said last.
     pub fn state_at(&self, now: Timestamp) -> WorkerState {
         match self.state {

@@ -11,8 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 /// QEMU's `-netdev` value for a guest that is to see `net`, with the agent's port forwarded from a
 /// free port of the host's loopback.
 ///
-/// [`NetworkMode::Isolated`] becomes `restrict=on`, which drops all but DHCP, DNS proxying aside,
-/// and the forward.
+/// [`NetworkMode::Isolated`] becomes `restrict=on`: of what the guest sends, only DHCP and answers
+/// through the forward get anywhere; its name server is silent, too.
 pub fn netdev(id: &str, net: &GuestNet, mode: NetworkMode, agent_port: u16) -> String {
     let restrict = match mode {
         NetworkMode::Isolated => "on",

@@ -128,7 +128,7 @@ impl VmmError {
             }
             Self::NotReady { .. } => "see whether the host is overloaded, then try again",
             Self::PathTooLong { .. } => "choose a data directory with a shorter path",
-            Self::BadValue { .. } => "choose a name without that character",
+            Self::BadValue { .. } => "give a value of that form",
             Self::StillAlive { .. } => {
                 "a process in uninterruptible sleep ends when its storage answers"
             }

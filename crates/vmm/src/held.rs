@@ -26,6 +26,11 @@ pub(crate) const MARK_RUN_DIR: &str = "AETHERIUM_RUN_DIR";
 /// The variable that says what a marked process does.
 pub(crate) const MARK_ROLE: &str = "AETHERIUM_ROLE";
 
+/// How often an empty environment is looked at, and how long apart: an exec takes microseconds, on
+/// an overloaded host milliseconds.
+const EMPTY_LOOKS: u32 = 20;
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// A process, held.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -55,7 +60,7 @@ impl Held {
     ///
     /// The pidfd is opened first and the number looked at afterwards: had the number passed to
     /// another process in between, its start time would differ.
-    pub(crate) fn find(who: ProcessRef, vm_id: VmId) -> io::Result<Option<Self>> {
+    pub(crate) async fn find(who: ProcessRef, vm_id: VmId) -> io::Result<Option<Self>> {
         let pidfd = match open(who.pid) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => return Ok(None),
@@ -66,7 +71,7 @@ impl Held {
             return Ok(None);
         }
         // Start times count from the host's boot, so after another boot they may meet by chance.
-        let mark = procfs::variable(&procfs::environ(who.pid), MARK_VM);
+        let mark = procfs::variable(&environ(who.pid).await, MARK_VM);
         if mark.is_none_or(|mark| mark != vm_id.to_string()) {
             return Ok(None);
         }
@@ -141,6 +146,19 @@ impl Drop for Held {
     }
 }
 
+/// The environment of a process. For a moment during an exec the kernel shows none, so an empty one
+/// is looked at again before it is believed.
+async fn environ(pid: u32) -> Vec<u8> {
+    for _ in 0..EMPTY_LOOKS {
+        let environ = procfs::environ(pid);
+        if !environ.is_empty() {
+            return environ;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Vec::new()
+}
+
 fn open(pid: u32) -> Result<OwnedFd, Errno> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     pidfd_open(pid, PidfdFlags::empty())
@@ -159,5 +177,64 @@ pub(crate) fn kill_exactly(pid: u32, start_ticks: u64) -> io::Result<()> {
     match pidfd_send_signal(&pidfd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    /// A child with a VM's mark, as another part of this process might have started it.
+    fn marked(vm_id: VmId) -> (Child, ProcessRef) {
+        let child =
+            Command::new("sleep").arg("600").env(MARK_VM, vm_id.to_string()).spawn().unwrap();
+        let stat = procfs::stat(child.id()).unwrap().unwrap();
+        let who = ProcessRef { role: Role::Vmm, pid: child.id(), start_ticks: stat.start_ticks };
+        (child, who)
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_only_by_number_start_time_and_mark_together() {
+        let vm_id = VmId::new();
+        let (mut child, who) = marked(vm_id);
+        let started_before = ProcessRef { start_ticks: who.start_ticks - 1, ..who };
+        assert!(Held::find(started_before, vm_id).await.unwrap().is_none());
+        assert!(Held::find(who, VmId::new()).await.unwrap().is_none());
+
+        let held = Held::find(who, vm_id).await.unwrap().expect("all three are right");
+        held.kill().unwrap();
+        assert_eq!(held.ended().await, VmmExit::Signal(9));
+        assert!(Held::find(who, vm_id).await.unwrap().is_none());
+        // It was reaped by its holder, so that nothing is left to wait for.
+        assert!(child.wait().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_recycled_number_is_not_killed() {
+        let (mut child, who) = marked(VmId::new());
+        kill_exactly(who.pid, who.start_ticks - 1).unwrap();
+        // A KILL that was sent after all would be what ends it.
+        let pid = Pid::from_raw(who.pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
+
+        let (mut child, who) = marked(VmId::new());
+        kill_exactly(who.pid, who.start_ticks).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_process_dropped_before_it_is_kept_ends_and_one_dropped_after_lives() {
+        let (_unwaited, who) = marked(VmId::new());
+        drop(Held::child(Role::Vmm, who.pid).unwrap());
+        assert_eq!(procfs::stat(who.pid).unwrap(), None, "neither running nor a zombie");
+
+        let (mut child, who) = marked(VmId::new());
+        drop(Held::child(Role::Vmm, who.pid).unwrap().kept());
+        assert!(procfs::stat(who.pid).unwrap().unwrap().is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -1,11 +1,13 @@
-//! What a VM is to be started with. Values only; the caller has checked that the files exist.
+//! What a VM is to be started with. Values only. Every path is absolute, as the VMM runs in a
+//! directory of its own and is found again by processes that run elsewhere.
 
+use crate::VmmError;
 use aetherium_model::{
     VmId,
     resources::{NetworkMode, Resources},
     template::KernelFormat,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything a driver needs to start one VM.
 #[derive(Debug, Clone)]
@@ -23,6 +25,27 @@ pub struct LaunchSpec {
     pub network: NetworkMode,
     /// Whether it gets a virtio socket.
     pub vsock: VsockChoice,
+}
+
+impl LaunchSpec {
+    /// Checks that no path depends on where this process runs.
+    pub(crate) fn check_paths(&self) -> Result<(), VmmError> {
+        let mut paths: Vec<&Path> = vec![&self.run_dir];
+        match &self.boot {
+            Boot::Kernel { kernel, initrd, disks, .. } => {
+                paths.extend([kernel.as_path(), initrd.as_path()]);
+                paths.extend(disks.iter().map(|disk| disk.path.as_path()));
+            }
+            Boot::Agent { binary, token_file } => paths.extend([binary.as_path(), token_file]),
+        }
+        match paths.into_iter().find(|path| !path.is_absolute()) {
+            Some(path) => Err(VmmError::BadValue {
+                value: path.display().to_string(),
+                why: "the path is not absolute",
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a VM runs.

@@ -60,6 +60,7 @@ impl Vmm for AgentProcess {
         let Boot::Agent { binary, token_file } = &spec.boot else {
             return Err(VmmError::WrongBoot { driver: DriverKind::Process, boot: "a kernel" });
         };
+        spec.check_paths()?;
         let program = find_program(Some(binary), "fc-agent")
             .ok_or_else(|| VmmError::ProgramMissing { program: binary.clone(), remedy: REMEDY })?;
         let socket = spec.run_dir.join("agent.sock");

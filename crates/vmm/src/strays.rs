@@ -26,8 +26,8 @@ pub struct Stray {
     pub processes: Vec<ProcessRef>,
 }
 
-/// Every living process that belongs to a VM whose run directory lies in `run_root`, by VM. It
-/// reads `/proc`, which blocks for some milliseconds: call it off the async threads.
+/// Every living process that belongs to a VM whose run directory lies in `run_root`, an
+/// absolute path; by VM. It reads `/proc`, which blocks for some milliseconds: call it off the async threads.
 ///
 /// Whether they are strays is for the caller to say, who knows which VMs there should be.
 ///

@@ -31,7 +31,7 @@ impl Supervised {
     ) -> Result<Option<Arc<dyn Machine>>, VmmError> {
         let mut found = Vec::new();
         for who in &footprint.processes {
-            let held = Held::find(*who, footprint.vm_id);
+            let held = Held::find(*who, footprint.vm_id).await;
             found.push(held.map_err(VmmError::io("look at", format!("/proc/{}", who.pid)))?);
         }
         let mut found = found.into_iter();

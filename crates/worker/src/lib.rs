@@ -15,6 +15,7 @@
 //! - `reconcile.rs` runs before anything else: it takes over VMs that an earlier process of this
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
+//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
 //! The worker must never listen where others than its owner can reach it.
@@ -25,6 +26,7 @@ mod execution;
 mod handler;
 mod heartbeat;
 mod host;
+mod housekeeping;
 mod journal;
 mod layout;
 mod reconcile;
@@ -100,6 +102,7 @@ impl Worker {
         let serving = vec![
             tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
             tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
+            tokio::spawn(housekeeping::keep_house(Arc::clone(&host), stop_serving.clone())),
         ];
         let consumer = Consumer {
             store: host.queue.store().clone(),

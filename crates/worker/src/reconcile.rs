@@ -10,7 +10,8 @@
 //! | stopping | whatever | released; the row ends as it was meant to |
 //! | ended, or none | left-overs | released |
 //!
-//! Logs of VMs whose record was removed go too. Workspace disks are never touched here.
+//! Logs of VMs whose record was removed go too. Workspace disks are never touched here. Tasks and runs
+//! of the earlier process are the delivery loop's, which starts after this.
 
 use crate::{
     WorkerError,
@@ -20,9 +21,9 @@ use crate::{
 };
 use aetherium_model::{
     Code, Fault, VmId,
-    run::RunState,
     vm::{Vm, VmState},
 };
+use aetherium_store::StoreError;
 use aetherium_vmm::Footprint;
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
@@ -43,7 +44,6 @@ pub(crate) async fn reconcile(host: &Arc<Host>) -> Result<Report, WorkerError> {
     let rows = host.queue.store().live_vms(host.id).await?;
     let live: HashSet<VmId> = rows.iter().map(|row| row.id).collect();
     for row in rows {
-        interrupt_runs(host, row.id).await?;
         if row.state == VmState::Creating && row.workspace_id.is_none() {
             // Its task is handed out again and makes it anew.
             host.release_vm(row.id).await?;
@@ -124,24 +124,6 @@ async fn end(host: &Arc<Host>, mut row: Vm, why: Fault) -> Result<(), WorkerErro
     Ok(())
 }
 
-/// Ends the runs that were under way in a VM: the agent killed their commands when the process that
-/// followed them went away, and they are not run again.
-async fn interrupt_runs(host: &Arc<Host>, vm: VmId) -> Result<(), WorkerError> {
-    for run in host.queue.store().unfinished_runs(vm).await? {
-        if host.queue.store().run_state(run).await? != RunState::Running {
-            continue;
-        }
-        let fault = Fault::new(
-            Code::Interrupted,
-            format!("the server ended while {run} was running; it may have run in part or whole"),
-        )
-        .remedy("look at what it did, then submit it again if that is wanted");
-        let finish = host.queue.finish_run(run, RunState::Interrupted { fault }, host.now()).await?;
-        tracing::info!(%run, ?finish, "interrupted");
-    }
-    Ok(())
-}
-
 /// Releases what belongs to no live VM: left-overs of ended ones, and strays without a row.
 async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerError> {
     let mut swept = 0;
@@ -152,17 +134,30 @@ async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerEr
             swept += 1;
         }
     }
-    let root = host.layout.vms();
-    let entries = fs::read_dir(&root).map_err(|error| WorkerError::io(&root, error))?;
-    for entry in entries {
-        let path = entry.map_err(|error| WorkerError::io(&root, error))?.path();
-        let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let Some(id) = id.filter(|id| !live.contains(id)) else { continue };
+    for id in kept_directories(host)?.filter(|id| !live.contains(id)) {
         host.release_vm(id).await?;
-        if host.queue.store().vm(id).await.is_err() {
+    }
+    Ok(swept + forget_pruned(host).await?)
+}
+
+/// Removes the directories of VMs whose record is gone, with their logs. A VM that is just being
+/// made has its record before its directory.
+pub(crate) async fn forget_pruned(host: &Arc<Host>) -> Result<usize, WorkerError> {
+    let mut forgotten = 0;
+    for id in kept_directories(host)? {
+        if let Err(StoreError::NotFound { .. }) = host.queue.store().vm(id).await {
+            let path = host.layout.vm(id);
             fs::remove_dir_all(&path).map_err(|error| WorkerError::io(&path, error))?;
-            swept += 1;
+            forgotten += 1;
         }
     }
-    Ok(swept)
+    Ok(forgotten)
+}
+
+/// The VMs that have a directory.
+fn kept_directories(host: &Host) -> Result<impl Iterator<Item = VmId>, WorkerError> {
+    let root = host.layout.vms();
+    let entries = fs::read_dir(&root).map_err(|error| WorkerError::io(&root, error))?;
+    let names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    Ok(names.into_iter().filter_map(|name| name.to_str()?.parse().ok()))
 }

@@ -145,3 +145,35 @@ async fn accept_vsock(listener: &AsyncFd<OwnedFd>) -> io::Result<UnixStream> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_taken_by_hand_accepts_streams_that_carry_bytes() {
+        // Any listening stream socket takes the same calls as a vsock, which few machines have.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        // SAFETY: an OwnedFd names the same open descriptor all its life.
+        let listener = unsafe { AsyncFd::register(OwnedFd::from(listener)) }.unwrap();
+        let (accepted, connected) =
+            tokio::join!(accept_vsock(&listener), UnixStream::connect(&path));
+        let (mut accepted, mut connected) = (accepted.unwrap(), connected.unwrap());
+        connected.write_all(b"ping").await.unwrap();
+        let mut read = [0; 4];
+        accepted.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"ping");
+    }
+
+    #[test]
+    fn a_vsock_without_a_device_is_no_way_to_a_host() {
+        if !std::path::Path::new("/dev/vsock").exists() {
+            assert!(!vsock_is_there());
+        }
+    }
+}

@@ -10,19 +10,19 @@ use std::time::Duration;
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, Output, Process, Token, collect};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const TOKEN: &str = "correct-horse-battery-staple";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// A running agent. Killed, with its files, when dropped.
-pub struct Agent {
+pub(crate) struct Agent {
     child: Child,
     dir: tempfile::TempDir,
-    pub tcp: SocketAddr,
+    pub(crate) tcp: SocketAddr,
 }
 
 impl Agent {
     /// An agent on a Unix socket and on TCP loopback, once both listen.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
@@ -44,33 +44,33 @@ impl Agent {
         Self { child, dir, tcp }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("agent.sock")
     }
 
-    pub fn dir(&self) -> &std::path::Path {
+    pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
 
-    pub fn unix(&self) -> AgentClient {
+    pub(crate) fn unix(&self) -> AgentClient {
         client(vec![Endpoint::Unix { path: self.socket() }])
     }
 
-    pub fn tcp_endpoint(&self, token: &str) -> Endpoint {
+    pub(crate) fn tcp_endpoint(&self, token: &str) -> Endpoint {
         Endpoint::Tcp { addr: self.tcp, token: Token::new(token).unwrap() }
     }
 
     /// Waits until the program has ended and returns its exit code.
-    pub async fn wait(&mut self) -> i32 {
+    pub(crate) async fn wait(&mut self) -> i32 {
         eventually(|| self.child.try_wait().unwrap()).await.code().unwrap()
     }
 
     /// The resident memory in KiB.
-    pub fn rss_kib(&self) -> u64 {
+    pub(crate) fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -84,12 +84,12 @@ impl Drop for Agent {
     }
 }
 
-pub fn client(endpoints: Vec<Endpoint>) -> AgentClient {
+pub(crate) fn client(endpoints: Vec<Endpoint>) -> AgentClient {
     AgentClient::new(endpoints, Deadlines::default())
 }
 
 /// Runs a test's story within [`PATIENCE`].
-pub fn story(story: impl Future<Output = ()>) {
+pub(crate) fn story(story: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime
@@ -97,7 +97,7 @@ pub fn story(story: impl Future<Output = ()>) {
 }
 
 /// Asks again until there is an answer.
-pub async fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -107,12 +107,12 @@ pub async fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Follows a process to its end.
-pub async fn finish(process: Process) -> Output {
+pub(crate) async fn finish(process: Process) -> Output {
     collect(process, 1 << 20).await.unwrap()
 }
 
 /// Whether a process exists and is not a zombie.
-pub fn lives(pid: u32) -> bool {
+pub(crate) fn lives(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(") ").next().unwrap().starts_with('Z'),
         Err(_) => false,

@@ -136,6 +136,11 @@ async fn a_request_repeated_under_its_key_makes_nothing_twice() {
         assert_eq!(answer.problem().code.as_str(), "idempotency_mismatch");
     }
     assert_eq!(tasks(&server).await.len(), before + creates.len());
+    // The same words to another workspace are another request.
+    server.workspace("other").await;
+    let (_, words, _) = &creates[2];
+    let elsewhere = server.post_with_key("/api/v1/workspaces/other/prompts", words, "key-2").await;
+    assert_eq!(elsewhere.problem().code.as_str(), "idempotency_mismatch");
 }
 
 #[tokio::test]

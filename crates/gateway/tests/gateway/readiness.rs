@@ -56,7 +56,16 @@ async fn one_worker_that_can_is_enough_and_none_is_not() {
     broken.id = WorkerId::new();
     broken.internal_address = "unix:/nowhere/worker.sock".into();
     server.put_worker(broken.clone()).await;
-    assert!(failing(&server).await.is_empty());
+    let mut driverless = server.worker_row();
+    driverless.id = WorkerId::new();
+    driverless.driver = None;
+    server.put_worker(driverless.clone()).await;
+    // Whichever of them answers first.
+    for _ in 0..20 {
+        assert!(failing(&server).await.is_empty());
+    }
+    driverless.state = WorkerState::Draining;
+    server.put_worker(driverless).await;
     let mut stopped = server.worker_row();
     stopped.state = WorkerState::Stopped;
     server.put_worker(stopped).await;

@@ -105,7 +105,7 @@ impl Server {
             id: self.worker_id,
             hostname: "testhost".into(),
             version: "0".into(),
-            driver: Some(DriverKind::Process),
+            driver: Some(DriverKind::Qemu),
             driver_reason: "chosen by the test".into(),
             internal_address: format!("unix:{}", self.worker.socket.display()),
             templates: vec!["default".parse().unwrap()],

@@ -114,3 +114,69 @@ async fn stopping_lets_a_request_in_flight_finish_but_not_for_ever() {
     tokio::time::timeout(LONG, server.serving).await.expect("it must stop").unwrap().unwrap();
     assert!(!until_closed(&mut stream).await.contains("200 OK"));
 }
+
+/// What was logged, by every subscriber that writes here.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_request_leaves_one_line_in_the_log_without_its_secrets() {
+    let log = Log::default();
+    let writer = log.clone();
+    // One thread runs the whole test, the gateway included.
+    let _guard = tracing::subscriber::set_default(
+        tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish(),
+    );
+    let server = Server::start().await;
+    let vm = server.vm().await;
+    let body = r#"{"argv":["body-secret"],"env":{"A":"body-secret"}}"#;
+    server.post(&format!("/api/v1/vms/{}/execute", vm.id), body).await;
+    server.get("/api/v1/vms?limit=query-secret").await;
+    let mut request = server.request(http::Method::GET, "/api/v1/vms", "");
+    let wrong = "Bearer wrong-key-secret".parse().unwrap();
+    request.headers_mut().insert("authorization", wrong);
+    server.send(request).await;
+
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let (access, others): (Vec<_>, Vec<_>) =
+        lines.partition(|line| line["target"] == "aetherium::access");
+    let told: Vec<_> = access
+        .iter()
+        .map(|line| {
+            let fields = &line["fields"];
+            assert!(fields["request_id"].is_string() && fields["latency_us"].is_u64(), "{line}");
+            assert!(line.to_string().find("secret").is_none(), "{line}");
+            (
+                fields["method"].as_str().unwrap(),
+                fields["route"].as_str().unwrap(),
+                &fields["status"],
+            )
+        })
+        .collect();
+    assert_eq!(
+        format!("{told:?}"),
+        r#"[("POST", "/api/v1/vms/{vm}/execute", Number(200)), ("GET", "/api/v1/vms", Number(422)), ("GET", "/api/v1/vms", Number(401))]"#
+    );
+    for line in
+        others.iter().filter(|line| line["target"].as_str().unwrap().starts_with("aetherium"))
+    {
+        let text = line.to_string();
+        assert!(!text.contains("secret") && !text.contains(KEY), "{text}");
+    }
+}

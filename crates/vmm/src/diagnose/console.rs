@@ -129,7 +129,7 @@ fn no_root(before: &[String], block: &str) -> Fault {
     }
     if block.starts_with("unknown-block(0,0)") || block.contains("\"\"") {
         let detail = "the kernel ran no /init from an initramfs, and has no root device of its own";
-        return Fault::new(Code::RootNotFound, format!("{detail}: {block}"));
+        return Fault::new(Code::InitMissing, format!("{detail}: {block}"));
     }
     Fault::new(
         Code::RootMountFailed,

@@ -23,7 +23,7 @@ fn each_recorded_console_has_its_verdict() {
         (console!("init_is_no_program"), Code::InitMissing, "Failed to execute /init (error -8)"),
         (console!("initramfs_is_garbage"), Code::TemplateBroken, "Initramfs unpacking failed"),
         (console!("kernel_panics"), Code::KernelPanic, "sysrq triggered crash"),
-        (console!("no_init_in_initramfs"), Code::RootNotFound, "unknown-block(0,0)"),
+        (console!("no_init_in_initramfs"), Code::InitMissing, "unknown-block(0,0)"),
         (console!("guest_powers_off"), Code::GuestShutdown, "before its agent answered"),
     ];
     for (console, code, says) in table {
@@ -47,8 +47,8 @@ fn a_console_that_decides_does_so_whether_or_not_its_vmm_has_ended() {
 fn kernel_messages_that_no_recording_has_are_told_apart() {
     let table = [
         ("VFS: Unable to mount root fs on unknown-block(254,0)", Code::RootMountFailed),
-        ("VFS: Unable to mount root fs on unknown-block(0,0)", Code::RootNotFound),
-        ("VFS: Unable to mount root fs on \"\" or unknown-block(0,0)", Code::RootNotFound),
+        ("VFS: Unable to mount root fs on unknown-block(0,0)", Code::InitMissing),
+        ("VFS: Unable to mount root fs on \"\" or unknown-block(0,0)", Code::InitMissing),
         ("Requested init /sbin/x failed (error -2).", Code::InitMissing),
         ("No working init found.  Try passing init= option to kernel.", Code::InitMissing),
         ("Out of memory and no killable processes...", Code::GuestOutOfMemory),

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 /// The check's name.
 pub(crate) const CHECK: &str = "kvm.probe";
-const WHY: &str = "with KVM guests run at the host's speed, without it about ten times slower";
+const WHY: &str = "with KVM guests run at the host's speed, without it many times slower";
 /// How long the probe guest may take. Under software emulation, on a slow host, it needs half of it.
 const DEADLINE: Duration = Duration::from_secs(6);
 /// Verdicts that are kept; the oldest go first.
@@ -127,8 +127,11 @@ impl Kvm {
         if let Some(known) = entries.iter().find(|it| it.key == key) {
             return Ok(known.verdict.clone());
         }
-        let verdict = self.probe(qemu, guest).await?;
+        let (verdict, lasting) = self.probe(qemu, guest).await?;
         tracing::info!(runs = verdict.runs, reason = verdict.reason, "KVM probed");
+        if !lasting {
+            return Ok(verdict);
+        }
         entries.push(Entry { key, verdict: verdict.clone() });
         let too_many = entries.len().saturating_sub(MAX_VERDICTS);
         entries.drain(..too_many);
@@ -136,8 +139,9 @@ impl Kvm {
         Ok(verdict)
     }
 
-    /// Runs the probe guest to its end or the deadline.
-    async fn probe(&self, qemu: &Info, guest: &ProbeGuest) -> Result<Verdict, VmmError> {
+    /// Runs the probe guest to its end or the deadline. Also says whether the verdict lasts: a QEMU
+    /// that refuses its command line or cannot read a file tells nothing about KVM.
+    async fn probe(&self, qemu: &Info, guest: &ProbeGuest) -> Result<(Verdict, bool), VmmError> {
         let dir = self.dir.join("kvm-probe");
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
@@ -175,7 +179,8 @@ impl Kvm {
         let verdict = judge(&seen, exit, &tail_lines(&log).await);
         drop(vmm);
         fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
-        Ok(verdict)
+        let lasting = verdict.runs || !matches!(exit, Some(VmmExit::Code(code)) if code != 0);
+        Ok((verdict, lasting))
     }
 
     fn file(&self) -> PathBuf {
@@ -376,6 +381,16 @@ mod tests {
         assert_eq!((accelerator, &reason), (Accelerator::Tcg, &finding.found));
         assert_eq!(kvm(dir).learn(&qemu, &guest).await, finding, "from the file");
         assert_eq!(runs(dir), 1);
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_refuses_to_start_is_no_verdict_to_keep() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let qemu = counting_qemu(dir, "x'; exit 1; echo '");
+        let finding = kvm(dir).learn(&qemu, &probe_guest(dir, "aa")).await;
+        assert!(finding.found.contains("code 1"), "{finding:?}");
+        assert_eq!(kvm(dir).recall(&qemu), None);
     }
 
     #[tokio::test]

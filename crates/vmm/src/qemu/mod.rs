@@ -110,6 +110,7 @@ impl Vmm for Qemu {
         let Boot::Kernel { kernel, format, extra_args, initrd, disks } = &spec.boot else {
             return Err(VmmError::WrongBoot { driver: DriverKind::Qemu, boot: "a plain process" });
         };
+        spec.check_paths()?;
         let qemu = self.program.info().await?;
         let console = spec.run_dir.join("console.log");
         let vmm_log = spec.run_dir.join("vmm.log");

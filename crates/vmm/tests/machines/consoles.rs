@@ -49,7 +49,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             initrd: Initrd::WithoutInit,
-            ..case("no_init_in_initramfs", "", Code::RootNotFound, "no /init")
+            ..case("no_init_in_initramfs", "", Code::InitMissing, "no /init")
         },
         Case {
             initrd: Initrd::InitIsNoProgram,

@@ -35,6 +35,16 @@ async fn a_missing_kernel_is_named() {
 }
 
 #[tokio::test]
+async fn a_path_that_depends_on_where_the_server_runs_is_refused() {
+    let host = Host::new();
+    let mut spec = host.spec("mute");
+    let Boot::Kernel { disks, .. } = &mut spec.boot else { unreachable!() };
+    disks.push(Disk { path: "root.img".into(), read_only: true, serial: "root".to_owned() });
+    let fault = refusal(&host, &spec).await;
+    assert!(fault.detail.contains("root.img") && fault.detail.contains("absolute"), "{fault}");
+}
+
+#[tokio::test]
 async fn a_serial_that_could_carry_options_is_refused() {
     let host = Host::new();
     let mut spec = host.spec("mute");

@@ -42,12 +42,17 @@ async fn the_agent_is_told_its_socket_and_token_and_sees_no_other_environment() 
 async fn killing_it_ends_its_session_its_descendants_and_whatever_carries_its_mark() {
     let host = Host::new();
     // A child of the session, one in a session of its own, and one that hides its mark too.
-    let script = "sleep 600 & setsid sleep 601 & setsid env -i /bin/sleep 602 & echo ready; wait";
-    let machine = AgentProcess::new(&host.config).launch(&spec(&host, script)).await.unwrap();
-    console_says(&machine, "ready").await;
+    // The last is known by how long it sleeps, as nothing else ties it to its VM.
+    let hidden = format!("/bin/sleep {}", 100_000 + std::process::id());
+    let script = format!(
+        "sleep 600 & setsid sleep 601 &
+        setsid env -i /bin/sh -c 'echo hidden; exec {hidden}' & wait"
+    );
+    let machine = AgentProcess::new(&host.config).launch(&spec(&host, &script)).await.unwrap();
+    console_says(&machine, "hidden").await;
     machine.kill(PATIENCE).await.unwrap();
     assert_eq!(host.marked(), []);
-    assert_eq!(sleepers(machine.footprint().processes[0].pid), Vec::<String>::new());
+    assert_eq!(sleepers(machine.footprint().processes[0].pid, &hidden), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -63,9 +68,8 @@ async fn it_is_adopted_like_any_vm() {
     assert_eq!(host.marked(), []);
 }
 
-/// Command lines of living `sleep` processes whose parent or session is `leader`, or that sleep as
-/// long as only this file's do and have lost both.
-fn sleepers(leader: u32) -> Vec<String> {
+/// Command lines of the living processes of `leader`'s session, and of those that are `hidden`.
+fn sleepers(leader: u32, hidden: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
@@ -73,7 +77,7 @@ fn sleepers(leader: u32) -> Vec<String> {
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let ours = fields[3] == leader.to_string() || line.trim_end().ends_with("sleep 602");
+        let ours = fields[3] == leader.to_string() || line.trim_end() == hidden;
         if ours && fields[0] != "Z" {
             found.push(line);
         }

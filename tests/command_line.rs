@@ -1,0 +1,113 @@
+//! The command line, as a person meets it.
+
+use crate::world::{Place, Server};
+use aetherium_model::resources::DriverKind;
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+fn said(output: &Output) -> (String, String, Option<i32>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+fn run(place: &Place, args: &[&str], input: &str) -> (String, String, Option<i32>) {
+    let mut child = place
+        .aetherium()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    said(&child.wait_with_output().unwrap())
+}
+
+#[test]
+fn run_boots_a_vm_feeds_it_and_exits_as_the_command_did() {
+    let place = Place::new();
+    let script = "read line; echo got $line; echo oops >&2; uname -n; exit 42";
+    let (out, err, code) = run(&place, &["run", "--driver", "qemu", "--", "sh", "-c", script], "input\n");
+    assert_eq!(code, Some(42), "{err}");
+    assert!(out.starts_with("got input\nvm-"), "{out}");
+    assert!(err.contains("oops"), "{err}");
+    place.assert_no_vm_is_left();
+}
+
+#[test]
+fn run_tells_its_own_failures_from_the_commands() {
+    let place = Place::new();
+    let driver = ["run", "--driver", "process"];
+    let with = |more: &[&str]| run(&place, &[&driver[..], more].concat(), "");
+    assert_eq!(with(&["--", "no-such-program"]).2, Some(127));
+    assert_eq!(with(&["--", "/etc/hostname"]).2, Some(126));
+    assert_eq!(with(&["--", "sh", "-c", "kill -9 $$"]).2, Some(137));
+    assert_eq!(with(&["--timeout", "300ms", "--", "sleep", "60"]).2, Some(124));
+    let missing = ["run", "--driver", "qemu", "--template", "none-such", "--", "true"];
+    let (_, err, code) = run(&place, &missing, "");
+    assert_eq!(code, Some(125));
+    assert!(err.contains("none-such") && err.contains("what to do"), "{err}");
+    let (_, err, code) = with(&["--cwd", "relative", "--", "true"]);
+    assert_eq!(code, Some(2), "{err}");
+    place.assert_no_vm_is_left();
+}
+
+#[test]
+fn a_large_stream_goes_through_whole() {
+    let place = Place::new();
+    let input = "0123456789abcdef".repeat(200_000);
+    let (out, err, code) = run(&place, &["run", "--driver", "process", "--", "cat"], &input);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out == input, "{} bytes of {}", out.len(), input.len());
+}
+
+#[tokio::test]
+async fn a_workspace_is_made_prompted_and_removed_by_its_name() {
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Process).await;
+    let (_, err, code) = run(&place, &["ws", "create", "demo"], "");
+    assert_eq!(code, Some(0), "{err}");
+    let (out, err, code) = run(&place, &["ws", "prompt", "demo", "echo hello; echo bad >&2; exit 3"], "");
+    assert_eq!((out.as_str(), code), ("hello\n", Some(3)), "{err}");
+    assert!(err.contains("bad"), "{err}");
+    assert!(run(&place, &["ws", "list"], "").0.contains("demo"));
+    assert!(run(&place, &["ws", "prompts", "demo"], "").0.contains("completed"));
+    assert!(run(&place, &["worker", "list"], "").0.contains("active"));
+    assert_eq!(run(&place, &["ws", "delete", "demo"], "").2, Some(0));
+    server.stop().await;
+}
+
+#[test]
+fn without_a_server_a_verb_says_how_to_start_one() {
+    let place = Place::new();
+    let (_, err, code) = run(&place, &["ws", "list"], "");
+    assert_eq!(code, Some(1));
+    assert!(err.contains("aetherium up"), "{err}");
+}
+
+#[test]
+fn doctor_names_what_it_checked_for_people_and_programs() {
+    let place = Place::new();
+    let (out, err, _) = run(&place, &["doctor"], "");
+    assert!(out.contains("qemu.binary") && out.contains("kvm.device"), "{out}{err}");
+    let (out, _, _) = run(&place, &["doctor", "--json"], "");
+    let findings: serde_json::Value = serde_json::from_str(&out).unwrap();
+    for finding in findings.as_array().unwrap() {
+        assert!(finding["check"].is_string() && finding["why"].is_string(), "{finding:#}");
+        assert!(finding["verdict"] == "ok" || finding["remedy"].is_string(), "{finding:#}");
+    }
+}
+
+#[test]
+fn every_verb_has_help_and_every_shell_a_completion() {
+    for verb in ["up", "run", "exec", "ws", "vm", "task", "template", "worker", "doctor", "bench"] {
+        let help = Command::new(crate::world::AETHERIUM).args([verb, "--help"]).output().unwrap();
+        assert!(help.status.success() && !help.stdout.is_empty(), "{verb}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Command::new(crate::world::AETHERIUM).args(["completion", shell]).output().unwrap();
+        assert!(String::from_utf8(script.stdout).unwrap().contains("aetherium"), "{shell}");
+    }
+}

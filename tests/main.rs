@@ -1,0 +1,14 @@
+//! Whole-system tests: the real program, real VMs, as a user meets them. One binary.
+//!
+//! `make test` makes what they boot: the template and the agent in `target/test-assets`. Each test
+//! has a data directory of its own and leaves no process behind, whether it passes or not.
+
+mod boot_failures;
+mod command_line;
+mod crash;
+mod runs;
+mod seed;
+mod server;
+mod transports;
+mod workspaces;
+mod world;
