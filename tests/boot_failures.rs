@@ -37,7 +37,10 @@ async fn a_root_that_no_disk_carries_is_named_with_the_disks_that_were_seen() {
     let why = failure(&server, json!({ "template": "lost" })).await;
     assert_eq!(why["code"], "root_not_found", "{why:#}");
     let detail = why["detail"].as_str().unwrap();
-    assert!(detail.contains(wanted) && detail.contains("vda") && detail.contains("ext4"), "{detail}");
+    assert!(
+        detail.contains(wanted) && detail.contains("vda") && detail.contains("ext4"),
+        "{detail}"
+    );
     assert!(evidence(&why).contains("root_not_found"), "{why:#}");
     server.stop().await;
     place.assert_no_vm_is_left();
@@ -102,7 +105,11 @@ async fn a_prompt_whose_vm_does_not_boot_fails_with_the_vms_reason() {
     let made = server.post("/workspaces", body).await;
     let prompt = server.prompt(&format!("/workspaces/{}", id(&made)), "echo never").await;
     let (end, output) = server.ended(&prompt).await;
-    assert_eq!((state(&end), &end["fault"]["code"]), ("failed", &json!("root_not_found")), "{end:#}");
+    assert_eq!(
+        (state(&end), &end["fault"]["code"]),
+        ("failed", &json!("root_not_found")),
+        "{end:#}"
+    );
     assert_eq!(output, "");
     server.stop().await;
     place.assert_no_vm_is_left();
@@ -131,7 +138,8 @@ fn mute_init(place: &Place) -> Vec<u8> {
         int main(void) { static const char line[] = \"aetherium-init: stage=start uptime_ms=1\\n\";\n\
         int out = open(\"/dev/console\", O_WRONLY); write(out, line, sizeof line - 1); for (;;) pause(); }\n";
     std::fs::write(&source, text).unwrap();
-    let built = Command::new("cc").arg("-static").arg("-o").args([&program, &source]).status().unwrap();
+    let built =
+        Command::new("cc").arg("-static").arg("-o").args([&program, &source]).status().unwrap();
     assert!(built.success());
     std::fs::read(program).unwrap()
 }

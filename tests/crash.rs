@@ -10,7 +10,8 @@ async fn a_vm_outlives_a_killed_server_and_its_prompt_is_interrupted_not_run_aga
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Qemu).await;
     let workspace = server.workspace("crash").await;
-    let prompt = server.prompt(&workspace, "echo ran >> /root/effects; sync; echo started; sleep 600").await;
+    let prompt =
+        server.prompt(&workspace, "echo ran >> /root/effects; sync; echo started; sleep 600").await;
     let output = format!("{prompt}/output?stream=stdout");
     server.until(&output, BOOT, |it| it.as_str().is_some_and(|it| it.contains("started"))).await;
     let vm = server.get(&prompt).await["vm_id"].as_str().unwrap().to_owned();
@@ -74,7 +75,9 @@ async fn no_prompt_is_lost_or_run_twice_however_often_the_server_is_killed() {
         // A moment that depends on how far the work has come, not on a clock.
         let done = lines(&effects).len();
         let deadline = std::time::Instant::now() + SOON;
-        while lines(&effects).len() < (done + 2).min(PROMPTS) && std::time::Instant::now() < deadline {
+        while lines(&effects).len() < (done + 2).min(PROMPTS)
+            && std::time::Instant::now() < deadline
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         server.kill();
@@ -92,7 +95,10 @@ async fn no_prompt_is_lost_or_run_twice_however_often_the_server_is_killed() {
     seen.dedup();
     assert_eq!(ran, seen.len(), "something ran twice");
     assert!(ran >= completed, "{completed} are said to have completed, {ran} ran");
-    assert!(completed >= PROMPTS - 3 * 4, "only {completed} completed: more were given up than ran");
+    assert!(
+        completed >= PROMPTS - 3 * 4,
+        "only {completed} completed: more were given up than ran"
+    );
     server.stop().await;
     place.assert_no_vm_is_left();
 }

@@ -3,6 +3,8 @@
 //! `make test` makes what they boot: the template and the agent in `target/test-assets`. Each test
 //! has a data directory of its own and leaves no process behind, whether it passes or not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod boot_failures;
 mod command_line;
 mod crash;

@@ -20,9 +20,13 @@ fn curl(server: &Server<'_>, path: &str, body: &str) -> Value {
 async fn a_prompt_sent_with_curl_runs_in_a_vm_that_is_started_for_it() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Qemu).await;
-    let workspace = curl(&server, "/workspaces", r#"{"name":"test-vm-comm","ai_assistant":"shell"}"#);
+    let workspace =
+        curl(&server, "/workspaces", r#"{"name":"test-vm-comm","ai_assistant":"shell"}"#);
     let path = format!("/workspaces/{}", id(&workspace));
-    assert!(server.get(&path).await.get("vm_id").is_none(), "a VM was started before it was needed");
+    assert!(
+        server.get(&path).await.get("vm_id").is_none(),
+        "a VM was started before it was needed"
+    );
 
     let prompt = curl(&server, &format!("{path}/prompts"), r#"{"prompt":"echo Hello from VM"}"#);
     assert_eq!(state(&prompt), "queued");
@@ -65,7 +69,9 @@ async fn the_guest_is_a_machine_of_its_own() {
     assert_eq!(run("echo kept > /etc/mine && sync && cat /etc/mine").await, "kept");
     // Isolated: not even the host's loopback, which user-mode networking would lend it.
     let port = server.url().rsplit(':').next().unwrap();
-    let reach = format!("timeout 3 bash -c 'echo > /dev/tcp/172.16.0.1/{port}' 2>/dev/null && echo open || echo closed");
+    let reach = format!(
+        "timeout 3 bash -c 'echo > /dev/tcp/172.16.0.1/{port}' 2>/dev/null && echo open || echo closed"
+    );
     assert_eq!(run(&reach).await, "closed");
     server.stop().await;
     place.assert_no_vm_is_left();

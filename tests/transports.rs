@@ -17,7 +17,8 @@ async fn with_vsock_in_the_guest_the_agent_is_reached_over_it() {
     let server = Server::start(&place, DriverKind::Qemu).await;
     let vm = server.vm(json!({})).await;
     assert_eq!(vm["agent_transport"], "vsock", "{vm:#}\n{}", server.log());
-    let ran = server.post(&format!("/vms/{}/execute", id(&vm)), json!({ "argv": ["echo", "hi"] })).await;
+    let ran =
+        server.post(&format!("/vms/{}/execute", id(&vm)), json!({ "argv": ["echo", "hi"] })).await;
     assert_eq!(ran["stdout"], "hi\n");
     server.stop().await;
     place.assert_no_vm_is_left();
@@ -34,7 +35,8 @@ async fn a_guest_that_cannot_load_vsock_is_reached_over_tcp() {
     let server = Server::start(&place, DriverKind::Qemu).await;
     let vm = server.vm(json!({ "template": "novsock" })).await;
     assert_eq!(vm["agent_transport"], "tcp", "{vm:#}\n{}", server.log());
-    let ran = server.post(&format!("/vms/{}/execute", id(&vm)), json!({ "argv": ["echo", "hi"] })).await;
+    let ran =
+        server.post(&format!("/vms/{}/execute", id(&vm)), json!({ "argv": ["echo", "hi"] })).await;
     assert_eq!(ran["stdout"], "hi\n");
     server.stop().await;
     place.assert_no_vm_is_left();

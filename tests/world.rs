@@ -132,7 +132,11 @@ impl<'a> Server<'a> {
 
     pub(crate) async fn start_with(place: &'a Place, driver: DriverKind, more: &[&str]) -> Self {
         let _ = fs::remove_file(place.path().join("server.json"));
-        let log = fs::OpenOptions::new().create(true).append(true).open(place.path().join("log")).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(place.path().join("log"))
+            .unwrap();
         let child = place
             .aetherium()
             .args(["up", "--listen", "127.0.0.1:0", "--driver", driver.as_str()])
@@ -142,8 +146,13 @@ impl<'a> Server<'a> {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server =
-            Self { place, child, url: String::new(), key: String::new(), http: reqwest::Client::new() };
+        let mut server = Self {
+            place,
+            child,
+            url: String::new(),
+            key: String::new(),
+            http: reqwest::Client::new(),
+        };
         server.await_start().await;
         server
     }
@@ -202,7 +211,12 @@ impl<'a> Server<'a> {
     }
 
     /// One request, with whatever came of it.
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = self
             .http
             .request(method, format!("{}/api/v1{path}", self.url))
@@ -236,7 +250,12 @@ impl<'a> Server<'a> {
     }
 
     /// Looks at `path` until `wanted` holds of it.
-    pub(crate) async fn until(&self, path: &str, at_most: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(
+        &self,
+        path: &str,
+        at_most: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let deadline = Instant::now() + at_most;
         loop {
             let value = self.get(path).await;

@@ -10,14 +10,18 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Runs AI agents, and any other untrusted command, in microVMs.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   aetherium doctor                              what this host has, lacks, and how to get it
   aetherium template build                      make the template `default`
   aetherium run -- uname -a                     one command in a VM of its own
   aetherium up                                  the server: API, queue and worker in one process
   aetherium ws create demo                      a workspace on it
-  aetherium ws prompt demo 'echo Hello from VM' a prompt in the workspace's VM")]
+  aetherium ws prompt demo 'echo Hello from VM' a prompt in the workspace's VM"
+)]
 pub(crate) struct Args {
     /// Where everything is kept: database, API key, templates, VMs.
     #[arg(long, global = true, env = "AETHERIUM_DATA_DIR", value_name = "DIR")]
@@ -26,7 +30,13 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "AETHERIUM_URL", value_name = "URL")]
     pub(crate) url: Option<String>,
     /// The API key; else the one in the data directory.
-    #[arg(long, global = true, env = "AETHERIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(
+        long,
+        global = true,
+        env = "AETHERIUM_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
     pub(crate) api_key: Option<String>,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
@@ -112,7 +122,9 @@ Examples:
         verb: BenchCommand,
     },
     /// Print a shell's completion script.
-    #[command(after_help = "Example:\n  aetherium completion bash > /etc/bash_completion.d/aetherium")]
+    #[command(
+        after_help = "Example:\n  aetherium completion bash > /etc/bash_completion.d/aetherium"
+    )]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
@@ -158,7 +170,12 @@ pub(crate) struct DatabaseArgs {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct UpArgs {
     /// The address of the API; port 0 takes a free one.
-    #[arg(long, env = "AETHERIUM_LISTEN", default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "AETHERIUM_LISTEN",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDRESS"
+    )]
     pub(crate) listen: SocketAddr,
     /// How long commands may go on after Ctrl-C, such as `10s`.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
@@ -220,7 +237,9 @@ impl CommandArgs {
             env: self.env.iter().cloned().collect(),
             cwd: self.cwd.clone(),
             user: self.user.clone(),
-            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: self
+                .timeout
+                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -504,7 +523,8 @@ pub(crate) struct BenchArgs {
 
 /// Parses `500ms`, `90s`, `15m`, `2h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("{text:?} is not a time: give a whole number with ms, s, m or h, such as 90s");
+    let refuse =
+        || format!("{text:?} is not a time: give a whole number with ms, s, m or h, such as 90s");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
     let number: u64 = text[..split].parse().map_err(|_| refuse())?;
     let millis = match &text[split..] {

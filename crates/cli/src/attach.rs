@@ -9,17 +9,20 @@ use aetherium_model::{
     },
     run::{Command, ExitReport},
 };
-use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use std::io::{Read as _, Write as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::{
     connect_async,
-    tungstenite::{Message, client::IntoClientRequest as _, http::HeaderValue},
+    tungstenite::{
+        Error as WebSocketError, Message, client::IntoClientRequest as _, http::HeaderValue,
+    },
 };
 
 /// Pieces of input that may wait to be sent.
 const INPUTS: usize = 4;
+/// Signals that may wait to be sent.
+const SIGNALS: usize = 1;
 /// SIGINT, see signal(7).
 const SIGINT: i32 = 2;
 /// A docker-compatible set of codes for failures that are not the command's.
@@ -109,11 +112,45 @@ pub(crate) async fn run(
         .map_err(|_| system("the API key has characters that no header may carry"))?;
     request.headers_mut().insert("authorization", key);
     let (socket, _) = connect_async(request).await.map_err(|error| refused(vm, &error))?;
-    let (mut to_server, mut from_server) = socket.split();
+    let (mut to_server, from_server) = socket.split();
     let open = Open { command: command.clone(), stdin: input == Input::Standard };
     to_server.send(frame(&open)?).await.map_err(|error| system(error.to_string()))?;
 
-    let mut inputs = standard_input(input);
+    let (signals, to_send) = mpsc::channel(SIGNALS);
+    let sending = send_all(to_server, standard_input(input), to_send);
+    let receiving = receive_all(from_server, signals, output);
+    // Side by side: a command that echoes its input stops reading when nobody reads its output.
+    tokio::select! {
+        end = receiving => end,
+        error = sending => Err(system(format!("the connection broke: {error}")).into()),
+    }
+}
+
+/// Sends input and signals for as long as the connection lasts.
+async fn send_all(
+    mut to_server: impl Sink<Message, Error = WebSocketError> + Unpin,
+    mut inputs: mpsc::Receiver<Message>,
+    mut signals: mpsc::Receiver<Message>,
+) -> WebSocketError {
+    loop {
+        let message = tokio::select! {
+            biased;
+            Some(signal) = signals.recv() => signal,
+            Some(piece) = inputs.recv() => piece,
+            else => return std::future::pending().await,
+        };
+        if let Err(error) = to_server.send(message).await {
+            return error;
+        }
+    }
+}
+
+/// Delivers output until the command's end.
+async fn receive_all(
+    mut from_server: impl Stream<Item = Result<Message, WebSocketError>> + Unpin,
+    signals: mpsc::Sender<Message>,
+    output: &mut impl Output,
+) -> Result<ExitReport, CliError> {
     let mut interrupts = 0;
     let mut started = false;
     loop {
@@ -127,25 +164,22 @@ pub(crate) async fn run(
                     started = true;
                     output.started();
                 }
-                Some(Ok(Message::Close(_))) | None => return Err(system("the server closed the connection").into()),
+                Some(Ok(Message::Close(_))) | None => {
+                    return Err(system("the server closed the connection").into());
+                }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(system(format!("the connection broke: {error}")).into()),
+                Some(Err(error)) => {
+                    return Err(system(format!("the connection broke: {error}")).into());
+                }
             },
-            piece = inputs.recv(), if input == Input::Standard && !inputs.is_closed() => {
-                let message = match piece {
-                    Some(bytes) => Message::Binary(bytes),
-                    None => frame(&ClientFrame::CloseStdin)?,
-                };
-                // A server that is gone says so on the other side.
-                let _ = to_server.send(message).await;
-            }
             _ = tokio::signal::ctrl_c() => {
                 interrupts += 1;
                 if interrupts > 1 || !started {
                     let fault = Fault::new(Code::Cancelled, "interrupted; the command was given up on");
                     return Err(CliError::new(fault).exiting_with(EXIT_INTERRUPTED));
                 }
-                let _ = to_server.send(frame(&ClientFrame::Signal { signal: SIGINT })?).await;
+                // The queue is empty: this is the only one ever sent.
+                let _ = signals.try_send(frame(&ClientFrame::Signal { signal: SIGINT })?);
             }
         }
     }
@@ -161,31 +195,30 @@ fn deliver(frame: &[u8], output: &mut impl Output) {
 
 /// The result, if this frame is the last one.
 fn ended(text: &str) -> Result<Option<ExitReport>, CliError> {
-    match serde_json::from_str(text).map_err(|error| system(format!("a frame of the server: {error}")))? {
+    match serde_json::from_str(text)
+        .map_err(|error| system(format!("a frame of the server: {error}")))?
+    {
         ServerFrame::Started { .. } => Ok(None),
         ServerFrame::Exit { result } => Ok(Some(result)),
         ServerFrame::Fault { fault } => {
-            let code = exit_code(&fault);
+            let code = exit_code(fault.code);
             Err(CliError::new(fault).exiting_with(code))
         }
     }
 }
 
 /// 127 and 126 as a shell has them, where the guest says why a command did not start.
-fn exit_code(fault: &Fault) -> u8 {
-    if fault.code != Code::SpawnFailed {
-        return EXIT_SYSTEM;
-    }
-    if fault.detail.contains("not found") || fault.detail.contains("No such file") {
-        EXIT_NOT_FOUND
-    } else {
-        EXIT_NOT_EXECUTABLE
+const fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::CommandNotFound => EXIT_NOT_FOUND,
+        Code::CommandNotExecutable => EXIT_NOT_EXECUTABLE,
+        _ => EXIT_SYSTEM,
     }
 }
 
 /// Reads standard input on a thread of its own: it may block for ever, and the program does not
 /// wait for it when it ends.
-fn standard_input(input: Input) -> mpsc::Receiver<Bytes> {
+fn standard_input(input: Input) -> mpsc::Receiver<Message> {
     let (sender, receiver) = mpsc::channel(INPUTS);
     if input == Input::Standard {
         std::thread::spawn(move || {
@@ -195,9 +228,13 @@ fn standard_input(input: Input) -> mpsc::Receiver<Bytes> {
                 let mut frame = Vec::with_capacity(read + 1);
                 frame.push(CHANNEL_STDIN);
                 frame.extend_from_slice(&buffer[..read]);
-                if sender.blocking_send(frame.into()).is_err() {
+                if sender.blocking_send(Message::Binary(frame.into())).is_err() {
                     return;
                 }
+            }
+            if let Ok(close) = frame(&ClientFrame::CloseStdin) {
+                // A command that has ended needs no end of its input.
+                let _ = sender.blocking_send(close);
             }
         });
     }
@@ -208,9 +245,8 @@ fn frame(value: &impl serde::Serialize) -> Result<Message, CliError> {
     Ok(Message::Text(serde_json::to_string(value).map_err(Fault::internal)?.into()))
 }
 
-fn refused(vm: &str, error: &tokio_tungstenite::tungstenite::Error) -> CliError {
-    use tokio_tungstenite::tungstenite::Error;
-    if let Error::Http(answer) = error
+fn refused(vm: &str, error: &WebSocketError) -> CliError {
+    if let WebSocketError::Http(answer) = error
         && let Some(body) = answer.body()
         && let Ok(problem) = serde_json::from_slice::<aetherium_gateway::api::Problem>(body)
     {

@@ -70,7 +70,8 @@ impl Client {
 
     /// Whether the server answers.
     pub(crate) async fn is_up(&self) -> bool {
-        let request = self.http.get(format!("{}/health", self.base)).timeout(Duration::from_secs(2));
+        let request =
+            self.http.get(format!("{}/health", self.base)).timeout(Duration::from_secs(2));
         request.send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
@@ -112,7 +113,8 @@ impl Client {
             // A stream that breaks is taken up again after the last event seen.
             while let Some(Ok(chunk)) = chunks.next().await {
                 for data in lines.push(&chunk) {
-                    let event: OutputEvent = serde_json::from_str(&data).map_err(Fault::internal)?;
+                    let event: OutputEvent =
+                        serde_json::from_str(&data).map_err(Fault::internal)?;
                     seen = event.seq;
                     on_event(&event);
                     if let EventBody::End { state } = event.body {
@@ -146,7 +148,11 @@ impl Client {
             Ok(problem) => problem_fault(problem).into(),
             Err(_) => Fault::new(
                 Code::Unavailable,
-                format!("{} answered {status}: {}", self.base, text.chars().take(200).collect::<String>()),
+                format!(
+                    "{} answered {status}: {}",
+                    self.base,
+                    text.chars().take(200).collect::<String>()
+                ),
             )
             .remedy("check that --url names an Aetherium server")
             .into(),
@@ -155,13 +161,16 @@ impl Client {
 
     fn broken(&self, error: &reqwest::Error) -> CliError {
         use std::error::Error as _;
-        let cause = error.source().map_or_else(|| error.to_string(), |source| {
-            let mut deepest = source;
-            while let Some(next) = deepest.source() {
-                deepest = next;
-            }
-            deepest.to_string()
-        });
+        let cause = error.source().map_or_else(
+            || error.to_string(),
+            |source| {
+                let mut deepest = source;
+                while let Some(next) = deepest.source() {
+                    deepest = next;
+                }
+                deepest.to_string()
+            },
+        );
         local(format!("the server at {} does not answer", self.base), cause)
             .remedy("start one with `aetherium up`, or name another with --url")
             .into()
@@ -191,7 +200,9 @@ struct Lines {
 impl Lines {
     fn push(&mut self, chunk: &[u8]) -> Vec<String> {
         self.held.extend_from_slice(chunk);
-        let Some(end) = self.held.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let Some(end) = self.held.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
         let rest = self.held.split_off(end + 1);
         let complete = std::mem::replace(&mut self.held, rest);
         String::from_utf8_lossy(&complete)

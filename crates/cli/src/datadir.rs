@@ -43,7 +43,8 @@ impl DataDir {
                 .map(Self)
                 .map_err(|error| local(format!("--data-dir {}", path.display()), error).into());
         }
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute =
+            |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         absolute("XDG_STATE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
             .map(|state| Self(state.join("aetherium")))
@@ -88,7 +89,9 @@ impl DataDir {
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),
             Err(fs::TryLockError::WouldBlock) => {
-                let who = self.running().map_or_else(String::new, |it| format!(" (process {} at {})", it.pid, it.url));
+                let who = self
+                    .running()
+                    .map_or_else(String::new, |it| format!(" (process {} at {})", it.pid, it.url));
                 Err(Fault::new(
                     Code::Conflict,
                     format!("another server uses the data directory {}{who}", self.0.display()),
@@ -114,9 +117,11 @@ impl DataDir {
         match write_new(&path, key.as_bytes()) {
             Ok(()) => Ok(key),
             // Somebody else was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.existing_api_key()?.ok_or_else(|| {
-                local(format!("cannot read {}", path.display()), "it is empty").into()
-            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.existing_api_key()?.ok_or_else(|| {
+                    local(format!("cannot read {}", path.display()), "it is empty").into()
+                })
+            }
             Err(error) => Err(local(format!("cannot write {}", path.display()), error).into()),
         }
     }

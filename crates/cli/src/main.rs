@@ -46,7 +46,8 @@ fn main() -> ExitCode {
 fn start_log(args: &args::Args) {
     use tracing_subscriber::{EnvFilter, fmt};
     let default = if args.command.is_server() { "info" } else { "error" };
-    let filter = EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter =
+        EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match args.log_format {
         args::LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

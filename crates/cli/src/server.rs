@@ -67,7 +67,8 @@ impl Server {
             local(format!("cannot listen on {}", config.listen), error)
                 .remedy("choose another address with --listen")
         })?;
-        let address = listener.local_addr().map_err(|error| local("the listener's address", error))?;
+        let address =
+            listener.local_addr().map_err(|error| local("the listener's address", error))?;
 
         let chosen = choose_driver(&data, &layout, &config.driver).await;
         let driver = match &chosen {
@@ -135,9 +136,9 @@ async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken)
 /// Opens the store and brings its schema up to date.
 pub(crate) async fn open_store(data: &DataDir, args: &DatabaseArgs) -> Result<Store, CliError> {
     let url = args.database.clone().unwrap_or_else(|| data.database_url());
-    let url = url.parse().map_err(|error| {
-        Fault::new(Code::InvalidRequest, format!("--database: {error}"))
-    })?;
+    let url = url
+        .parse()
+        .map_err(|error| Fault::new(Code::InvalidRequest, format!("--database: {error}")))?;
     let store = Store::open(&url).await.map_err(Fault::from)?;
     store.migrate().await.map_err(Fault::from)?;
     Ok(store)
@@ -154,10 +155,16 @@ pub(crate) fn driver_config(data: &DataDir, layout: &Layout, args: &DriverArgs) 
     }
 }
 
-async fn choose_driver(data: &DataDir, layout: &Layout, args: &DriverArgs) -> Result<Chosen, Fault> {
+async fn choose_driver(
+    data: &DataDir,
+    layout: &Layout,
+    args: &DriverArgs,
+) -> Result<Chosen, Fault> {
     let config = driver_config(data, layout, args);
     if args.driver == DriverChoice::Only(DriverKind::Process) {
-        tracing::warn!("the process driver isolates nothing: commands run on this host as this user");
+        tracing::warn!(
+            "the process driver isolates nothing: commands run on this host as this user"
+        );
     }
     // Each template's kernel is probed before its first VM; there may be no template yet.
     aetherium_vmm::choose(args.driver, &config, None).await
@@ -172,5 +179,7 @@ pub(crate) fn agent_binary(args: &DriverArgs) -> Option<PathBuf> {
 pub(crate) fn beside_this_program(name: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let dir = program.parent()?;
-    [dir.join(name), dir.join("../libexec/aetherium").join(name)].into_iter().find(|path| path.is_file())
+    [dir.join(name), dir.join("../libexec/aetherium").join(name)]
+        .into_iter()
+        .find(|path| path.is_file())
 }

@@ -61,7 +61,9 @@ pub const fn status(code: Code) -> StatusCode {
         }
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Busy | Code::NoCapacity | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::SpawnFailed => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::CommandNotFound | Code::CommandNotExecutable | Code::SpawnFailed => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         Code::AgentLost | Code::AgentSilent | Code::Interrupted => StatusCode::BAD_GATEWAY,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -114,7 +114,11 @@ codes! {
     Cancelled = "cancelled",
     /// It may have started when its worker or VM went away; it was not run again.
     Interrupted = "interrupted",
-    /// The command could not be started in the guest.
+    /// The guest has no such program.
+    CommandNotFound = "command_not_found",
+    /// The guest has the program, but its user may not run it.
+    CommandNotExecutable = "command_not_executable",
+    /// The command could not be started in the guest for another reason, which the detail names.
     SpawnFailed = "spawn_failed",
     /// The VM that the work was for is gone.
     VmGone = "vm_gone",

@@ -219,21 +219,6 @@ impl Queue {
         Ok(())
     }
 
-    /// See [`Store::clear_workspace_vm`].
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn clear_workspace_vm(
-        &self,
-        id: WorkspaceId,
-        vm_id: VmId,
-        now: Timestamp,
-    ) -> Result<()> {
-        self.store.clear_workspace_vm(id, vm_id, now).await?;
-        self.bus.announce(Topic::Workspace(id));
-        Ok(())
-    }
-
     /// See [`Store::set_workspace_state`].
     ///
     /// # Errors

@@ -90,7 +90,8 @@ impl Store {
     }
 
     /// Writes where a VM stands and what became known of it: state, driver, accelerator,
-    /// transport, timings. Only the worker that owns it may; nothing follows a terminal state.
+    /// transport, timings. Only the worker that owns it may; nothing follows a terminal state, and
+    /// with it a workspace has no VM any more.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it has ended or belongs to another
@@ -126,6 +127,9 @@ impl Store {
                 ),
                 remedy: "leave it: its record is final, or another worker's",
             });
+        }
+        if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
+            crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
         }
         Ok(tx.commit().await?)
     }

@@ -193,29 +193,24 @@ impl Store {
         write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
         Ok(tx.commit().await?)
     }
+}
 
-    /// Notes that a workspace has no VM any more. Does nothing if it has another by now, or is
-    /// gone itself.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn clear_workspace_vm(
-        &self,
-        id: WorkspaceId,
-        vm_id: VmId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let clear = "UPDATE workspaces SET vm_id = NULL, updated_at = $3 \
-                     WHERE id = $1 AND vm_id = $2";
-        sqlx::query(clear)
-            .bind(id.to_string())
-            .bind(vm_id.to_string())
-            .bind(now.as_millis())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
-    }
+/// Notes that a workspace has no VM any more. Does nothing if it has another by now, or is gone
+/// itself.
+pub(crate) async fn clear_vm(
+    tx: &mut Tx,
+    id: WorkspaceId,
+    vm_id: VmId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let clear = "UPDATE workspaces SET vm_id = NULL, updated_at = $3 WHERE id = $1 AND vm_id = $2";
+    sqlx::query(clear)
+        .bind(id.to_string())
+        .bind(vm_id.to_string())
+        .bind(now.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 fn being_deleted(workspace: &Workspace) -> StoreError {

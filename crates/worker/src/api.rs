@@ -39,7 +39,9 @@ const MAX_CONSOLE_BYTES: u64 = 1024 * 1024;
 pub(crate) fn bind(host: &Host) -> Result<UnixListener, WorkerError> {
     let path = host.layout.socket();
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(WorkerError::io(&path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(WorkerError::io(&path, error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(|error| WorkerError::io(&path, error))?;
@@ -51,7 +53,8 @@ pub(crate) fn bind(host: &Host) -> Result<UnixListener, WorkerError> {
 /// Serves until `shutdown`, then lets requests under way finish.
 pub(crate) async fn serve(host: Arc<Host>, listener: UnixListener, shutdown: CancellationToken) {
     let path = host.layout.socket();
-    let served = axum::serve(listener, router(host)).with_graceful_shutdown(shutdown.cancelled_owned());
+    let served =
+        axum::serve(listener, router(host)).with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the internal API ended");
     }

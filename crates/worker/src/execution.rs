@@ -17,7 +17,10 @@ use aetherium_model::{
 };
 use aetherium_store::RunRef;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use futures::{SinkExt as _, StreamExt as _, stream::{SplitSink, SplitStream}};
+use futures::{
+    SinkExt as _, StreamExt as _,
+    stream::{SplitSink, SplitStream},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -63,9 +66,7 @@ async fn begin(
     vm: &VmHandle,
     command: &Command,
 ) -> Result<(ExecutionId, AgentClient), Fault> {
-    command
-        .validate()
-        .map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
+    command.validate().map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
     let agent = vm.agent().await?;
     let now = host.now();
     let execution = Execution {
@@ -124,7 +125,7 @@ async fn collect(mut incoming: mpsc::Receiver<Piece>) -> Output {
 /// Serves one interactive command over a WebSocket. A client that goes away ends the command.
 pub(crate) async fn interactive(host: Arc<Host>, vm: VmId, socket: WebSocket) {
     let (mut to_client, mut from_client) = socket.split();
-    let last = match converse(&host, vm, &mut to_client, &mut from_client).await {
+    let last = match Box::pin(converse(&host, vm, &mut to_client, &mut from_client)).await {
         Ok(Some(frame)) => frame,
         Ok(None) => return,
         Err(fault) => ServerFrame::Fault { fault },
@@ -157,7 +158,7 @@ async fn converse(
     let stdin = process.stdin();
     let signaller = process.signaller();
     let state = if send(to_client, &started).await.is_ok() {
-        exchange(host, process, stdin, signaller, to_client, from_client).await
+        Box::pin(exchange(host, process, stdin, signaller, to_client, from_client)).await
     } else {
         RunState::Cancelled
     };
@@ -201,7 +202,10 @@ async fn exchange(
     }
 }
 
-async fn deliver(mut incoming: mpsc::Receiver<Piece>, to_client: &mut ToClient) -> Result<(), axum::Error> {
+async fn deliver(
+    mut incoming: mpsc::Receiver<Piece>,
+    to_client: &mut ToClient,
+) -> Result<(), axum::Error> {
     while let Some((stream, bytes)) = incoming.recv().await {
         let channel = match stream {
             Stream::Stdout => CHANNEL_STDOUT,
@@ -269,4 +273,3 @@ async fn send(to_client: &mut ToClient, frame: &ServerFrame) -> Result<(), axum:
     let text = serde_json::to_string(frame).map_err(axum::Error::new)?;
     to_client.send(Message::Text(text.into())).await
 }
-

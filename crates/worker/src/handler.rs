@@ -188,7 +188,9 @@ impl Handlers {
     async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
         match self.host.queue.finish_run(run, end, self.host.now()).await? {
             Finish::Written => {}
-            Finish::AlreadyEnded(state) => tracing::info!(%run, state = state.as_str(), "had ended"),
+            Finish::AlreadyEnded(state) => {
+                tracing::info!(%run, state = state.as_str(), "had ended");
+            }
         }
         Ok(Outcome::Settled)
     }

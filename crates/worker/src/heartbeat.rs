@@ -24,7 +24,8 @@ pub(crate) async fn register(host: &Arc<Host>) -> Result<(), WorkerError> {
         driver_reason,
         internal_address: format!("unix:{}", host.layout.socket().display()),
         templates: templates(host),
-        vcpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+        vcpus: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
         memory_mib: memory_mib(),
         vms: host.vms.count(),
         state: WorkerState::Active,
@@ -44,7 +45,11 @@ pub(crate) async fn keep(host: Arc<Host>, shutdown: CancellationToken) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let beat = host.queue.store().heartbeat(host.id, host.now(), host.vms.count(), &templates(&host)).await;
+        let beat = host
+            .queue
+            .store()
+            .heartbeat(host.id, host.now(), host.vms.count(), &templates(&host))
+            .await;
         if let Err(error) = beat {
             tracing::warn!(%error, "the heartbeat could not be written");
         }

@@ -89,7 +89,10 @@ impl Host {
     }
 
     /// Lets the driver find out how guests of this template's kernel run best here, once.
-    pub(crate) async fn learn_accelerator(&self, template: &InstalledTemplate) -> Result<(), Fault> {
+    pub(crate) async fn learn_accelerator(
+        &self,
+        template: &InstalledTemplate,
+    ) -> Result<(), Fault> {
         let digest = template.manifest.kernel.image.sha256.clone();
         let mut learnt = self.learnt.lock().await;
         if !learnt.contains(&digest) {
@@ -149,7 +152,9 @@ impl Host {
             }
         }
         let cleaned = tokio::task::spawn_blocking(move || clean_vm_dir(&dir)).await;
-        cleaned.unwrap_or_else(|error| Err(WorkerError::io(Path::new("cleaning"), io::Error::other(error))))
+        cleaned.unwrap_or_else(|error| {
+            Err(WorkerError::io(Path::new("cleaning"), io::Error::other(error)))
+        })
     }
 
     /// Every living process of this worker's VMs, by VM.
@@ -182,7 +187,8 @@ fn clean_vm_dir(dir: &Path) -> Result<(), WorkerError> {
         if KEPT_FILES.iter().any(|kept| name == *kept) || name == crate::journal::FILE {
             continue;
         }
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(|error| WorkerError::io(&path, error))?;
     }
     crate::journal::Journal::remove(dir)
@@ -201,10 +207,10 @@ pub(crate) fn guest_net() -> GuestNet {
 pub(crate) fn identity(layout: &Layout) -> Result<WorkerId, WorkerError> {
     let path = layout.worker_id();
     match fs::read_to_string(&path) {
-        Ok(content) => content
-            .trim()
-            .parse()
-            .map_err(|_| WorkerError::BadIdentity { path, content: content.chars().take(64).collect() }),
+        Ok(content) => content.trim().parse().map_err(|_| WorkerError::BadIdentity {
+            path,
+            content: content.chars().take(64).collect(),
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = WorkerId::new();
             replace_file(&path, id.to_string().as_bytes())?;

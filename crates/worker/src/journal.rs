@@ -40,7 +40,9 @@ impl Journal {
         let path = vm_dir.join(FILE);
         match fs::read(&path) {
             Ok(text) => Ok(serde_json::from_slice(&text)
-                .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable journal"))
+                .inspect_err(
+                    |error| tracing::warn!(path = %path.display(), %error, "unreadable journal"),
+                )
                 .ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(WorkerError::io(&path, error)),
@@ -51,7 +53,9 @@ impl Journal {
     pub(crate) fn remove(vm_dir: &Path) -> Result<(), WorkerError> {
         let path = vm_dir.join(FILE);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WorkerError::io(&path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(WorkerError::io(&path, error))
+            }
             _ => Ok(()),
         }
     }

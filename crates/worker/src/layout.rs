@@ -37,7 +37,11 @@ impl Layout {
         let root = std::path::absolute(root).map_err(|source| WorkerError::io(root, source))?;
         let length = root.as_os_str().len();
         if length > MAX_DATA_DIR_BYTES {
-            return Err(WorkerError::DataDirTooLong { path: root, length, most: MAX_DATA_DIR_BYTES });
+            return Err(WorkerError::DataDirTooLong {
+                path: root,
+                length,
+                most: MAX_DATA_DIR_BYTES,
+            });
         }
         let layout = Self { root };
         for dir in [

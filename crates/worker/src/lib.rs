@@ -39,8 +39,8 @@ pub use host::Settings;
 pub use layout::Layout;
 pub use vm::write_guest_initrd;
 
-use aetherium_image::{BlankDisks, TemplateStore};
 use aetherium_agent_client::AgentClient;
+use aetherium_image::{BlankDisks, TemplateStore};
 use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
 use aetherium_queue::{Bus, Consumer, Queue};
 use aetherium_store::Store;

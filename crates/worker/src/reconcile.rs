@@ -99,7 +99,9 @@ async fn adopt_machine(
 /// Hands a VM that lives to a new actor.
 async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<(), WorkerError> {
     let idle = match row.workspace_id {
-        Some(id) => host.queue.store().workspace(id).await.map(|it| it.idle_timeout_s).unwrap_or_default(),
+        Some(id) => {
+            host.queue.store().workspace(id).await.map(|it| it.idle_timeout_s).unwrap_or_default()
+        }
         None => 0,
     };
     // The actor takes it from here with the agent's answer, which we have.

@@ -6,7 +6,7 @@
 
 use crate::host::Host;
 use aetherium_agent_client::{AgentClient, AgentError, Process, ProcessEvent};
-use aetherium_agent_proto::{ExecSpec, ExitStatus};
+use aetherium_agent_proto::{ExecSpec, ExitStatus, SpawnErrorKind};
 use aetherium_model::{
     Code, Fault, limits,
     output::{EventBody, Stream, Utf8Chunker},
@@ -171,20 +171,33 @@ pub(crate) fn not_run(error: &AgentError) -> RunState {
         return lost(&error.to_string());
     }
     let fault = match error {
-        AgentError::Spawn { .. } => Fault::new(Code::SpawnFailed, error.to_string())
+        AgentError::Spawn { kind, .. } => Fault::new(spawn_code(*kind), error.to_string())
             .remedy("check the command, its directory and its user against what the guest has"),
-        AgentError::VmEnded { reason } => Fault::new(Code::VmGone, format!("the VM ended: {reason}"))
-            .remedy("look at the VM's termination, then submit it again"),
+        AgentError::VmEnded { reason } => {
+            Fault::new(Code::VmGone, format!("the VM ended: {reason}"))
+                .remedy("look at the VM's termination, then submit it again")
+        }
         other => Fault::new(Code::AgentLost, other.to_string())
             .remedy("read the VM's console; delete the VM if it does not recover"),
     };
     RunState::Failed { fault }
 }
 
+const fn spawn_code(kind: SpawnErrorKind) -> Code {
+    match kind {
+        SpawnErrorKind::NotFound => Code::CommandNotFound,
+        SpawnErrorKind::PermissionDenied => Code::CommandNotExecutable,
+        _ => Code::SpawnFailed,
+    }
+}
+
 fn lost(detail: &str) -> RunState {
     RunState::Interrupted {
-        fault: Fault::new(Code::Interrupted, format!("the command may have run, its end is unknown: {detail}"))
-            .remedy("look at what it did, then submit it again if that is wanted"),
+        fault: Fault::new(
+            Code::Interrupted,
+            format!("the command may have run, its end is unknown: {detail}"),
+        )
+        .remedy("look at what it did, then submit it again if that is wanted"),
     }
 }
 

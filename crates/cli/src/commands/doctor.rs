@@ -59,7 +59,12 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
     if list.is_empty() {
         return Ok(match choice {
             DriverChoice::Only(DriverKind::Process) => Vec::new(),
-            _ => vec![Finding::warn("template", "there is none", why, "make one: aetherium template build")],
+            _ => vec![Finding::warn(
+                "template",
+                "there is none",
+                why,
+                "make one: aetherium template build",
+            )],
         });
     }
     let mut findings = Vec::new();
@@ -68,7 +73,13 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
         let bad = installed.verify(Check::Quick).into_iter().find(|it| it.verdict != Verdict::Ok);
         let check = format!("template.{}", manifest.name);
         findings.push(bad.map_or_else(
-            || Finding::ok(&check, format!("{}, kernel {}", manifest.rootfs.origin, manifest.kernel.release), why),
+            || {
+                Finding::ok(
+                    &check,
+                    format!("{}, kernel {}", manifest.rootfs.origin, manifest.kernel.release),
+                    why,
+                )
+            },
             |bad| Finding { check: check.clone(), ..bad },
         ));
     }
@@ -78,7 +89,9 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
 fn server_found(data: &DataDir) -> Finding {
     let why = "clients of this data directory talk to it";
     match data.running() {
-        Some(running) => Finding::ok("server", format!("{} (process {})", running.url, running.pid), why),
+        Some(running) => {
+            Finding::ok("server", format!("{} (process {})", running.url, running.pid), why)
+        }
         None => Finding::ok("server", "none runs on this data directory", why),
     }
 }

@@ -15,7 +15,8 @@ use std::process::ExitCode;
 pub(crate) async fn exec(args: &Args, exec: &ExecArgs) -> Result<ExitCode, CliError> {
     let client = Client::connect(args).map_err(|error| error.exiting_with(EXIT_SYSTEM))?;
     let command = checked(exec.command.command())?;
-    let end = attach::run(&client, &exec.vm, &command, Input::Standard, &mut Terminal::quiet()).await?;
+    let end =
+        attach::run(&client, &exec.vm, &command, Input::Standard, &mut Terminal::quiet()).await?;
     Ok(exit_code(end.exit_code))
 }
 

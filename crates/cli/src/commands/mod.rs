@@ -44,7 +44,12 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         }
         Command::Openapi => print::json(&aetherium_gateway::openapi())?,
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "aetherium", &mut std::io::stdout());
+            clap_complete::generate(
+                *shell,
+                &mut Args::command(),
+                "aetherium",
+                &mut std::io::stdout(),
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -38,14 +38,22 @@ pub(crate) async fn quickstart(args: &Args, wanted: &QuickstartArgs) -> Result<E
     let data = DataDir::locate(args.data_dir.as_deref())?;
     let mut stages = Vec::new();
     if let Some(seconds) = wanted.build_seconds {
-        stages.push(Stage { name: "build", ms: seconds * 1000, note: "programs and guest agent".to_owned() });
+        stages.push(Stage {
+            name: "build",
+            ms: seconds * 1000,
+            note: "programs and guest agent".to_owned(),
+        });
     }
     stages.push(ensure_template(&data, wanted).await?);
 
     let began = Instant::now();
     let config = ServerConfig::private(data, wanted.driver.clone());
     let server = Server::start(config).await?;
-    stages.push(Stage { name: "server", ms: template::elapsed_ms(began), note: server.url().to_owned() });
+    stages.push(Stage {
+        name: "server",
+        ms: template::elapsed_ms(began),
+        note: server.url().to_owned(),
+    });
 
     let client = server.client()?;
     let told = tokio::select! {
@@ -56,7 +64,11 @@ pub(crate) async fn quickstart(args: &Args, wanted: &QuickstartArgs) -> Result<E
     server.stop().await;
     let (vm, exit, total_ms) = told?;
     stages.extend(vm_stages(&vm, &exit));
-    stages.push(Stage { name: "stop", ms: template::elapsed_ms(began), note: "nothing is left running".to_owned() });
+    stages.push(Stage {
+        name: "stop",
+        ms: template::elapsed_ms(began),
+        note: "nothing is left running".to_owned(),
+    });
     show(&stages, total_ms);
     Ok(super::exit_code(exit.exit_code))
 }
@@ -69,7 +81,9 @@ async fn ensure_template(data: &DataDir, wanted: &QuickstartArgs) -> Result<Stag
         format!("kept: {}, kernel {}", found.manifest.rootfs.origin, found.manifest.kernel.release)
     } else {
         let bars = Bars::new();
-        let made = template::make(data, &template::defaults(name, wanted.driver.agent.clone()), &bars).await;
+        let made =
+            template::make(data, &template::defaults(name, wanted.driver.agent.clone()), &bars)
+                .await;
         bars.clear();
         let manifest = made?.manifest;
         format!("made: {}, kernel {}", manifest.rootfs.origin, manifest.kernel.release)
@@ -78,7 +92,10 @@ async fn ensure_template(data: &DataDir, wanted: &QuickstartArgs) -> Result<Stag
 }
 
 /// Workspace, prompt, output, result, clean-up: what anybody would do with curl.
-async fn story(client: &Client, wanted: &QuickstartArgs) -> Result<(Vm, ExitReport, u64), CliError> {
+async fn story(
+    client: &Client,
+    wanted: &QuickstartArgs,
+) -> Result<(Vm, ExitReport, u64), CliError> {
     let name = format!("quickstart-{}", std::process::id()).parse().map_err(Fault::internal)?;
     let workspace: Workspace = client.post("/workspaces", &CreateWorkspace::named(name)).await?;
     let path = format!("/workspaces/{}", workspace.id);
@@ -87,21 +104,30 @@ async fn story(client: &Client, wanted: &QuickstartArgs) -> Result<(Vm, ExitRepo
     let deadline = Instant::now() + REMOVAL_DEADLINE;
     while !client.get::<Task>(&format!("/tasks/{}", removal.id)).await?.state.is_terminal() {
         if Instant::now() > deadline {
-            return Err(Fault::new(Code::DeadlineExceeded, format!("{} was not removed in time", workspace.id)).into());
+            return Err(Fault::new(
+                Code::DeadlineExceeded,
+                format!("{} was not removed in time", workspace.id),
+            )
+            .into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     told
 }
 
-async fn tell(client: &Client, path: &str, wanted: &QuickstartArgs) -> Result<(Vm, ExitReport, u64), CliError> {
+async fn tell(
+    client: &Client,
+    path: &str,
+    wanted: &QuickstartArgs,
+) -> Result<(Vm, ExitReport, u64), CliError> {
     eprintln!("prompt: {}", wanted.prompt);
     let began = Instant::now();
     let request = CreatePrompt { prompt: wanted.prompt.clone(), timeout_ms: None };
     let prompt: Prompt = client.post(&format!("{path}/prompts"), &request).await?;
     let path = format!("{path}/prompts/{}", prompt.id);
     let mut terminal = Terminal::waiting("booting a VM");
-    let state = client.follow(&format!("{path}/events"), |event| ws::show(&mut terminal, event)).await?;
+    let state =
+        client.follow(&format!("{path}/events"), |event| ws::show(&mut terminal, event)).await?;
     drop(terminal);
     let total_ms = template::elapsed_ms(began);
     let exit = match state {
@@ -120,9 +146,14 @@ fn vm_stages(vm: &Vm, exit: &ExitReport) -> Vec<Stage> {
         (Some(driver), Some(accelerator)) => format!("{driver}, {accelerator}"),
         _ => String::new(),
     };
-    let transport = vm.agent_transport.map_or_else(String::new, |it| format!("over {}", it.as_str()));
+    let transport =
+        vm.agent_transport.map_or_else(String::new, |it| format!("over {}", it.as_str()));
     vec![
-        Stage { name: "prepare", ms: timings.prepare_ms, note: "disk and initramfs of this VM".to_owned() },
+        Stage {
+            name: "prepare",
+            ms: timings.prepare_ms,
+            note: "disk and initramfs of this VM".to_owned(),
+        },
         Stage { name: "boot", ms: timings.boot_ms, note: machine },
         Stage { name: "agent ready", ms: timings.agent_ms, note: transport },
         Stage { name: "exec", ms: exit.wall_ms, note: format!("exit code {}", exit.exit_code) },
@@ -134,5 +165,9 @@ fn show(stages: &[Stage], total_ms: u64) {
     for stage in stages {
         eprintln!("  {:<12} {:>12}   {}", stage.name, print::millis(stage.ms), stage.note);
     }
-    eprintln!("  {:<12} {:>12}   from the prompt to its last output", "prompt", print::millis(total_ms));
+    eprintln!(
+        "  {:<12} {:>12}   from the prompt to its last output",
+        "prompt",
+        print::millis(total_ms)
+    );
 }

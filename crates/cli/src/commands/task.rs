@@ -19,20 +19,34 @@ pub(crate) async fn dispatch(args: &Args, verb: &TaskCommand) -> Result<(), CliE
                 return print::json(&tasks);
             }
             let row = |task: &Task| {
-                let fault = task.fault.as_ref().map_or_else(String::new, |fault| fault.code.to_string());
+                let fault =
+                    task.fault.as_ref().map_or_else(String::new, |fault| fault.code.to_string());
                 let kind = task.kind.as_str().to_owned();
                 let state = task.state.as_str().to_owned();
-                vec![task.id.to_string(), kind, state, task.attempts.to_string(), task.created_at.to_string(), fault]
+                vec![
+                    task.id.to_string(),
+                    kind,
+                    state,
+                    task.attempts.to_string(),
+                    task.created_at.to_string(),
+                    fault,
+                ]
             };
             let rows: Vec<_> = tasks.items.iter().map(row).collect();
             print::table(&["ID", "TYPE", "STATE", "ATTEMPTS", "CREATED", "FAULT"], &rows);
             more(tasks.next_cursor.as_ref());
         }
-        TaskCommand::Get { task } => print::json(&client.get::<Task>(&format!("/tasks/{task}")).await?)?,
+        TaskCommand::Get { task } => {
+            print::json(&client.get::<Task>(&format!("/tasks/{task}")).await?)?;
+        }
         TaskCommand::Cancel { task } => {
             let path = format!("/tasks/{task}/cancel");
             let now: Task = client.post(&path, &serde_json::json!({})).await?;
-            if args.json { print::json(&now)? } else { println!("{} is {}", now.id, now.state.as_str()) }
+            if args.json {
+                print::json(&now)?;
+            } else {
+                println!("{} is {}", now.id, now.state.as_str());
+            }
         }
     }
     Ok(())

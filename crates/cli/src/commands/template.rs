@@ -8,7 +8,9 @@ use crate::{
     progress::Bars,
     server,
 };
-use aetherium_image::{BuildRequest, InstalledTemplate, KernelSource, Progress, RootfsSource, TemplateStore};
+use aetherium_image::{
+    BuildRequest, InstalledTemplate, KernelSource, Progress, RootfsSource, TemplateStore,
+};
 use aetherium_model::{Code, Fault, Name, resources::Resources, template::Template};
 use aetherium_worker::Layout;
 use std::{
@@ -68,7 +70,9 @@ pub(crate) async fn make(
     let request = BuildRequest {
         name: args.name.clone(),
         kernel: match &args.kernel {
-            Some(kernel) => KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() },
+            Some(kernel) => {
+                KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
+            }
             None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
         },
         rootfs: match &args.rootfs {

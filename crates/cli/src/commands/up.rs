@@ -60,8 +60,12 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, CliError> {
-        let install = |kind| signal(kind).map_err(|error| local("cannot install a signal handler", error));
-        Ok(Self { interrupt: install(SignalKind::interrupt())?, terminate: install(SignalKind::terminate())? })
+        let install =
+            |kind| signal(kind).map_err(|error| local("cannot install a signal handler", error));
+        Ok(Self {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {

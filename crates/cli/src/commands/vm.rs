@@ -30,15 +30,24 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
             if args.json {
                 return print::json(&vms);
             }
-            print::table(&["ID", "STATE", "TEMPLATE", "SIZE", "DRIVER", "AGENT", "REASON"], &rows(&vms));
+            print::table(
+                &["ID", "STATE", "TEMPLATE", "SIZE", "DRIVER", "AGENT", "REASON"],
+                &rows(&vms),
+            );
             more(vms.next_cursor.as_ref());
         }
         VmCommand::Get { vm } => print::json(&client.get::<Vm>(&format!("/vms/{vm}")).await?)?,
         VmCommand::Delete { vm } => {
             let task: Task = client.delete(&format!("/vms/{vm}")).await?;
-            if args.json { print::json(&task)? } else { println!("{vm} is being ended ({})", task.id) }
+            if args.json {
+                print::json(&task)?;
+            } else {
+                println!("{vm} is being ended ({})", task.id);
+            }
         }
-        VmCommand::Console { vm } => print!("{}", client.text(&format!("/vms/{vm}/console")).await?),
+        VmCommand::Console { vm } => {
+            print!("{}", client.text(&format!("/vms/{vm}/console")).await?);
+        }
     }
     Ok(())
 }

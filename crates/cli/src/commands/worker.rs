@@ -20,7 +20,14 @@ pub(crate) async fn dispatch(args: &Args, verb: &WorkerCommand) -> Result<(), Cl
             let row = |worker: &Worker| {
                 let driver = worker.driver.map_or_else(|| "none".to_owned(), |it| it.to_string());
                 let state = worker.state.as_str().to_owned();
-                vec![worker.id.to_string(), worker.hostname.clone(), state, driver, worker.vms.to_string(), worker.heartbeat_at.to_string()]
+                vec![
+                    worker.id.to_string(),
+                    worker.hostname.clone(),
+                    state,
+                    driver,
+                    worker.vms.to_string(),
+                    worker.heartbeat_at.to_string(),
+                ]
             };
             let rows: Vec<_> = workers.items.iter().map(row).collect();
             print::table(&["ID", "HOST", "STATE", "DRIVER", "VMS", "HEARTBEAT"], &rows);

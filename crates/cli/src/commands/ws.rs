@@ -27,9 +27,14 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 prompt: prompt.clone(),
                 timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             };
-            let made: Prompt = client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;
+            let made: Prompt =
+                client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;
             if *detach {
-                if args.json { print::json(&made)? } else { println!("{}", made.id) }
+                if args.json {
+                    print::json(&made)?;
+                } else {
+                    println!("{}", made.id);
+                }
                 return Ok(ExitCode::SUCCESS);
             }
             return follow(args, &client, workspace, made.id).await;
@@ -63,7 +68,11 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
         }
         WsCommand::Delete { workspace } => {
             let task: Task = client.delete(&format!("/workspaces/{workspace}")).await?;
-            if args.json { print::json(&task)? } else { println!("{workspace} is being removed ({})", task.id) }
+            if args.json {
+                print::json(&task)?;
+            } else {
+                println!("{workspace} is being removed ({})", task.id);
+            }
         }
         WsCommand::Prompts { workspace, list } => {
             let path = format!("/workspaces/{workspace}/prompts?{}", page(list));
@@ -73,7 +82,11 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
         WsCommand::Cancel { workspace, prompt } => {
             let path = format!("/workspaces/{workspace}/prompts/{prompt}/cancel");
             let now: Prompt = client.post(&path, &serde_json::json!({})).await?;
-            if args.json { print::json(&now)? } else { println!("{} is {}", now.id, now.state.as_str()) }
+            if args.json {
+                print::json(&now)?;
+            } else {
+                println!("{} is {}", now.id, now.state.as_str());
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -132,7 +145,13 @@ fn workspaces(found: &Page<Workspace>) {
         .map(|it| {
             let vm = it.vm_id.map_or_else(|| "-".to_owned(), |vm| vm.to_string());
             let name: &Name = &it.name;
-            vec![it.id.to_string(), name.to_string(), it.state.as_str().to_owned(), it.ai_assistant.to_string(), vm]
+            vec![
+                it.id.to_string(),
+                name.to_string(),
+                it.state.as_str().to_owned(),
+                it.ai_assistant.to_string(),
+                vm,
+            ]
         })
         .collect();
     print::table(&["ID", "NAME", "STATE", "ASSISTANT", "VM"], &rows);
@@ -150,7 +169,13 @@ fn prompts(found: &Page<Prompt>) {
                 _ => String::new(),
             };
             let short: String = first.chars().take(50).collect();
-            vec![it.id.to_string(), it.state.as_str().to_owned(), exit, it.created_at.to_string(), short]
+            vec![
+                it.id.to_string(),
+                it.state.as_str().to_owned(),
+                exit,
+                it.created_at.to_string(),
+                short,
+            ]
         })
         .collect();
     print::table(&["ID", "STATE", "EXIT", "SUBMITTED", "PROMPT"], &rows);

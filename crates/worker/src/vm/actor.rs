@@ -29,7 +29,12 @@ pub(crate) enum Origin {
 }
 
 /// Starts the actor of a VM and enters it into the host's registry.
-pub(crate) fn spawn(host: &Arc<Host>, vm: Vm, idle_timeout: Option<Duration>, origin: Origin) -> VmHandle {
+pub(crate) fn spawn(
+    host: &Arc<Host>,
+    vm: Vm,
+    idle_timeout: Option<Duration>,
+    origin: Origin,
+) -> VmHandle {
     let id = vm.id;
     let (sender, requests) = mpsc::channel(REQUESTS);
     let (record, view) = Record::new(Arc::clone(host), vm);
@@ -139,9 +144,8 @@ impl Actor {
     fn idle_too_long(&self) -> Option<Fault> {
         let timeout = self.idle_timeout?;
         let idle = self.activity.idle_for()?;
-        (idle >= timeout).then(|| {
-            Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs()))
-        })
+        (idle >= timeout)
+            .then(|| Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs())))
     }
 
     /// The VMM ended though nobody asked: the guest shut itself down, or something broke.

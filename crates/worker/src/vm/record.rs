@@ -8,8 +8,12 @@ use aetherium_model::{
     Fault,
     vm::{Vm, VmEvent, VmState},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
+
+/// How often the last write of a VM's row is tried, and the pause between.
+const LAST_WRITE_TRIES: u32 = 10;
+const LAST_WRITE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The actor's own copy of the VM and the means to publish it.
 pub(super) struct Record {
@@ -52,12 +56,22 @@ impl Record {
     async fn publish(&mut self, state: VmState, agent: Option<AgentClient>) {
         self.vm.state = state;
         self.vm.updated_at = self.host.now();
-        // The actor is the row's only writer, so a write that failed is made good by the next one;
-        // after the last one the reconciler finds a row without a VM and ends it.
-        if let Err(error) = self.host.queue.update_vm(&self.vm).await {
-            tracing::error!(vm = %self.vm.id, %error, "the vm's row could not be written");
-        }
+        self.write().await;
         self.view.send_replace(View { state: self.vm.state.clone(), agent });
+    }
+
+    /// Writes the row. The actor is its only writer, so a write that failed is made good by the next
+    /// one; the last one, which frees the workspace for another VM, is tried for a while. Should that
+    /// fail too, the next start of this worker finds a row without a VM and ends it.
+    async fn write(&self) {
+        let tries = if self.vm.state.is_terminal() { LAST_WRITE_TRIES } else { 1 };
+        for tried in 1..=tries {
+            let Err(error) = self.host.queue.update_vm(&self.vm).await else { return };
+            tracing::error!(vm = %self.vm.id, %error, tried, "the vm's row could not be written");
+            if tried < tries {
+                tokio::time::sleep(LAST_WRITE_PAUSE).await;
+            }
+        }
     }
 
     /// Why the VM is ending, if it is.

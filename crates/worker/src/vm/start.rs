@@ -72,8 +72,8 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     };
     // The guest's own clock tells how much of the wait was its init; the rest was its boot.
     let since_launch = launched.elapsed();
-    let in_init =
-        Duration::from_millis(hello.uptime_ms.saturating_sub(hello.started_uptime_ms)).min(since_launch);
+    let in_init = Duration::from_millis(hello.uptime_ms.saturating_sub(hello.started_uptime_ms))
+        .min(since_launch);
     let transport = agent.transport().map(transport);
     record.amend(|vm| {
         vm.agent_transport = transport;
@@ -161,7 +161,11 @@ async fn prepare_guest(
     };
     let initrd = run_dir.join(INITRD);
     write_guest_initrd(&template, &initrd, token, &hostname(vm), host.settings.vsock).await?;
-    let disk = |path: PathBuf, read_only, serial: &str| Disk { path, read_only, serial: serial.to_owned() };
+    let disk = |path: PathBuf, read_only, serial: &str| Disk {
+        path,
+        read_only,
+        serial: serial.to_owned(),
+    };
     Ok(Boot::Kernel {
         kernel: template.kernel(),
         format: template.manifest.kernel.format,
@@ -179,7 +183,9 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     let broken = template.verify(Check::Quick).into_iter().find(|it| it.verdict == Verdict::Fail);
     match broken {
         None => Ok(()),
-        Some(finding) => Err(Fault::new(Code::TemplateBroken, finding.found).remedy(finding.remedy)),
+        Some(finding) => {
+            Err(Fault::new(Code::TemplateBroken, finding.found).remedy(finding.remedy))
+        }
     }
 }
 
@@ -234,8 +240,12 @@ async fn write_initrd(base: PathBuf, path: PathBuf, config: &GuestConfig) -> Res
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
         let mut source = std::fs::File::open(base)?;
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
         std::io::copy(&mut source, &mut file)?;
         file.write_all(&segment)
     })

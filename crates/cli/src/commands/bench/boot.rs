@@ -26,7 +26,11 @@ use std::{
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
-pub(super) async fn boot(args: &Args, rounds: u32, bench: &BenchArgs) -> Result<Vec<Figure>, CliError> {
+pub(super) async fn boot(
+    args: &Args,
+    rounds: u32,
+    bench: &BenchArgs,
+) -> Result<Vec<Figure>, CliError> {
     // Both sides over TCP: a helper process for vsock is no part of a bare QEMU.
     let mut bench = bench.clone();
     bench.driver.no_vsock = true;
@@ -77,7 +81,8 @@ impl Floor {
     /// Learns the command line from a VM of ours.
     async fn learn(client: &Client, data: &DataDir, bench: &BenchArgs) -> Result<Self, CliError> {
         let layout = Layout::open(data.path()).map_err(Fault::from)?;
-        let template = super::super::template::open(data)?.get(&bench.template).map_err(Fault::from)?;
+        let template =
+            super::super::template::open(data)?.get(&bench.template).map_err(Fault::from)?;
         let vm = super::create(client, &bench.template).await?;
         let vm: Vm = super::super::vm::running(client, &vm.id.to_string()).await?;
         let argv = command_line(&layout, vm.id)?;
@@ -97,8 +102,14 @@ impl Floor {
         std::fs::create_dir_all(&self.dir).map_err(|error| local(self.dir.display(), error))?;
         let token = Token::from_random(rand::random());
         let initrd = self.dir.join("initrd");
-        aetherium_worker::write_guest_initrd(&self.template, &initrd, &token, "bare", VsockChoice::Off)
-            .await?;
+        aetherium_worker::write_guest_initrd(
+            &self.template,
+            &initrd,
+            &token,
+            "bare",
+            VsockChoice::Off,
+        )
+        .await?;
         let disk = self.dir.join("overlay.ext4");
         self.blanks
             .clone_to(&disk, self.template.manifest.defaults.disk_mib)
@@ -109,7 +120,8 @@ impl Floor {
 
         let began = Instant::now();
         let _qemu = Started::spawn(&argv)?;
-        let agent = AgentClient::new(vec![Endpoint::Tcp { addr: address, token }], Deadlines::default());
+        let agent =
+            AgentClient::new(vec![Endpoint::Tcp { addr: address, token }], Deadlines::default());
         let ready = agent.wait_ready(BOOT_DEADLINE).await;
         let took = began.elapsed();
         ready.map_err(|error| Fault::new(Code::AgentSilent, format!("the bare QEMU: {error}")))?;
@@ -161,7 +173,8 @@ fn bare(argv: &[String], theirs: &str, dir: &Path, address: SocketAddr) -> Vec<S
     let mut rest = argv.iter();
     while let Some(arg) = rest.next() {
         let is_monitor = arg == "-mon"
-            || (arg == "-chardev" && rest.as_slice().first().is_some_and(|it| it.contains("id=monitor")));
+            || (arg == "-chardev"
+                && rest.as_slice().first().is_some_and(|it| it.contains("id=monitor")));
         if is_monitor {
             rest.next();
             continue;
@@ -199,7 +212,8 @@ mod tests {
             "/d/t/kernel",
         ]
         .map(str::to_owned);
-        let made = bare(&argv, "/d/vms/vm_1", Path::new("/b"), SocketAddr::from(([127, 0, 0, 1], 5)));
+        let made =
+            bare(&argv, "/d/vms/vm_1", Path::new("/b"), SocketAddr::from(([127, 0, 0, 1], 5)));
         let expected = [
             "qemu",
             "-initrd",

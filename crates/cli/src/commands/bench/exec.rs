@@ -22,17 +22,23 @@ struct Samples {
     guest: Vec<f64>,
 }
 
-pub(super) async fn exec(args: &Args, rounds: u32, bench: &BenchArgs) -> Result<Vec<Figure>, CliError> {
+pub(super) async fn exec(
+    args: &Args,
+    rounds: u32,
+    bench: &BenchArgs,
+) -> Result<Vec<Figure>, CliError> {
     let server = server(args, bench).await?;
     let measured = measure(&server, rounds, bench).await;
     server.stop().await;
     let Samples { mut http, mut agent, mut guest } = measured?;
-    let (http_p50, agent_p50, guest_p50) = (median(&mut http), median(&mut agent), median(&mut guest));
+    let (http_p50, agent_p50, guest_p50) =
+        (median(&mut http), median(&mut agent), median(&mut guest));
     Ok(vec![
         Figure::new("exec.spawn_in_guest_p50", guest_p50, "ms"),
         Figure::new("exec.agent_client_p50", agent_p50, "ms").over(guest_p50),
         Figure::new("exec.http_p50", http_p50, "ms").over(agent_p50),
-        Figure::new("exec.http_p99", percentile(&mut http, 99.0), "ms").over(percentile(&mut agent, 99.0)),
+        Figure::new("exec.http_p99", percentile(&mut http, 99.0), "ms")
+            .over(percentile(&mut agent, 99.0)),
         Figure::new("exec.http_added_p50", http_p50 - agent_p50, "ms").value_at_most(2.0),
     ])
 }

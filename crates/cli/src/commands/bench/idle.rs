@@ -20,7 +20,11 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// What it still does after its start is no part of idling.
 const SETTLE: Duration = Duration::from_secs(3);
 
-pub(super) async fn idle(args: &Args, watch: Duration, bench: &BenchArgs) -> Result<Vec<Figure>, CliError> {
+pub(super) async fn idle(
+    args: &Args,
+    watch: Duration,
+    bench: &BenchArgs,
+) -> Result<Vec<Figure>, CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
     data.create()?;
     drop(data.lock()?);
@@ -45,7 +49,8 @@ struct Idler(Child);
 
 impl Idler {
     fn start(data: &DataDir, bench: &BenchArgs) -> Result<Self, CliError> {
-        let program = std::env::current_exe().map_err(|error| local("this program's path", error))?;
+        let program =
+            std::env::current_exe().map_err(|error| local("this program's path", error))?;
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(data.path()).args(["up", "--listen", "127.0.0.1:0"]);
         command.args(["--driver", &bench.driver.driver.to_string()]);
@@ -82,15 +87,20 @@ impl Idler {
     fn cpu_ticks(&self) -> Result<u64, CliError> {
         let text = self.proc("stat")?;
         let after_name = text.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<u64> =
-            after_name.split_whitespace().skip(11).take(2).filter_map(|it| it.parse().ok()).collect();
+        let fields: Vec<u64> = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|it| it.parse().ok())
+            .collect();
         Ok(fields.iter().sum())
     }
 
     fn resident_mib(&self) -> Result<f64, CliError> {
         let text = self.proc("status")?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 = line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(f64::NAN);
+        let kib: f64 =
+            line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(f64::NAN);
         Ok(kib / 1024.0)
     }
 
@@ -102,7 +112,8 @@ impl Idler {
 
 impl Drop for Idler {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw)
+        {
             // It drains and goes; should it not, the kill below ends it.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }

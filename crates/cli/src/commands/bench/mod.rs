@@ -45,7 +45,15 @@ struct Figure {
 
 impl Figure {
     fn new(name: &str, value: f64, unit: &'static str) -> Self {
-        Self { name: name.to_owned(), value, unit, floor: None, ratio: None, goal: None, pass: true }
+        Self {
+            name: name.to_owned(),
+            value,
+            unit,
+            floor: None,
+            ratio: None,
+            goal: None,
+            pass: true,
+        }
     }
 
     fn over(mut self, floor: f64) -> Self {
@@ -71,7 +79,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCod
     let figures = match verb {
         BenchCommand::Boot { rounds, bench } => boot::boot(args, *rounds, bench).await?,
         BenchCommand::Exec { rounds, bench } => exec::exec(args, *rounds, bench).await?,
-        BenchCommand::Fallback { rounds, bench } => fallback::fallback(args, *rounds, bench).await?,
+        BenchCommand::Fallback { rounds, bench } => {
+            fallback::fallback(args, *rounds, bench).await?
+        }
         BenchCommand::Idle { watch, bench } => idle::idle(args, *watch, bench).await?,
     };
     if args.json {
@@ -84,7 +94,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCod
 }
 
 fn show(figures: &[Figure]) {
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
     let rows: Vec<Vec<String>> = figures
         .iter()
         .map(|it| {
@@ -152,14 +163,16 @@ async fn to_first_output(client: &Client, template: &Name) -> Result<(Duration, 
     let vm = create(client, template).await?;
     let id = vm.id.to_string();
     let mut first = FirstByte::default();
-    let ended = attach::run(client, &id, &Command::new(["echo", "x"]), Input::None, &mut first).await;
+    let ended =
+        attach::run(client, &id, &Command::new(["echo", "x"]), Input::None, &mut first).await;
     let vm: Vm = client.get(&format!("/vms/{id}")).await?;
     let task: Task = client.delete(&format!("/vms/{id}")).await?;
     while !client.get::<Task>(&format!("/tasks/{}", task.id)).await?.state.is_terminal() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ended?;
-    let first = first.0.ok_or_else(|| aetherium_model::Fault::internal("the command printed nothing"))?;
+    let first =
+        first.0.ok_or_else(|| aetherium_model::Fault::internal("the command printed nothing"))?;
     Ok((first - began, vm))
 }
 
