@@ -26,6 +26,32 @@ async fn ctrl_c_lets_commands_end_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn ctrl_c_lets_an_interactive_command_end_too() {
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Process).await;
+    let vm = server.vm(json!({})).await;
+    let begun = place.path().join("begun");
+    let script = format!("touch {}; sleep 1; echo done", begun.display());
+    let attached = place
+        .aetherium()
+        .args(["exec", id(&vm), "--", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + SOON;
+    while !begun.exists() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    server.stop().await;
+    let output = attached.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
+    assert!(output.status.success());
+    place.assert_no_vm_is_left();
+}
+
+#[tokio::test]
 async fn the_key_is_secret_and_everything_but_health_wants_it() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Process).await;

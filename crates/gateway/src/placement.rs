@@ -41,7 +41,10 @@ impl NoPlace {
                     .to_owned()
             }
             Self::NoTemplate { template, .. } => {
-                format!("ask for a template that there is, or build {template} on a worker")
+                format!(
+                    "build it on a worker's machine with `aetherium template build {template}`, or ask \
+                     for one that there is"
+                )
             }
         }
     }

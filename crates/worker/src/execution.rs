@@ -66,6 +66,10 @@ async fn begin(
     vm: &VmHandle,
     command: &Command,
 ) -> Result<(ExecutionId, AgentClient), Fault> {
+    if host.draining.is_cancelled() {
+        return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
+            .remedy("try again when it is back"));
+    }
     command.validate().map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
     let agent = vm.agent().await?;
     let now = host.now();

@@ -19,10 +19,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What a VM leaves when it has ended: enough to see why.
-const KEPT_FILES: [&str; 2] = ["console.log", "vmm.log"];
+pub(crate) const KEPT_FILES: [&str; 2] = ["console.log", "vmm.log"];
+/// How often it is looked whether the last command has ended while the worker is stopping.
+const QUIET_POLL: Duration = Duration::from_millis(50);
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,8 @@ pub(crate) struct Host {
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) driver: Result<Chosen, Fault>,
+    /// Fires when the worker is to stop: nothing new begins.
+    pub(crate) draining: CancellationToken,
     /// Kernels whose best accelerator is known; held while one is being learnt.
     pub(crate) learnt: tokio::sync::Mutex<HashSet<String>>,
 }
@@ -250,9 +254,23 @@ impl Registry {
         })
     }
 
+    /// The VMs that have not ended.
+    pub(crate) fn ids(&self) -> Vec<VmId> {
+        self.lock().keys().copied().collect()
+    }
+
     /// How many VMs have not ended.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.lock().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Waits until nobody uses any VM, but no longer than `at_most`.
+    pub(crate) async fn quiet(&self, at_most: Duration) {
+        let in_use = || self.lock().values().any(VmHandle::is_in_use);
+        let deadline = Instant::now() + at_most;
+        while in_use() && Instant::now() < deadline {
+            tokio::time::sleep(QUIET_POLL).await;
+        }
     }
 
     /// Ends every VM, all at once, and waits until nothing of them is left.

@@ -47,7 +47,7 @@ use aetherium_store::Store;
 use aetherium_vmm::Chosen;
 use handler::Handlers;
 use host::{Host, Registry};
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +91,7 @@ impl Worker {
             settings,
             vms: Registry::default(),
             driver,
+            draining: CancellationToken::new(),
             learnt: tokio::sync::Mutex::new(HashSet::new()),
         });
         let report = reconcile::reconcile(&host).await?;
@@ -131,9 +132,13 @@ impl Worker {
 
     /// Stops in order: takes no more tasks, gives running commands their grace, ends every VM.
     pub async fn drain(self) {
+        let began = Instant::now();
+        self.host.draining.cancel();
         heartbeat::announce(&self.host, WorkerState::Draining).await;
         self.stop_consumer.cancel();
         join("the task consumer", self.consumer).await;
+        // Interactive commands have no task; they get what is left of the grace.
+        self.host.vms.quiet(self.host.settings.drain_grace.saturating_sub(began.elapsed())).await;
         let reason = Fault::new(Code::Drained, "the worker was told to stop");
         self.host.vms.stop_all(&reason).await;
         self.stop_serving.cancel();

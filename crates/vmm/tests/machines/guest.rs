@@ -35,6 +35,14 @@ pub(crate) fn kernel() -> PathBuf {
     path
 }
 
+/// The program that gives QEMU's guests a virtio socket.
+pub(crate) fn vsock_helper() -> PathBuf {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets");
+    let path = assets.join("tools/bin/vhost-device-vsock");
+    assert!(path.is_file(), "no helper at {}: run `make test`, which installs it", path.display());
+    path
+}
+
 /// A directory for one test's VMs, and a driver.
 pub(crate) struct Host {
     dir: TempDir,

@@ -2,7 +2,7 @@
 
 use crate::{
     failures::program,
-    guest::{Host, PATIENCE, tcp},
+    guest::{Host, PATIENCE, tcp, vsock_helper},
 };
 use aetherium_vmm::{AgentAddress, Footprint, Role, Vmm, VsockChoice};
 use std::{io::Write, os::unix::net::UnixStream};
@@ -33,10 +33,9 @@ async fn a_helper_that_fails_costs_the_vsock_and_not_the_vm() {
 }
 
 #[tokio::test]
-#[ignore = "needs vhost-device-vsock in PATH"]
 async fn with_its_helper_a_vm_has_a_vsock_first_and_both_end_together() {
     let mut host = Host::new();
-    host.config.vsock_helper = None;
+    host.config.vsock_helper = Some(vsock_helper());
     let mut spec = host.spec("mute");
     let machine = host.qemu().launch(&spec).await.unwrap();
     let footprint = machine.footprint().clone();

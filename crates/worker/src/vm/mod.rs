@@ -66,6 +66,11 @@ impl VmHandle {
         self.activity.hold()
     }
 
+    /// Whether somebody uses the VM now.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.activity.idle_for().is_none()
+    }
+
     /// Waits until the VM runs and returns its agent. The boot has a deadline of its own, so this
     /// ends.
     ///

@@ -1,11 +1,17 @@
 //! The grammar of the command line.
 
+mod bench;
+mod parse;
+
+pub(crate) use bench::{BenchArgs, BenchCommand};
+
 use aetherium_model::{
     Name,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus},
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use parse::{duration, variable};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Runs AI agents, and any other untrusted command, in microVMs.
@@ -474,77 +480,6 @@ pub(crate) struct QuickstartArgs {
     pub(crate) driver: DriverArgs,
 }
 
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Create request to first byte of output, against a bare QEMU until its agent answers.
-    Boot {
-        /// How many of each, alternating.
-        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-        #[command(flatten)]
-        bench: BenchArgs,
-    },
-    /// `true` in a running VM: by the HTTP API, by the agent's client, and inside the guest.
-    Exec {
-        /// How many of each, alternating.
-        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        rounds: u32,
-        #[command(flatten)]
-        bench: BenchArgs,
-    },
-    /// First command over vsock, and with vsock made unavailable in the guest.
-    Fallback {
-        /// How many of each, alternating.
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-        #[command(flatten)]
-        bench: BenchArgs,
-    },
-    /// Memory and processor time of an idle server.
-    Idle {
-        /// How long to watch it.
-        #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
-        watch: Duration,
-        #[command(flatten)]
-        bench: BenchArgs,
-    },
-}
-
-/// Arguments of every benchmark.
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct BenchArgs {
-    /// The template to start from.
-    #[arg(long, default_value = "default")]
-    pub(crate) template: Name,
-    #[command(flatten)]
-    pub(crate) driver: DriverArgs,
-}
-
-/// Parses `500ms`, `90s`, `15m`, `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let refuse =
-        || format!("{text:?} is not a time: give a whole number with ms, s, m or h, such as 90s");
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
-    let number: u64 = text[..split].parse().map_err(|_| refuse())?;
-    let millis = match &text[split..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(refuse()),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refuse)
-}
-
-/// Parses `NAME=VALUE`.
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is not NAME=VALUE")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -553,14 +488,5 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn a_time_without_a_unit_is_refused_with_an_example() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "90", "s", "-1s", "1.5s", "99999999999999999999h", "1d"] {
-            assert!(duration(bad).unwrap_err().contains("90s"), "{bad:?}");
-        }
     }
 }

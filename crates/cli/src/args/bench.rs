@@ -1,0 +1,53 @@
+//! The grammar of `aetherium bench`.
+
+use super::{DriverArgs, parse::duration};
+use aetherium_model::Name;
+use clap::{Args as ClapArgs, Subcommand};
+use std::time::Duration;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Create request to first byte of output, against a bare QEMU until its agent answers.
+    Boot {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// `true` in a running VM: by the HTTP API, by the agent's client, and inside the guest.
+    Exec {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// First command over vsock, and with vsock made unavailable in the guest.
+    Fallback {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Memory and processor time of an idle server.
+    Idle {
+        /// How long to watch it.
+        #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
+        watch: Duration,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+}
+
+/// Arguments of every benchmark.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct BenchArgs {
+    /// The template to start from.
+    #[arg(long, default_value = "default")]
+    pub(crate) template: Name,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+}

@@ -1,0 +1,41 @@
+//! Values of arguments that clap cannot read by itself.
+
+use std::time::Duration;
+
+/// Parses `500ms`, `90s`, `15m`, `2h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let refuse =
+        || format!("{text:?} is not a time: give a whole number with ms, s, m or h, such as 90s");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
+    let number: u64 = text[..split].parse().map_err(|_| refuse())?;
+    let millis = match &text[split..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(refuse()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refuse)
+}
+
+/// Parses `NAME=VALUE`.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_without_a_unit_is_refused_with_an_example() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "90", "s", "-1s", "1.5s", "99999999999999999999h", "1d"] {
+            assert!(duration(bad).unwrap_err().contains("90s"), "{bad:?}");
+        }
+    }
+}
