@@ -119,8 +119,9 @@ pub(crate) async fn until_ready(
 ///
 /// A forwarded port is accepted on the host long before its guest answers, and what was sent too
 /// early may never arrive. So while one dial hangs others are begun. All times grow with the time
-/// waited: a guest is noticed at most a tenth of its boot late, and a slow one gets the time it
-/// needs to answer.
+/// waited: a guest is noticed about a fiftieth of its boot late, a slow one gets the time it needs to
+/// answer, and about six dials hang at once, whatever the time: each that reaches a guest just up
+/// costs it the work of an answer.
 struct Rhythm {
     /// From a failed dial to the next.
     after_failure: Duration,
@@ -135,8 +136,8 @@ impl Rhythm {
         let millis = Duration::from_millis;
         Self {
             after_failure: (waited / 50).clamp(millis(5), millis(50)),
-            while_hanging: (waited / 10).clamp(millis(10), millis(500)),
-            limit: waited.max(millis(250)),
+            while_hanging: (waited / 50).clamp(millis(10), millis(250)),
+            limit: (waited / 8).max(millis(250)),
         }
     }
 }

@@ -40,6 +40,13 @@ impl Bars {
         replace(&mut current, Some(bar));
     }
 
+    /// The same for something that repeats itself, which is not worth a line each time.
+    pub(crate) fn tick(&self, label: &str) {
+        if self.terminal {
+            self.spin(label);
+        }
+    }
+
     /// Whether anybody sees bars.
     pub(crate) const fn on_terminal(&self) -> bool {
         self.terminal

@@ -5,7 +5,7 @@ use crate::{
     run::{self, PIECES, Piece},
     vm::VmHandle,
 };
-use aetherium_agent_client::{AgentClient, Process, Signaller, Stdin};
+use aetherium_agent_client::{Process, Signaller, Stdin};
 use aetherium_model::{
     Code, ExecutionId, Fault, VmId,
     interactive::{
@@ -36,12 +36,8 @@ pub(crate) async fn captured(
 ) -> Result<Captured, Fault> {
     let vm = host.vm_to_come(vm_id).await?;
     let _hold = vm.hold();
-    let (id, agent) = begin(host, &vm, &command).await?;
+    let (id, process) = begin(host, &vm, &command, false).await?;
     let cancelled = CancellationToken::new();
-    let process = match agent.exec(run::exec_spec(&command, false)).await {
-        Ok(process) => process,
-        Err(error) => return Err(finished(host, id, run::not_run(&error)).await),
-    };
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (state, output) = tokio::join!(
         run::follow(process, pieces, &cancelled, host.settings.cancel_grace),
@@ -60,12 +56,14 @@ pub(crate) async fn captured(
     })
 }
 
-/// Waits for the VM, checks the command, and records that it is about to run: the start mark.
+/// Checks the command, waits for the VM, and starts it, while its record is being written: nobody
+/// ever repeats these commands, so the record need not be there before. Both are, when this returns.
 async fn begin(
     host: &Arc<Host>,
     vm: &VmHandle,
     command: &Command,
-) -> Result<(ExecutionId, AgentClient), Fault> {
+    stdin: bool,
+) -> Result<(ExecutionId, Process), Fault> {
     if host.draining.is_cancelled() {
         return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
             .remedy("try again when it is back"));
@@ -82,8 +80,15 @@ async fn begin(
         started_at: Some(now),
         finished_at: None,
     };
-    host.queue.create_execution(&execution, None, None).await?;
-    Ok((execution.id, agent))
+    let (recorded, started) = tokio::join!(
+        host.queue.create_execution(&execution, None, None),
+        agent.exec(run::exec_spec(command, stdin)),
+    );
+    recorded?;
+    match started {
+        Ok(process) => Ok((execution.id, process)),
+        Err(error) => Err(finished(host, execution.id, run::not_run(&error)).await),
+    }
 }
 
 /// Writes a run's end.
@@ -153,11 +158,7 @@ async fn converse(
     let Some(open) = opening(from_client).await? else { return Ok(None) };
     let vm = host.vm_to_come(vm).await?;
     let _hold = vm.hold();
-    let (id, agent) = begin(host, &vm, &open.command).await?;
-    let mut process = match agent.exec(run::exec_spec(&open.command, open.stdin)).await {
-        Ok(process) => process,
-        Err(error) => return Err(finished(host, id, run::not_run(&error)).await),
-    };
+    let (id, mut process) = begin(host, &vm, &open.command, open.stdin).await?;
     let started = ServerFrame::Started { execution_id: id, pid: process.pid() };
     let stdin = process.stdin();
     let signaller = process.signaller();

@@ -59,7 +59,7 @@ async fn measure(
     let floor = Floor::learn(client, data, bench).await?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        bars.spin(&format!("round {} of {rounds}", round + 1));
+        bars.tick(&format!("round {} of {rounds}", round + 1));
         bare.push(ms(floor.run().await?));
         ours.push(ms(to_first_output(client, &bench.template).await?.0));
     }

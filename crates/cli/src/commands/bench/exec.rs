@@ -51,7 +51,7 @@ async fn measure(server: &Server, rounds: u32, bench: &BenchArgs) -> Result<Samp
     let agent = server.worker.agent(vm).await?;
     let mut samples = Samples { http: Vec::new(), agent: Vec::new(), guest: Vec::new() };
     for round in 0..rounds + 5 {
-        bars.spin(&format!("round {round} of {rounds}"));
+        bars.tick(&format!("round {round} of {rounds}"));
         let http = by_http(&client, vm).await?;
         let direct = by_agent(&agent, &["true"]).await?;
         // The first rounds warm caches on every side.
