@@ -180,6 +180,8 @@ impl Client {
 /// The remedy a problem carries, and the fields it names, in the words of the command line.
 fn problem_fault(problem: Problem) -> Fault {
     let fields = problem.errors.iter().map(|error| format!("{}: {}", error.field, error.problem));
+    // The only wrong field is in the detail already.
+    let fields = fields.filter(|field| !problem.detail.contains(field.as_str()));
     let mut fault = Fault::new(problem.code, problem.detail.clone()).evidence(fields);
     fault.remedy.clone_from(&problem.remedy);
     fault

@@ -350,11 +350,11 @@ pub(crate) enum WsCommand {
 pub(crate) enum VmCommand {
     /// Start one and wait until it runs.
     Create(VmArgs),
-    /// List them.
+    /// List those that have not ended.
     List {
-        /// Only those that have not ended.
-        #[arg(long)]
-        live: bool,
+        /// Also those that have.
+        #[arg(short, long)]
+        all: bool,
         #[command(flatten)]
         list: ListArgs,
     },

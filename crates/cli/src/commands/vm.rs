@@ -25,8 +25,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
-        VmCommand::List { live, list } => {
-            let vms: Page<Vm> = client.get(&format!("/vms?{}&live={live}", page(list))).await?;
+        VmCommand::List { all, list } => {
+            let vms: Page<Vm> = client.get(&format!("/vms?{}&live={}", page(list), !all)).await?;
             if args.json {
                 return print::json(&vms);
             }
