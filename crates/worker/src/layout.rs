@@ -20,7 +20,8 @@ use std::{
 
 /// Unix socket paths end at 107 bytes (`sun_path` in unix(7)); the longest name below the data
 /// directory is `/vms/vm_<26>/` and a socket's name.
-const MAX_DATA_DIR_BYTES: usize = 107 - "/vms/vm_01234567890123456789012345/".len() - 20;
+const MAX_DATA_DIR_BYTES: usize =
+    107 - "/vms/vm_01234567890123456789012345/".len() - "vsock.sock_65535".len();
 
 /// A worker's part of the data directory.
 #[derive(Debug, Clone)]
@@ -32,17 +33,9 @@ impl Layout {
     /// Opens the data directory, making what is missing; only its owner may enter.
     ///
     /// # Errors
-    /// The path is too long for the sockets below it, or cannot be made.
+    /// It cannot be made.
     pub fn open(root: &Path) -> Result<Self, WorkerError> {
         let root = std::path::absolute(root).map_err(|source| WorkerError::io(root, source))?;
-        let length = root.as_os_str().len();
-        if length > MAX_DATA_DIR_BYTES {
-            return Err(WorkerError::DataDirTooLong {
-                path: root,
-                length,
-                most: MAX_DATA_DIR_BYTES,
-            });
-        }
         let layout = Self { root };
         for dir in [
             layout.root.clone(),
@@ -55,6 +48,19 @@ impl Layout {
             private_dir(&dir)?;
         }
         Ok(layout)
+    }
+
+    /// Whether the names of VMs' sockets below the data directory will not be too long.
+    ///
+    /// # Errors
+    /// They will: no VM could be started.
+    pub fn check_room_for_sockets(&self) -> Result<(), WorkerError> {
+        let length = self.root.as_os_str().len();
+        if length <= MAX_DATA_DIR_BYTES {
+            return Ok(());
+        }
+        let path = self.root.clone();
+        Err(WorkerError::DataDirTooLong { path, length, most: MAX_DATA_DIR_BYTES })
     }
 
     /// The data directory itself.
@@ -152,10 +158,11 @@ mod tests {
 
     #[test]
     fn a_data_directory_too_deep_for_sockets_is_refused_before_any_vm_is_made() {
-        let deep = Path::new("/tmp").join("x".repeat(100));
-        let error = Layout::open(&deep).unwrap_err().to_string();
-        assert!(error.contains("105 bytes"), "{error}");
-        assert!(!deep.exists());
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("x".repeat(100))).unwrap();
+        let error = layout.check_room_for_sockets().unwrap_err().to_string();
+        assert!(error.contains("--data-dir"), "{error}");
+        Layout::open(&dir.path().join("x")).unwrap().check_room_for_sockets().unwrap();
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Worker {
     /// The data directory or the store cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, WorkerError> {
         let Parts { layout, store, bus, driver, settings } = parts;
+        layout.check_room_for_sockets()?;
         let host = Arc::new(Host {
             id: host::identity(&layout)?,
             templates: TemplateStore::open(layout.templates())?,
