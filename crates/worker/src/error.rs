@@ -61,7 +61,13 @@ impl From<WorkerError> for Fault {
                 Self::new(Code::DiskFull, error.to_string())
                     .remedy("free space on the filesystem of the data directory")
             }
-            other => Self::internal(other),
+            WorkerError::DataDirTooLong { .. } => {
+                Self::new(Code::InvalidRequest, error.to_string())
+            }
+            WorkerError::Io { .. } | WorkerError::BadIdentity { .. } => {
+                Self::new(Code::Unavailable, error.to_string())
+            }
+            WorkerError::Encode(_) => Self::internal(error),
         }
     }
 }
