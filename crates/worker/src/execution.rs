@@ -35,7 +35,7 @@ pub(crate) async fn captured(
     command: Command,
 ) -> Result<Captured, Fault> {
     let vm = host.vm_to_come(vm_id).await?;
-    let _hold = vm.hold();
+    let _hold = vm.hold()?;
     let (id, process) = begin(host, &vm, &command, false).await?;
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
@@ -157,7 +157,7 @@ async fn converse(
 ) -> Result<Option<ServerFrame>, Fault> {
     let Some(open) = opening(from_client).await? else { return Ok(None) };
     let vm = host.vm_to_come(vm).await?;
-    let _hold = vm.hold();
+    let _hold = vm.hold()?;
     let (id, mut process) = begin(host, &vm, &open.command, open.stdin).await?;
     let started = ServerFrame::Started { execution_id: id, pid: process.pid() };
     let stdin = process.stdin();

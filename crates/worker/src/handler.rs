@@ -119,11 +119,11 @@ impl Handlers {
         let host = &self.host;
         let run = RunRef::Execution(id);
         let command = host.queue.store().execution(id).await?.command;
-        let vm = match host.vms.get(vm_id) {
-            Ok(vm) => vm,
+        let held = host.vms.get(vm_id).and_then(|vm| vm.hold().map(|hold| (vm, hold)));
+        let (vm, _hold) = match held {
+            Ok(held) => held,
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        let _hold = vm.hold();
         match self.run_in(task, run, &vm, &command, context).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
@@ -145,11 +145,10 @@ impl Handlers {
             vm = workspace::ensure_vm(host, &workspace, run) => vm,
             () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
         };
-        let vm = match vm {
-            Ok(vm) => vm,
+        let (vm, _hold) = match vm {
+            Ok(held) => held,
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        let _hold = vm.hold();
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
         match self.run_in(task, run, &vm, &command, context).await? {
             Some(end) => self.end(run, end).await,

@@ -6,7 +6,7 @@ use crate::{
     host::Host,
     layout::private_dir,
     run,
-    vm::{self, VmHandle},
+    vm::{self, Hold, VmHandle},
 };
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
@@ -34,18 +34,20 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     Ok(())
 }
 
-/// The workspace's VM: the one it has, or a new one. Prompts of one workspace come one at a time,
-/// so no two of these run at once for it.
+/// The workspace's VM, held: the one it has, or a new one. Prompts of one workspace come one at a
+/// time, so no two of these run at once for it.
 pub(crate) async fn ensure_vm(
     host: &Arc<Host>,
     workspace: &Workspace,
     run: RunRef,
-) -> Result<VmHandle, Fault> {
+) -> Result<(VmHandle, Hold), Fault> {
     if let Some(id) = workspace.vm_id
         && let Ok(handle) = host.vms.get(id)
     {
-        if handle.state().termination().is_none() {
-            return Ok(handle);
+        if let Ok(hold) = handle.hold()
+            && handle.state().termination().is_none()
+        {
+            return Ok((handle, hold));
         }
         // It is on its way out and has the workspace's disk until it is gone.
         handle.ended().await;
@@ -68,7 +70,9 @@ pub(crate) async fn ensure_vm(
     run::append(host, run, vec![status("vm_starting", format!("starting {}", vm.id))]).await;
     let idle = Duration::from_secs(workspace.idle_timeout_s.into());
     let idle = (!idle.is_zero()).then_some(idle);
-    Ok(vm::spawn(host, vm, idle, vm::Origin::Fresh))
+    let handle = vm::spawn(host, vm, idle, vm::Origin::Fresh);
+    let hold = handle.hold()?;
+    Ok((handle, hold))
 }
 
 /// Ends a VM, whether it has an actor or only a row.

@@ -1,4 +1,7 @@
 //! Whether a VM is being used, and since when not: what the idle timeout goes by.
+//!
+//! Using a VM and giving it up for idleness exclude each other: whoever has a [`Hold`] has the VM
+//! until it lets go, and once the VM is given up there are no more holds.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,17 +19,32 @@ pub(crate) struct Activity {
 struct Inner {
     holds: usize,
     idle_since: Instant,
+    given_up: bool,
 }
 
 impl Activity {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner { holds: 0, idle_since: Instant::now() }) })
+        Arc::new(Self {
+            inner: Mutex::new(Inner { holds: 0, idle_since: Instant::now(), given_up: false }),
+        })
     }
 
-    /// Marks the VM as used until the hold is dropped.
-    pub(crate) fn hold(self: &Arc<Self>) -> Hold {
-        self.lock().holds += 1;
-        Hold(Arc::clone(self))
+    /// Marks the VM as used until the hold is dropped; `None` once it was given up.
+    pub(crate) fn hold(self: &Arc<Self>) -> Option<Hold> {
+        let mut inner = self.lock();
+        if inner.given_up {
+            return None;
+        }
+        inner.holds += 1;
+        Some(Hold(Arc::clone(self)))
+    }
+
+    /// Gives the VM up if nobody has used it for `timeout`, and says for how long nobody has.
+    pub(crate) fn give_up_if_idle(&self, timeout: Duration) -> Option<Duration> {
+        let mut inner = self.lock();
+        let idle = (inner.holds == 0).then(|| inner.idle_since.elapsed())?;
+        inner.given_up = idle >= timeout;
+        inner.given_up.then_some(idle)
     }
 
     /// For how long nobody has used the VM; `None` while somebody does.
@@ -60,13 +78,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_vm_is_idle_only_when_its_last_user_has_left() {
         let activity = Activity::new();
-        let first = activity.hold();
-        let second = activity.hold();
+        let first = activity.hold().unwrap();
+        let second = activity.hold().unwrap();
         tokio::time::advance(Duration::from_secs(5)).await;
         drop(first);
         assert_eq!(activity.idle_for(), None);
         drop(second);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(activity.idle_for(), Some(Duration::from_secs(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vm_in_use_is_not_given_up_and_one_given_up_is_not_used_again() {
+        let activity = Activity::new();
+        let timeout = Duration::from_secs(2);
+        let hold = activity.hold().unwrap();
+        tokio::time::advance(timeout * 2).await;
+        assert_eq!(activity.give_up_if_idle(timeout), None, "it is in use");
+        drop(hold);
+        assert_eq!(activity.give_up_if_idle(timeout), None, "it was in use just now");
+        let hold = activity.hold().expect("it was not given up");
+        drop(hold);
+        tokio::time::advance(timeout).await;
+        assert_eq!(activity.give_up_if_idle(timeout), Some(timeout));
+        assert!(activity.hold().is_none(), "it was given up");
     }
 }

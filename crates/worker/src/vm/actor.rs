@@ -64,8 +64,9 @@ impl Actor {
             Err(fault) => fault,
         };
         self.release(&end).await;
-        self.host.vms.remove(self.record.vm().id);
+        // In this order: whoever finds no actor must find a row that says why.
         self.record.apply(VmEvent::Ended(end), None).await;
+        self.host.vms.remove(self.record.vm().id);
     }
 
     /// Gets the VM to `running`, unless somebody wants it ended before that.
@@ -142,10 +143,8 @@ impl Actor {
     }
 
     fn idle_too_long(&self) -> Option<Fault> {
-        let timeout = self.idle_timeout?;
-        let idle = self.activity.idle_for()?;
-        (idle >= timeout)
-            .then(|| Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs())))
+        let idle = self.activity.give_up_if_idle(self.idle_timeout?)?;
+        Some(Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs())))
     }
 
     /// The VMM ended though nobody asked: the guest shut itself down, or something broke.

@@ -62,8 +62,11 @@ impl VmHandle {
     }
 
     /// Keeps the VM from counting as idle until the hold is dropped.
-    pub(crate) fn hold(&self) -> Hold {
-        self.activity.hold()
+    ///
+    /// # Errors
+    /// It is being ended for having been idle.
+    pub(crate) fn hold(&self) -> Result<Hold, Fault> {
+        self.activity.hold().ok_or_else(|| self.gone())
     }
 
     /// Whether somebody uses the VM now.
