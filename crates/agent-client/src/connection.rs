@@ -19,8 +19,9 @@ use tokio::task::JoinHandle;
 
 use crate::AgentError;
 
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A busy host can keep an emulated guest from running for seconds: most of the deadline is patience.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// A guest that is silent this long is taken for dead, and every call to it ends.
 pub const KEEP_ALIVE_DEADLINE: Duration = Duration::from_secs(5);

@@ -127,6 +127,9 @@ impl Delivery {
 
     async fn round(&mut self) {
         self.failed = false;
+        // What becomes due while this round claims may be missed by the claims, so "not yet due"
+        // means not before they began.
+        let began = now();
         // Before all else: what was accepted waits for this.
         self.claim_all().await;
         self.keep_hold().await;
@@ -136,9 +139,9 @@ impl Delivery {
             if let Some(recovered) = self.checked(expired) {
                 self.report(recovered).await;
             }
-            self.look_for_due().await;
+            self.look_for_due(began).await;
         } else if self.due.is_some_and(|due| due <= now()) {
-            self.look_for_due().await;
+            self.look_for_due(began).await;
         }
     }
 
@@ -205,8 +208,9 @@ impl Delivery {
             .for_each(|held| held.cancel.cancel());
     }
 
-    async fn look_for_due(&mut self) {
-        let next = self.consumer.store.next_due(self.consumer.worker_id, now()).await;
+    /// Notes when the first task comes due that was not yet due at `began`.
+    async fn look_for_due(&mut self, began: Timestamp) {
+        let next = self.consumer.store.next_due(self.consumer.worker_id, began).await;
         self.due = self.checked(next).flatten();
     }
 

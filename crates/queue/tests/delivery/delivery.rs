@@ -220,6 +220,23 @@ async fn what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_oft
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_due_at_the_very_moment_it_is_looked_for_is_not_forgotten() {
+    let world = World::new().await;
+    let handler = answers(|task, _| {
+        // About as long as a round takes: sooner or later a task comes due in the midst of one.
+        let after = Duration::from_millis(u64::from(task.attempts) % 3);
+        let fault = Fault::new(Code::NoCapacity, "no room");
+        Box::pin(async move { Outcome::Retry { after, fault } })
+    });
+    let running = world.consume(handler, DEADLINE);
+    for _ in 0..40 {
+        let (_, task) = world.add_vm().await;
+        world.until(task.id, TaskState::Failed).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_waits_for_handlers_within_the_grace() {
     let world = World::new().await;
     let handler = answers(|_, context| {
