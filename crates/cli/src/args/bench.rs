@@ -8,6 +8,8 @@ use std::time::Duration;
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
+    /// The agent alone: calls, commands, bulk transfers and memory, against bare sockets and spawns.
+    Agent(AgentBenchArgs),
     /// Create request to first byte of output, against a bare QEMU until its agent answers.
     Boot {
         /// How many of each, alternating.
@@ -50,4 +52,17 @@ pub(crate) struct BenchArgs {
     pub(crate) template: Name,
     #[command(flatten)]
     pub(crate) driver: DriverArgs,
+}
+
+/// Arguments of `bench agent`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct AgentBenchArgs {
+    /// How many commands, and a tenth of how many calls.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: u32,
+    /// How much each bulk transfer carries, in MiB.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) mib: u64,
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
 }

@@ -3,7 +3,7 @@
 mod bench;
 mod parse;
 
-pub(crate) use bench::{BenchArgs, BenchCommand};
+pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 
 use aetherium_model::{
     Name,
@@ -11,7 +11,7 @@ use aetherium_model::{
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus},
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use parse::{duration, variable};
+use parse::{duration, file, variable};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Runs AI agents, and any other untrusted command, in microVMs.
@@ -151,13 +151,13 @@ pub(crate) struct DriverArgs {
     #[arg(long, env = "AETHERIUM_DRIVER", default_value = "auto")]
     pub(crate) driver: DriverChoice,
     /// QEMU's program; else qemu-system-x86_64 from PATH.
-    #[arg(long, env = "AETHERIUM_QEMU", value_name = "FILE")]
+    #[arg(long, env = "AETHERIUM_QEMU", value_name = "FILE", value_parser = file)]
     pub(crate) qemu: Option<PathBuf>,
     /// The program that gives QEMU's guests a virtio socket; else vhost-device-vsock from PATH.
-    #[arg(long, env = "AETHERIUM_VSOCK_HELPER", value_name = "FILE")]
+    #[arg(long, env = "AETHERIUM_VSOCK_HELPER", value_name = "FILE", value_parser = file)]
     pub(crate) vsock_helper: Option<PathBuf>,
     /// The guest agent's static binary; else fc-agent beside this program.
-    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE")]
+    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
     pub(crate) agent: Option<PathBuf>,
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
@@ -451,7 +451,7 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) replace: bool,
     /// The guest agent's static binary; else fc-agent beside this program.
-    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE")]
+    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
     pub(crate) agent: Option<PathBuf>,
 }
 

@@ -1,6 +1,11 @@
 //! Values of arguments that clap cannot read by itself.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
+
+/// Parses a file's path, taken from the present directory: a server may look for it from another.
+pub(crate) fn file(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| format!("{text:?} is not a path: {error}"))
+}
 
 /// Parses `500ms`, `90s`, `15m`, `2h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -37,5 +42,13 @@ mod tests {
         for bad in ["", "90", "s", "-1s", "1.5s", "99999999999999999999h", "1d"] {
             assert!(duration(bad).unwrap_err().contains("90s"), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_files_path_does_not_depend_on_where_a_server_runs_later() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(file("bin/fc-agent").unwrap(), here.join("bin/fc-agent"));
+        assert_eq!(file("/bin/fc-agent").unwrap(), PathBuf::from("/bin/fc-agent"));
+        assert!(file("").is_err());
     }
 }

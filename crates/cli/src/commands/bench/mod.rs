@@ -3,6 +3,7 @@
 //! Every figure is printed as `{name, value, unit, floor, ratio, goal, pass}`; a goal that is missed
 //! ends the program with 1. A figure without a goal is there to be read beside the others.
 
+mod agent;
 mod boot;
 mod exec;
 mod fallback;
@@ -37,7 +38,7 @@ struct Figure {
     /// Value over floor.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
-    /// What it must not exceed, in words that name which of the numbers.
+    /// What it must keep to, in words that name which of the numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<String>,
     pass: bool,
@@ -68,6 +69,12 @@ impl Figure {
         self
     }
 
+    fn ratio_at_least(mut self, least: f64) -> Self {
+        self.goal = Some(format!("ratio ≥ {least}"));
+        self.pass = self.ratio.is_some_and(|ratio| ratio >= least);
+        self
+    }
+
     fn value_at_most(mut self, most: f64) -> Self {
         self.goal = Some(format!("value ≤ {most}"));
         self.pass = self.value <= most;
@@ -77,6 +84,7 @@ impl Figure {
 
 pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCode, CliError> {
     let figures = match verb {
+        BenchCommand::Agent(wanted) => agent::agent(args, wanted).await?,
         BenchCommand::Boot { rounds, bench } => boot::boot(args, *rounds, bench).await?,
         BenchCommand::Exec { rounds, bench } => exec::exec(args, *rounds, bench).await?,
         BenchCommand::Fallback { rounds, bench } => {

@@ -1,0 +1,41 @@
+//! The agent's memory, as its kernel tells it to a command that the agent started.
+
+use super::{super::Figure, fault};
+use crate::error::CliError;
+use aetherium_agent_client::{AgentClient, ExecSpec, collect};
+use aetherium_model::{Code, Fault};
+
+/// What an idle agent holds.
+pub(super) async fn idle(agent: &AgentClient) -> Result<Figure, CliError> {
+    let mib = status(agent, "VmRSS").await?;
+    Ok(Figure::new("agent.idle_memory", mib, "MiB").value_at_most(4.0))
+}
+
+/// The most that the agent has held since [`forget_peak`].
+pub(super) async fn peak(agent: &AgentClient, name: &str) -> Result<Figure, CliError> {
+    Ok(Figure::new(name, status(agent, "VmHWM").await?, "MiB"))
+}
+
+/// Begins a new peak: proc(5), `clear_refs`.
+pub(super) async fn forget_peak(agent: &AgentClient) -> Result<(), CliError> {
+    ask(agent, "echo 5 > /proc/$PPID/clear_refs").await.map(drop)
+}
+
+/// A field of the agent's `/proc/<pid>/status`, in MiB. The agent is the parent of what it starts.
+async fn status(agent: &AgentClient, field: &str) -> Result<f64, CliError> {
+    let text = ask(agent, "cat /proc/$PPID/status").await?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+    let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    let kib = kib.ok_or_else(|| Fault::internal(format!("the agent's status has no {field}")))?;
+    Ok(kib / 1024.0)
+}
+
+async fn ask(agent: &AgentClient, script: &str) -> Result<String, CliError> {
+    let process = agent.exec(ExecSpec::new(["sh", "-c", script])).await.map_err(fault)?;
+    let output = collect(process, 64 * 1024).await.map_err(|failed| fault(failed.error))?;
+    if !output.exit.status.success() {
+        let detail = format!("`{script}`: {}", String::from_utf8_lossy(&output.stderr).trim());
+        return Err(Fault::new(Code::SpawnFailed, detail).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,279 @@
+//! The agent alone: calls, commands, bulk transfers, memory, each beside a floor without a protocol.
+//!
+//! With the process driver both sides run on this host over a Unix socket, and the goals apply. In a
+//! VM the floor of a command is the guest's own shell; bulk figures stand alone there, as nothing
+//! without a protocol can be reached in a guest.
+
+mod floor;
+mod memory;
+
+use super::{Figure, median, ms, percentile, server};
+use crate::{
+    args::{AgentBenchArgs, Args},
+    error::CliError,
+    progress::Bars,
+};
+use aetherium_agent_client::{AgentClient, AgentError, ExecSpec, Process, ProcessEvent};
+use aetherium_model::{Code, Fault, resources::DriverKind};
+use bytes::Bytes;
+use floor::Echo;
+use std::time::{Duration, Instant};
+
+/// The bytes of one piece of input: what the agent sends at once, too.
+const PIECE: usize = 64 * 1024;
+const MIB: u64 = 1024 * 1024;
+/// Commands at once.
+const CONCURRENT: usize = 200;
+/// Pings beside a stalled stream, and as many without.
+const STALL_PINGS: u32 = 1_000;
+
+/// What every stage works with.
+struct Bench<'a> {
+    agent: &'a AgentClient,
+    bars: &'a Bars,
+    /// Whether the floor runs where the agent runs.
+    same_side: bool,
+    rounds: u32,
+    bytes: u64,
+}
+
+pub(super) async fn agent(args: &Args, wanted: &AgentBenchArgs) -> Result<Vec<Figure>, CliError> {
+    let server = server(args, &wanted.bench).await?;
+    let bars = Bars::new();
+    let measured = async {
+        let client = server.client()?;
+        let made = super::create(&client, &wanted.bench.template).await?;
+        let vm = super::super::vm::running(&client, &made.id.to_string()).await?;
+        let agent = server.worker.agent(vm.id).await?;
+        let same_side = vm.driver == Some(DriverKind::Process);
+        let bytes = wanted.mib * MIB;
+        let bench = Bench { agent: &agent, bars: &bars, same_side, rounds: wanted.rounds, bytes };
+        bench.all().await
+    }
+    .await;
+    bars.clear();
+    server.stop().await;
+    measured
+}
+
+impl Bench<'_> {
+    async fn all(&self) -> Result<Vec<Figure>, CliError> {
+        let mut figures = vec![memory::idle(self.agent).await?];
+        figures.extend(self.ping().await?);
+        figures.push(self.exec().await?);
+        figures.push(self.output().await?);
+        figures.push(self.input().await?);
+        figures.extend(self.concurrent().await?);
+        figures.extend(self.stalled().await?);
+        Ok(figures)
+    }
+
+    async fn ping(&self) -> Result<Vec<Figure>, CliError> {
+        self.bars.spin("calls");
+        let mut echo = Echo::start()?;
+        let (mut ours, mut raw) = (Vec::new(), Vec::new());
+        for round in 0..self.rounds * 10 + 20 {
+            let floor = echo.ping()?;
+            let call = ping(self.agent).await?;
+            if round >= 20 {
+                raw.push(micros(floor));
+                ours.push(micros(call));
+            }
+        }
+        Ok([50.0, 99.0]
+            .into_iter()
+            .map(|percent| {
+                let value = percentile(&mut ours, percent);
+                let figure = Figure::new(&format!("agent.ping_p{percent}"), value, "µs");
+                if self.same_side { figure.over(percentile(&mut raw, percent)) } else { figure }
+            })
+            .collect())
+    }
+
+    async fn exec(&self) -> Result<Figure, CliError> {
+        self.bars.spin("commands");
+        let (mut ours, mut plain) = (Vec::new(), Vec::new());
+        for round in 0..self.rounds + 5 {
+            let floor = if self.same_side { floor::spawn(&["true"])? } else { Duration::ZERO };
+            let began = Instant::now();
+            finish(start(self.agent, &["true"]).await?).await?;
+            // The first rounds warm caches on both sides.
+            if round >= 5 {
+                ours.push(ms(began.elapsed()));
+                plain.push(ms(floor));
+            }
+        }
+        let figure = Figure::new("agent.exec_true_p50", median(&mut ours), "ms");
+        Ok(if self.same_side {
+            figure.over(median(&mut plain)).ratio_at_most(1.5)
+        } else {
+            figure.over(self.in_guest().await?)
+        })
+    }
+
+    /// What the guest itself needs to start a program and wait for it, by its shell, in
+    /// milliseconds.
+    async fn in_guest(&self) -> Result<f64, CliError> {
+        const LOOP: u32 = 50;
+        let script = format!("i=0; while [ $i -lt {LOOP} ]; do /bin/true; i=$((i+1)); done");
+        let began = Instant::now();
+        finish(start(self.agent, &["sh", "-c", &script]).await?).await?;
+        Ok(ms(began.elapsed()) / f64::from(LOOP))
+    }
+
+    async fn output(&self) -> Result<Figure, CliError> {
+        self.bars.spin("output");
+        let size = self.bytes.to_string();
+        let argv = ["head", "-c", &size, "/dev/zero"];
+        self.transfer(
+            "agent.stdout",
+            || floor::output(&argv, self.bytes),
+            async || {
+                let process = start(self.agent, &argv).await?;
+                whole(finish(process).await?, self.bytes)
+            },
+        )
+        .await
+    }
+
+    async fn input(&self) -> Result<Figure, CliError> {
+        self.bars.spin("input");
+        let argv = ["sh", "-c", "exec cat > /dev/null"];
+        self.transfer(
+            "agent.stdin",
+            || floor::input(&argv, self.bytes),
+            async || {
+                let spec = ExecSpec::new(argv).with_stdin();
+                let mut process = self.agent.exec(spec).await.map_err(fault)?;
+                let mut stdin =
+                    process.stdin().ok_or_else(|| Fault::internal("the command has no stdin"))?;
+                let piece = Bytes::from(vec![0; PIECE]);
+                for _ in 0..self.bytes / PIECE as u64 {
+                    stdin.write(piece.clone()).await.map_err(fault)?;
+                }
+                stdin.close().await.map_err(fault)?;
+                finish(process).await.map(drop)
+            },
+        )
+        .await
+    }
+
+    /// Measures a transfer beside its floor, alternating; throughput in MiB/s.
+    async fn transfer(
+        &self,
+        name: &str,
+        floor: impl Fn() -> Result<Duration, CliError>,
+        ours: impl AsyncFn() -> Result<(), CliError>,
+    ) -> Result<Figure, CliError> {
+        const ROUNDS: u32 = 5;
+        let mib_per_s = |took: Duration| (self.bytes / MIB) as f64 / took.as_secs_f64();
+        let (mut here, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            if self.same_side {
+                bare.push(mib_per_s(tokio::task::block_in_place(&floor)?));
+            }
+            let began = Instant::now();
+            ours().await?;
+            here.push(mib_per_s(began.elapsed()));
+        }
+        let figure = Figure::new(name, median(&mut here), "MiB/s");
+        Ok(if self.same_side { figure.over(median(&mut bare)).ratio_at_least(0.7) } else { figure })
+    }
+
+    /// Many commands at once.
+    async fn concurrent(&self) -> Result<Vec<Figure>, CliError> {
+        self.bars.spin("commands at once");
+        memory::forget_peak(self.agent).await?;
+        let began = Instant::now();
+        let each = (0..CONCURRENT).map(|_| async {
+            let began = Instant::now();
+            finish(start(self.agent, &["true"]).await?).await?;
+            Ok::<_, CliError>(ms(began.elapsed()))
+        });
+        let mut each = futures::future::try_join_all(each).await?;
+        let all = ms(began.elapsed());
+        Ok(vec![
+            Figure::new(&format!("agent.{CONCURRENT}_execs_all"), all, "ms"),
+            Figure::new(
+                &format!("agent.{CONCURRENT}_execs_p99"),
+                percentile(&mut each, 99.0),
+                "ms",
+            ),
+            memory::peak(self.agent, &format!("agent.{CONCURRENT}_execs_peak_memory")).await?,
+        ])
+    }
+
+    /// Calls beside a stream that nobody reads.
+    async fn stalled(&self) -> Result<Vec<Figure>, CliError> {
+        self.bars.spin("a stalled stream");
+        memory::forget_peak(self.agent).await?;
+        let mut quiet = self.pings().await?;
+        let size = self.bytes.to_string();
+        let mut stalled = start(self.agent, &["head", "-c", &size, "/dev/zero"]).await?;
+        let first = stalled.next().await.map_err(fault)?;
+        let mut beside = self.pings().await?;
+        let peak = memory::peak(self.agent, "agent.stalled_peak_memory").await?;
+        quiet.extend(self.pings().await?);
+        // What was stalled is whole once it is read.
+        whole(output_len(first.as_ref()) + finish(stalled).await?, self.bytes)?;
+        let ping = Figure::new("agent.ping_p99_beside_stall", percentile(&mut beside, 99.0), "µs");
+        let (ping, peak) =
+            (ping.over(percentile(&mut quiet, 99.0)).ratio_at_most(2.0), peak.value_at_most(16.0));
+        Ok(vec![ping, peak])
+    }
+
+    async fn pings(&self) -> Result<Vec<f64>, CliError> {
+        let mut samples = Vec::new();
+        for _ in 0..STALL_PINGS {
+            samples.push(micros(ping(self.agent).await?));
+        }
+        Ok(samples)
+    }
+}
+
+async fn ping(agent: &AgentClient) -> Result<Duration, CliError> {
+    let began = Instant::now();
+    agent.hello().await.map_err(fault)?;
+    Ok(began.elapsed())
+}
+
+async fn start(agent: &AgentClient, argv: &[&str]) -> Result<Process, CliError> {
+    Ok(agent.exec(ExecSpec::new(argv.iter().copied())).await.map_err(fault)?)
+}
+
+/// Follows a command to its end and returns how many bytes it wrote; it must succeed.
+async fn finish(mut process: Process) -> Result<u64, CliError> {
+    let mut bytes = 0;
+    while let Some(event) = process.next().await.map_err(fault)? {
+        bytes += output_len(Some(&event));
+        if let ProcessEvent::Exited(exit) = event
+            && !exit.status.success()
+        {
+            let detail = format!("a command of the benchmark ended with {}", exit.status);
+            return Err(Fault::new(Code::SpawnFailed, detail).into());
+        }
+    }
+    Ok(bytes)
+}
+
+fn output_len(event: Option<&ProcessEvent>) -> u64 {
+    match event {
+        Some(ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data)) => data.len() as u64,
+        _ => 0,
+    }
+}
+
+fn whole(came: u64, wanted: u64) -> Result<(), CliError> {
+    if came == wanted {
+        return Ok(());
+    }
+    Err(Fault::internal(format!("{came} of {wanted} bytes came through")).into())
+}
+
+fn fault(error: AgentError) -> Fault {
+    Fault::new(Code::AgentLost, error.to_string())
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
