@@ -3,6 +3,7 @@
 //! The text of an [`ImageError`] says what happened, with which value; [`ImageError::remedy`] says
 //! what to do about it. As a [`Fault`] it carries both, and the last lines of a failed command.
 
+use crate::layers::Problem;
 use aetherium_model::{Code, Fault, Name};
 use std::{
     io,
@@ -156,6 +157,16 @@ pub enum ImageError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A layer of an image holds what is not allowed, or is damaged.
+    #[error("layer {layer}{}: {problem}", of_entry(entry))]
+    LayerRefused {
+        /// Which layer: its place in the image and its digest, or its file.
+        layer: String,
+        /// The entry's name; empty where the layer as a whole is meant.
+        entry: String,
+        /// Why.
+        problem: Problem,
+    },
     /// A task on the blocking pool was dropped: the runtime is ending.
     #[error("the runtime ended during the work: {0}")]
     RuntimeEnded(String),
@@ -210,6 +221,7 @@ impl ImageError {
             Self::RootfsUnusable { .. } => {
                 "give a directory with a Linux userland, or an unmounted, clean ext4 image".into()
             }
+            Self::LayerRefused { problem, .. } => layer_remedy(problem).into(),
             Self::RuntimeEnded(_) => "start it again".into(),
         }
     }
@@ -232,7 +244,9 @@ impl ImageError {
             | Self::CommandFailed { .. }
             | Self::PackageUnknown { .. }
             | Self::RuntimeEnded(_) => Code::Unavailable,
-            Self::Io { .. } => Code::Internal,
+            Self::Io { .. } | Self::LayerRefused { problem: Problem::Host { .. }, .. } => {
+                Code::Internal
+            }
             _ => Code::InvalidRequest,
         }
     }
@@ -253,6 +267,19 @@ impl From<&ImageError> for Fault {
 impl From<ImageError> for Fault {
     fn from(error: ImageError) -> Self {
         Self::from(&error)
+    }
+}
+
+fn of_entry(entry: &str) -> String {
+    if entry.is_empty() { String::new() } else { format!(", entry {entry:?}") }
+}
+
+fn layer_remedy(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::Host { .. } => "see that there is room, and that this user may write there",
+        Problem::Unreadable(_) | Problem::Digest { .. } => "get the image anew: it is damaged",
+        Problem::PaxSparse => "pack the layer without --sparse, or with tar --format=gnu",
+        _ => "do not use this image unless you know why it is so; build it anew to change that",
     }
 }
 
