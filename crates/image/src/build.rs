@@ -12,6 +12,7 @@ use crate::{
     error::{ImageError, OnPath, Result, blocking},
     initramfs, kernel,
     kernel::KernelFiles,
+    oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
     staging::{self, NameLock, Staging},
@@ -22,7 +23,7 @@ use crate::{
 use aetherium_model::{
     Name, Timestamp,
     resources::Resources,
-    template::{Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
+    template::{ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
 };
 use std::{
     fs::{self, File, Permissions},
@@ -74,7 +75,7 @@ pub enum KernelSource {
 }
 
 /// Where a root filesystem comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum RootfsSource {
     /// A minimal system of the host's own distribution, from the host's own mirror.
     Packages {
@@ -85,6 +86,13 @@ pub enum RootfsSource {
     Directory(PathBuf),
     /// An unmounted ext4 image, which is copied.
     Ext4Image(PathBuf),
+    /// An image as containers have them. Built by anybody but root, files keep their owners too.
+    Image {
+        /// Where it comes from.
+        origin: ImageOrigin,
+        /// How registries are reached.
+        registry: RegistryAccess,
+    },
 }
 
 /// Makes a template and puts it into the store. Builds of one name wait for each other.
@@ -137,9 +145,11 @@ async fn make(
     let files = kernel_files(&request.kernel, &work, progress).await?;
     let kernel = take_kernel(files.image.clone(), dir, request.kernel_args.clone()).await?;
     let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
-    let rootfs = make_rootfs(&request.rootfs, &work, dir, progress).await?;
+    let (rootfs, image) = make_rootfs(&request.rootfs, &work, dir, progress).await?;
     let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
-    let parts = digests.into_iter().chain(&kernel.extra_args).map(String::as_str);
+    let said = image.as_ref().map(serde_json::to_string).transpose();
+    let said = said.map_err(std::io::Error::from).on("write", dir)?;
+    let parts = digests.into_iter().chain(&kernel.extra_args).chain(&said).map(String::as_str);
     Ok(Template {
         format: MANIFEST_FORMAT,
         name: request.name.clone(),
@@ -148,6 +158,7 @@ async fn make(
         initramfs,
         rootfs,
         defaults: request.defaults,
+        image,
         created_at: Timestamp::from(SystemTime::now()),
     })
 }
@@ -210,7 +221,7 @@ async fn make_rootfs(
     work: &Path,
     dir: &Path,
     progress: &dyn Progress,
-) -> Result<RootFilesystem> {
+) -> Result<(RootFilesystem, Option<ImageDefaults>)> {
     let image = dir.join(ROOTFS_FILE);
     let made = match source {
         RootfsSource::Packages { include } => {
@@ -219,11 +230,20 @@ async fn make_rootfs(
         }
         RootfsSource::Directory(source) => rootfs::from_directory(source, &image, progress).await?,
         RootfsSource::Ext4Image(source) => rootfs::from_image(source, &image, progress).await?,
+        RootfsSource::Image { origin: ImageOrigin::Directory(source), .. } => {
+            rootfs::from_directory(source, &image, progress).await?
+        }
+        RootfsSource::Image { origin, registry } => {
+            let places = oci::Places { work, registry };
+            rootfs::from_layers(origin, places, &image, progress).await?
+        }
     };
     progress.step("computing digests");
     let dir = dir.to_owned();
     let image = blocking(move || digest::template_file(&dir, ROOTFS_FILE)).await?;
-    Ok(RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin })
+    let filesystem =
+        RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin };
+    Ok((filesystem, made.defaults))
 }
 
 /// Puts what was made in place, for good.

@@ -167,6 +167,66 @@ pub enum ImageError {
         /// Why.
         problem: Problem,
     },
+    /// An image's documents cannot be used.
+    #[error("image {image} cannot be used: {detail}")]
+    ImageUnusable {
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An image is for other machines.
+    #[error("image {image} is for {found}, and not for {wanted}")]
+    PlatformMissing {
+        /// The image.
+        image: String,
+        /// This machine.
+        wanted: String,
+        /// What the image is for.
+        found: String,
+    },
+    /// A registry does not have an image.
+    #[error("{host} has no image {image}")]
+    ImageMissing {
+        /// Who was asked.
+        host: String,
+        /// The image.
+        image: String,
+    },
+    /// A registry does not give an image to this user.
+    #[error("{host} does not give {image} to this user")]
+    RegistryDenied {
+        /// Who was asked.
+        host: String,
+        /// The image.
+        image: String,
+    },
+    /// A registry could not be reached, or broke off again and again.
+    #[error("cannot get {image} from {host}: {detail}")]
+    RegistryFailed {
+        /// Who was asked.
+        host: String,
+        /// The image.
+        image: String,
+        /// What happened.
+        detail: String,
+    },
+    /// A downloaded blob is not the one that was named. It was thrown away.
+    #[error("what came as blob {wanted} is sha256:{found}")]
+    BlobWrong {
+        /// The digest that was named.
+        wanted: String,
+        /// The digest of what came, in hexadecimal.
+        found: String,
+    },
+    /// Another process downloads a blob and does not come to an end.
+    #[error("blob {digest} is being downloaded by another process (waited {waited:?})")]
+    BlobBusy {
+        /// The blob.
+        digest: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A task on the blocking pool was dropped: the runtime is ending.
     #[error("the runtime ended during the work: {0}")]
     RuntimeEnded(String),
@@ -222,14 +282,37 @@ impl ImageError {
                 "give a directory with a Linux userland, or an unmounted, clean ext4 image".into()
             }
             Self::LayerRefused { problem, .. } => layer_remedy(problem).into(),
+            Self::ImageUnusable { .. } => {
+                "get the image anew, or build it with another tool".into()
+            }
+            Self::PlatformMissing { wanted, .. } => {
+                format!("use an image that is made for {wanted}")
+            }
+            Self::ImageMissing { .. } => {
+                "check the image's name and tag; a private one may need a login".into()
+            }
+            Self::RegistryDenied { host, .. } => format!(
+                "log in (docker login {host}), or set AETHERIUM_REGISTRY_USERNAME and \
+                 AETHERIUM_REGISTRY_PASSWORD"
+            ),
+            Self::RegistryFailed { .. } => {
+                "check the network and try again; what has come so far is kept".into()
+            }
+            Self::BlobWrong { .. } => {
+                "try again; if it happens again, the registry or a proxy on the way is broken"
+                    .into()
+            }
+            Self::BlobBusy { .. } => "wait for the other download, or end it".into(),
             Self::RuntimeEnded(_) => "start it again".into(),
         }
     }
 
     fn code(&self) -> Code {
         match self {
-            Self::AlreadyExists { .. } | Self::Busy { .. } => Code::Conflict,
-            Self::NotFound { .. } => Code::NotFound,
+            Self::AlreadyExists { .. } | Self::Busy { .. } | Self::BlobBusy { .. } => {
+                Code::Conflict
+            }
+            Self::NotFound { .. } | Self::ImageMissing { .. } => Code::NotFound,
             Self::Broken { .. } => Code::TemplateBroken,
             Self::Io { source, .. }
                 if matches!(
@@ -243,6 +326,9 @@ impl ImageError {
             Self::ProgramMissing { .. }
             | Self::CommandFailed { .. }
             | Self::PackageUnknown { .. }
+            | Self::RegistryDenied { .. }
+            | Self::RegistryFailed { .. }
+            | Self::BlobWrong { .. }
             | Self::RuntimeEnded(_) => Code::Unavailable,
             Self::Io { .. } | Self::LayerRefused { problem: Problem::Host { .. }, .. } => {
                 Code::Internal

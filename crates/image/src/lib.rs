@@ -4,8 +4,8 @@
 //! A [`TemplateStore`] is a directory of templates, each a kernel, an initramfs with the guest agent
 //! as `/init`, a read-only root filesystem and a manifest ([`aetherium_model::template::Template`]).
 //! [`build()`] makes one from a [`BuildRequest`]: the kernel from the distribution's package or from
-//! files, the root filesystem from packages, a directory or an image. Nothing is installed on the
-//! host, nothing is mounted where the host could see it, and but for `mmdebstrap`'s own needs
+//! files, the root filesystem from packages, a directory, an ext4 image, or an image as containers
+//! have them. Nothing is installed on the host, nothing is mounted where the host could see it, and but for `mmdebstrap`'s own needs
 //! nothing asks for root.
 //!
 //! A template is put in place whole by one rename and never changed after: to replace one is to
@@ -34,6 +34,7 @@ mod initramfs;
 pub mod kernel;
 mod layers;
 mod modules;
+mod oci;
 mod progress;
 mod rootfs;
 mod sparse;
@@ -44,5 +45,8 @@ pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build};
 pub use error::{ImageError, Result};
 pub use layers::Problem as LayerProblem;
+pub use oci::{
+    BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,
+};
 pub use progress::{Progress, Silent};
 pub use store::{Check, InstalledTemplate, TemplateStore};

@@ -10,10 +10,11 @@ use crate::{
     distribution::Distribution,
     error::{ImageError, OnPath, Result, blocking},
     ext4::{self, Content},
+    oci::{self, ImageOrigin, Places},
     progress::Progress,
     sparse,
 };
-use aetherium_model::finding::Finding;
+use aetherium_model::{finding::Finding, template::ImageDefaults};
 use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
@@ -54,6 +55,8 @@ const REMEDY_AS_USER: &str = "check the network and the names of the packages; w
 pub(crate) struct Made {
     pub(crate) uuid: String,
     pub(crate) origin: String,
+    /// What its image says about commands.
+    pub(crate) defaults: Option<ImageDefaults>,
 }
 
 /// Whether the tools for packages are there; called before anything slow is done.
@@ -98,7 +101,7 @@ pub(crate) async fn from_packages(
     unpack.run().await?;
     fs::remove_file(&archive).on("remove", &archive)?;
     let uuid = image_of(&dir, image, state.exists().then_some(&state), progress).await?;
-    Ok(Made { uuid, origin: format!("{} {}", host.id, host.codename) })
+    Ok(Made { uuid, origin: format!("{} {}", host.id, host.codename), defaults: None })
 }
 
 async fn bootstrap(
@@ -166,16 +169,37 @@ pub(crate) async fn from_directory(
         let detail = "it is not a directory".to_owned();
         return Err(ImageError::RootfsUnusable { path: dir.to_owned(), detail });
     }
+    warn_without_shell(dir, &dir.display().to_string(), progress);
+    let uuid = image_of(dir, image, None, progress).await?;
+    Ok(Made { uuid, origin: format!("directory {}", dir.display()), defaults: None })
+}
+
+/// Makes `image` of the layers of a container image.
+pub(crate) async fn from_layers(
+    origin: &ImageOrigin,
+    places: Places<'_>,
+    image: &Path,
+    progress: &dyn Progress,
+) -> Result<Made> {
+    let (dir, owners) = (places.work.join("rootfs"), places.work.join("owners"));
+    let owners = (!is_root()).then_some(owners);
+    let found = oci::get(origin, places, progress).await?;
+    let (name, defaults) = (found.origin.clone(), found.defaults.clone());
+    oci::unpack(found, &dir, owners.as_deref(), progress).await?;
+    warn_without_shell(&dir, &name, progress);
+    let uuid = image_of(&dir, image, owners.as_ref(), progress).await?;
+    Ok(Made { uuid, origin: name, defaults })
+}
+
+fn warn_without_shell(dir: &Path, name: &str, progress: &dyn Progress) {
     if fs::symlink_metadata(dir.join("bin/sh")).is_err() {
         progress.warn(&Finding::warn(
             "template.rootfs.shell",
-            format!("{} has no /bin/sh", dir.display()),
-            "the shell assistant runs every prompt with it",
-            "install a shell in the root filesystem",
+            format!("{name} has no /bin/sh"),
+            "the shell assistant runs every prompt with it; programs of the image run without",
+            "install a shell in the root filesystem, or run its programs by their paths",
         ));
     }
-    let uuid = image_of(dir, image, None, progress).await?;
-    Ok(Made { uuid, origin: format!("directory {}", dir.display()) })
 }
 
 /// Makes `image` a copy of an ext4 image.
@@ -190,7 +214,7 @@ pub(crate) async fn from_image(
     blocking(move || sparse::copy(&from, &File::create_new(&to).on("make", &to)?)).await?;
     progress.step("checking the root filesystem");
     ext4::check(image).await?;
-    Ok(Made { uuid, origin: format!("image {}", source.display()) })
+    Ok(Made { uuid, origin: format!("image {}", source.display()), defaults: None })
 }
 
 /// Makes the image; `owners` is what `fakeroot` wrote down of who owns what.

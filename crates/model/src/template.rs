@@ -2,6 +2,7 @@
 
 use crate::{Timestamp, name::Name, resources::Resources};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The manifest's format; a manifest with another number is refused by name.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -87,6 +88,29 @@ pub struct Template {
     pub rootfs: RootFilesystem,
     /// The size of VMs whose creator does not say.
     pub defaults: Resources,
+    /// What its image says about commands; nothing where it came from no image, or says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDefaults>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// What an image says about the commands of its containers, kept for the commands of its VMs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ImageDefaults {
+    /// The program that the image is for, with its first arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// Arguments of the entry point, or the program where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cmd: Vec<String>,
+    /// Environment of every command that does not set the variable itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Who runs a command that names no user: a name or a number of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Where a command runs that names no directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
 }

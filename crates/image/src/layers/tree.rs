@@ -37,6 +37,7 @@ static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 const RESOLVE_TRIES: u32 = 100;
 
 /// A root filesystem that comes to be.
+#[derive(Debug)]
 pub(crate) struct Tree {
     root: OwnedFd,
     /// What is known of each file, by its inode number. An inode that is used again gets a new one.

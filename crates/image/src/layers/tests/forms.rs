@@ -109,7 +109,7 @@ fn richly_described() -> Tar {
     closed.set_uid(33);
     closed.set_cksum();
     // CAP_NET_RAW, with a newline among its bytes.
-    let capability: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\x0a\0\0\0\0\0";
+    let capability: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\x0a\0\0\0\0\0";
     Tar::new()
         .pax(&[
             ("mtime", b"1234567890.5"),

@@ -1,0 +1,430 @@
+//! Pulls images of registries (OCI distribution specification 1.1), through the cache.
+//!
+//! Mirrors are asked first, in order; the registry itself comes last. Layers come several at a time,
+//! each goes on where it was broken off, and nothing is used before its digest is checked. Registries
+//! on this host's loopback are spoken to in plain HTTP, all others over TLS.
+
+use super::{
+    Bytes, Image, StoredLayer,
+    auth::{self, Credentials, Login},
+    cache::{BlobCache, Part, Slot},
+    local,
+    origin::ImageReference,
+    spec::{Config, Descriptor, ImageManifest, MAX_DOCUMENT_BYTES, Manifest, unusable},
+};
+use crate::{
+    error::{ImageError, OnPath, Result},
+    progress::Progress,
+};
+use aetherium_model::finding::Finding;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use oci_client::{
+    Client, Reference,
+    client::{BlobResponse, ClientConfig, ClientProtocol},
+    errors::OciDistributionError,
+    secrets::RegistryAuth,
+};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+/// Layers that come at once.
+const PARALLEL: usize = 4;
+/// How often a download may break off without having brought anything.
+const FRUITLESS_TRIES: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest silence of a registry.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a blob that another process downloads is waited for.
+const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
+const MAX_INDEXES: usize = 4;
+const MANIFEST_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+/// How registries are reached.
+#[derive(Debug, Clone)]
+pub struct RegistryAccess {
+    /// Where downloaded blobs are kept.
+    pub cache: BlobCache,
+    /// Where images of a registry are looked for before it is asked.
+    pub mirrors: Vec<Mirror>,
+    /// For the registry that the image names, and no other.
+    pub credentials: Option<Credentials>,
+    /// Docker's `config.json`, for every registry that it knows.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// Another place for a registry's images: `docker.io=mirror.example:5000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    registry: String,
+    host: String,
+}
+
+impl FromStr for Mirror {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '=', ' ']);
+        match text.split_once('=') {
+            Some((registry, host)) if is_host(registry) && is_host(host) => {
+                Ok(Self { registry: registry.to_owned(), host: host.to_owned() })
+            }
+            _ => Err(format!("{text:?} is not REGISTRY=HOST[:PORT]")),
+        }
+    }
+}
+
+/// Gets an image from its mirrors or its registry.
+pub(super) async fn pull(
+    reference: &ImageReference,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let own = &reference.0;
+    for mirror in access.mirrors.iter().filter(|it| it.registry == own.registry()) {
+        let mut mirrored = own.clone();
+        mirrored.set_mirror_registry(mirror.host.clone());
+        match pull_from(mirrored, access, progress).await {
+            Ok(image) => return Ok(image),
+            Err(error) => progress.warn(&Finding::warn(
+                "template.image.mirror",
+                format!("mirror {} did not give {reference}: {error}", mirror.host),
+                "the registry itself is asked instead, which may be slower or count against a limit",
+                "leave the mirror out, or see that it has the image",
+            )),
+        }
+    }
+    pull_from(own.clone(), access, progress).await
+}
+
+async fn pull_from(
+    reference: Reference,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    progress.step(&format!("asking {} for {}", reference.resolve_registry(), reference.whole()));
+    let source = Source::new(reference, access, progress)?;
+    let manifest = source.manifest().await?;
+    let config = source.config(&manifest).await?;
+    let wanted: Vec<_> = local::named(&manifest, &config).collect();
+    let bytes = wanted.iter().map(|(_, descriptor)| descriptor.size).sum();
+    progress.total("downloading layers", Some(bytes));
+    let layers = stream::iter(wanted)
+        .map(|(layer, descriptor)| {
+            let source = &source;
+            async move {
+                let file = source.blob(descriptor, progress).await?;
+                Ok::<_, ImageError>(StoredLayer { layer, bytes: Bytes::Held(file) })
+            }
+        })
+        .buffered(PARALLEL)
+        .try_collect()
+        .await?;
+    progress.done();
+    Ok(Image { origin: source.name, defaults: Some(config.defaults()), layers })
+}
+
+/// One image at one host.
+struct Source<'a> {
+    client: Client,
+    reference: Reference,
+    auth: RegistryAuth,
+    cache: &'a BlobCache,
+    name: String,
+}
+
+impl<'a> Source<'a> {
+    fn new(
+        reference: Reference,
+        access: &'a RegistryAccess,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let host = reference.resolve_registry().to_owned();
+        let plain = if is_loopback(&host) { vec![host.clone()] } else { Vec::new() };
+        let client = Client::new(ClientConfig {
+            protocol: ClientProtocol::HttpsExcept(plain),
+            connect_timeout: Some(CONNECT_DEADLINE),
+            read_timeout: Some(READ_DEADLINE),
+            user_agent: concat!("aetherium/", env!("CARGO_PKG_VERSION")),
+            ..ClientConfig::default()
+        });
+        let mirrored = host != own_host(&reference);
+        let auth = match &access.credentials {
+            Some(given) if !mirrored => given.into(),
+            _ => stored_login(access.docker_config.as_deref(), &host, progress)?,
+        };
+        let name = reference.whole();
+        Ok(Self { client, reference, auth, cache: &access.cache, name })
+    }
+
+    fn host(&self) -> &str {
+        self.reference.resolve_registry()
+    }
+
+    async fn manifest(&self) -> Result<ImageManifest> {
+        let mut reference = self.reference.clone();
+        for _ in 0..MAX_INDEXES {
+            let (bytes, _) = self
+                .client
+                .pull_manifest_raw(&reference, &self.auth, &MANIFEST_TYPES)
+                .await
+                .map_err(|error| self.failed(&error))?;
+            match Manifest::parse(&self.name, &bytes)? {
+                Manifest::Image(manifest) => return Ok(manifest),
+                Manifest::Index(index) => {
+                    let chosen = index.choose(&self.name, None)?;
+                    reference = reference.clone_with_digest(chosen.digest.to_string());
+                }
+            }
+        }
+        Err(unusable(&self.name, format!("{MAX_INDEXES} indexes lead from one to the next")))
+    }
+
+    async fn config(&self, manifest: &ImageManifest) -> Result<Config> {
+        if manifest.config.size > MAX_DOCUMENT_BYTES {
+            let size = manifest.config.size;
+            return Err(unusable(&self.name, format!("its configuration has {size} bytes")));
+        }
+        let mut bytes = Vec::new();
+        let mut file = self.blob(&manifest.config, &crate::Silent).await?;
+        file.read_to_end(&mut bytes).on("read", Path::new("configuration"))?;
+        Config::parse(&self.name, &bytes, manifest.layers.len())
+    }
+
+    /// A blob, from the cache or the host.
+    async fn blob(&self, wanted: &Descriptor, progress: &dyn Progress) -> Result<File> {
+        let part = match self.cache.slot(&wanted.digest, BLOB_PATIENCE).await? {
+            Slot::Here(file) => {
+                progress.advance(wanted.size);
+                return Ok(file);
+            }
+            Slot::Wanted(part) => part,
+        };
+        let part = self.download(wanted, part, progress).await?;
+        self.cache.keep(part, &wanted.digest)
+    }
+
+    /// Goes on with a download until all of it is there, or nothing more comes.
+    async fn download(
+        &self,
+        wanted: &Descriptor,
+        mut part: Part,
+        progress: &dyn Progress,
+    ) -> Result<Part> {
+        let mut have = part.len()?;
+        if have > wanted.size {
+            part.clear()?;
+            have = 0;
+        }
+        progress.advance(have);
+        let mut fruitless = 0;
+        while have < wanted.size {
+            let broken = self.some_more(wanted, &mut part, have, progress).await;
+            let came = part.len()?;
+            fruitless = if came > have { 0 } else { fruitless + 1 };
+            have = came;
+            match broken {
+                Err(error) if fruitless >= FRUITLESS_TRIES || !is_passing(&error) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(digest = %wanted.digest, have, %error, "a download broke off");
+                    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(fruitless)).await;
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(part)
+    }
+
+    async fn some_more(
+        &self,
+        wanted: &Descriptor,
+        part: &mut Part,
+        have: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let digest = wanted.digest.to_string();
+        self.client.store_auth_if_needed(self.host(), &self.auth).await;
+        let answer = self
+            .client
+            .pull_blob_stream_partial(&self.reference, digest.as_str(), have, None)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let (mut stream, mut skip) = match answer {
+            BlobResponse::Partial(stream) => (stream, 0),
+            // A host that sends all of it again: what is there already is passed over.
+            BlobResponse::Full(stream) => (stream, have),
+        };
+        let mut have = have;
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| self.broke_off(&digest, &error))?;
+            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+            skip -= passed as u64;
+            let new = &chunk[passed..];
+            have += new.len() as u64;
+            if have > wanted.size {
+                part.clear()?;
+                let detail = format!("blob {digest} is longer than the {} bytes said", wanted.size);
+                return Err(unusable(&self.name, detail));
+            }
+            part.append(new)?;
+            progress.advance(new.len() as u64);
+        }
+        if have < wanted.size {
+            let early = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended early");
+            return Err(self.broke_off(&digest, &early));
+        }
+        Ok(())
+    }
+
+    fn broke_off(&self, what: &str, error: &io::Error) -> ImageError {
+        let detail = format!("{what}: {}", with_causes(error));
+        ImageError::RegistryFailed {
+            host: self.host().to_owned(),
+            image: self.name.clone(),
+            detail,
+        }
+    }
+
+    fn failed(&self, error: &OciDistributionError) -> ImageError {
+        let (host, image) = (self.host().to_owned(), self.name.clone());
+        match error {
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_) => {
+                ImageError::RegistryDenied { host, image }
+            }
+            OciDistributionError::ServerError { code: 401 | 403, .. } => {
+                ImageError::RegistryDenied { host, image }
+            }
+            OciDistributionError::ImageManifestNotFoundError(_)
+            | OciDistributionError::ServerError { code: 404, .. } => {
+                ImageError::ImageMissing { host, image }
+            }
+            OciDistributionError::RegistryError { envelope, .. } => {
+                use oci_client::errors::OciErrorCode as Code;
+                match envelope.errors.first().map(|it| &it.code) {
+                    Some(Code::Unauthorized | Code::Denied) => {
+                        ImageError::RegistryDenied { host, image }
+                    }
+                    Some(Code::ManifestUnknown | Code::NameUnknown | Code::NotFound) => {
+                        ImageError::ImageMissing { host, image }
+                    }
+                    _ => ImageError::RegistryFailed { host, image, detail: with_causes(error) },
+                }
+            }
+            OciDistributionError::DigestError(wrong) => unusable(
+                &image,
+                format!("{host} gave another manifest than was asked for: {wrong}"),
+            ),
+            _ => ImageError::RegistryFailed { host, image, detail: with_causes(error) },
+        }
+    }
+}
+
+/// Whether trying again may help.
+const fn is_passing(error: &ImageError) -> bool {
+    matches!(error, ImageError::RegistryFailed { .. })
+}
+
+fn stored_login(
+    config: Option<&Path>,
+    host: &str,
+    progress: &dyn Progress,
+) -> Result<RegistryAuth> {
+    let Some(path) = config else { return Ok(RegistryAuth::Anonymous) };
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(RegistryAuth::Anonymous);
+        }
+        other => other.on("read", path)?,
+    };
+    let login = auth::login(&text, host)
+        .map_err(|detail| io::Error::new(io::ErrorKind::InvalidData, detail))
+        .on("use the registry logins in", path)?;
+    match login {
+        Login::Known(auth) => Ok(auth),
+        Login::None => Ok(RegistryAuth::Anonymous),
+        Login::Helper(helper) => {
+            progress.warn(&Finding::warn(
+                "template.image.login",
+                format!(
+                    "{} keeps the login of {host} in docker-credential-{helper}",
+                    path.display()
+                ),
+                "credential helpers are not asked, so the registry is used without a login",
+                "set AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD if it needs one",
+            ));
+            Ok(RegistryAuth::Anonymous)
+        }
+    }
+}
+
+/// The host that is asked where no mirror is.
+fn own_host(reference: &Reference) -> String {
+    let plain = Reference::with_tag(
+        reference.registry().to_owned(),
+        reference.repository().to_owned(),
+        String::new(),
+    );
+    plain.resolve_registry().to_owned()
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = host.strip_prefix('[').and_then(|it| it.split_once(']')).map_or_else(
+        || host.rsplit_once(':').map_or(host, |(name, _)| name),
+        |(address, _)| address,
+    );
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
+}
+
+/// An error with what caused it: the outermost alone says little.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_hosts_own_registries_are_spoken_to_in_plain_text() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["docker.io", "localhost.example:5000", "10.0.0.1:5000", "128.0.0.1"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_is_a_registry_and_a_host() {
+        let mirror: Mirror = "docker.io=127.0.0.1:5000".parse().unwrap();
+        assert_eq!(
+            (mirror.registry.as_str(), mirror.host.as_str()),
+            ("docker.io", "127.0.0.1:5000")
+        );
+        for bad in ["docker.io", "=a", "a=", "a=https://b", "a=b=c"] {
+            assert!(bad.parse::<Mirror>().is_err(), "{bad}");
+        }
+    }
+}
