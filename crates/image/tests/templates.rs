@@ -2,6 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
+#[path = "templates/container.rs"]
+mod container;
+#[path = "templates/images.rs"]
+mod images;
+#[path = "templates/pulls.rs"]
+mod pulls;
+#[path = "templates/registry.rs"]
+mod registry;
+
 use aetherium_image::{
     BuildRequest, Check, ImageError, KernelSource, Progress, RootfsSource, Silent, TemplateStore,
     build,

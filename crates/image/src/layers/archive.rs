@@ -71,7 +71,8 @@ impl<R: Read> Archive<R> {
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|error| field("size", &error))?;
+            let size = number(&header.as_old().size, header.entry_size());
+            let size = size.map_err(|error| field("size", &error))?;
             self.begin(size)?;
             match header.entry_type() {
                 EntryType::XHeader => extensions.records = records(&self.extension(size)?)?,
@@ -245,6 +246,11 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let pair = record.get(space + 1..)?.strip_suffix(b"\n")?;
     let equals = pair.iter().position(|byte| *byte == b'=')?;
     Some((&pair[..equals], &pair[equals + 1..], rest))
+}
+
+/// A number of a header. A field that was left empty is zero, as for Go.
+pub(super) fn number(field: &[u8], read: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { read }
 }
 
 fn field(field: &'static str, error: &io::Error) -> Problem {

@@ -2,7 +2,7 @@
 
 use super::{
     Problem, TreePath,
-    archive::{Body, RawEntry},
+    archive::{Body, RawEntry, number},
 };
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 use tar::EntryType;
@@ -127,14 +127,13 @@ fn meta(raw: &RawEntry) -> Result<Meta, Problem> {
             .and_then(|number| u32::try_from(number).map_err(|_| number.to_string()))
             .map_err(|detail| Problem::Field { field, detail })
     };
-    let mode = raw
-        .header
-        .mode()
+    let old = raw.header.as_old();
+    let mode = number(&old.mode, raw.header.mode().map(u64::from))
         .map_err(|error| Problem::Field { field: "mode", detail: error.to_string() })?;
     Ok(Meta {
-        mode: mode & 0o7777,
-        uid: id("uid", "owner", raw.header.uid())?,
-        gid: id("gid", "group", raw.header.gid())?,
+        mode: u32::try_from(mode & 0o7777).unwrap_or(0),
+        uid: id("uid", "owner", number(&old.uid, raw.header.uid()))?,
+        gid: id("gid", "group", number(&old.gid, raw.header.gid()))?,
         mtime: mtime(raw),
         attributes: attributes(raw)?,
     })

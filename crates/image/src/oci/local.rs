@@ -73,11 +73,12 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// A root filesystem in a tar file.
-pub(super) fn tarball(file: &Path) -> Image {
+pub(super) fn tarball(file: &Path) -> Result<Image> {
+    let size = fs::metadata(file).on("find", file)?.len();
     let origin = format!("tar:{}", file.display());
     let layer = Layer { name: file.display().to_string(), ..Layer::default() };
-    let layers = vec![StoredLayer { layer, bytes: Bytes::At(file.to_owned()) }];
-    Image { origin, defaults: None, layers }
+    let layers = vec![StoredLayer { layer, bytes: Bytes::At(file.to_owned()), size }];
+    Ok(Image { origin, defaults: None, layers })
 }
 
 /// An image of a layout directory.
@@ -124,7 +125,8 @@ fn image(files: &Files, name: String, manifest: &ImageManifest) -> Result<Image>
     let config = Config::parse(&name, &config, manifest.layers.len())?;
     let layers = named(manifest, &config)
         .map(|(layer, descriptor)| {
-            Ok(StoredLayer { layer, bytes: place_of(files, &blob_path(&descriptor.digest))? })
+            let bytes = place_of(files, &blob_path(&descriptor.digest))?;
+            Ok(StoredLayer { layer, bytes, size: descriptor.size })
         })
         .collect::<Result<_>>()?;
     Ok(Image { origin: name, defaults: Some(config.defaults()), layers })
@@ -197,7 +199,8 @@ fn from_docker(files: &Files, tag: Option<&str>, name: String) -> Result<Image> 
                 packed: None,
                 unpacked: Some(unpacked.hex().to_owned()),
             };
-            Ok(StoredLayer { layer, bytes: place_of(files, path)? })
+            let size = files.open(path)?.metadata().on("look at", Path::new(path))?.len();
+            Ok(StoredLayer { layer, bytes: place_of(files, path)?, size })
         })
         .collect::<Result<_>>()?;
     Ok(Image { origin: name, defaults: Some(config.defaults()), layers })

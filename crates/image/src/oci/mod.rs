@@ -49,6 +49,8 @@ pub(crate) struct Image {
 struct StoredLayer {
     layer: Layer,
     bytes: Bytes,
+    /// How many there are, packed.
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,7 @@ pub(crate) async fn get(
         ImageOrigin::Registry(reference) => {
             registry::pull(reference, places.registry, progress).await
         }
-        ImageOrigin::Tarball(file) => Ok(local::tarball(file)),
+        ImageOrigin::Tarball(file) => local::tarball(file),
         ImageOrigin::Layout { dir, tag } => {
             let (dir, tag, name) = (dir.clone(), tag.clone(), origin.to_string());
             blocking(move || local::layout(&dir, tag.as_deref(), name)).await
@@ -130,9 +132,10 @@ pub(crate) async fn unpack(
     })
     .await?;
     let mut budget = Budget::new(Limits::default());
-    let (count, mut devices) = (image.layers.len(), 0);
-    for (n, StoredLayer { layer, bytes }) in image.layers.into_iter().enumerate() {
-        progress.step(&format!("laying layer {} of {count}", n + 1));
+    let mut devices = 0;
+    let total = image.layers.iter().map(|layer| layer.size).sum();
+    progress.total(&format!("unpacking {} layers", image.layers.len()), Some(total));
+    for StoredLayer { layer, bytes, size } in image.layers {
         let found;
         (tree, budget, found) = blocking(move || {
             let bytes = bytes.open().map_err(io("open layer", Path::new(&layer.name)))?;
@@ -141,7 +144,10 @@ pub(crate) async fn unpack(
         })
         .await?;
         devices += found;
+        progress.advance(size);
     }
+    progress.done();
+    progress.step("setting owners and modes");
     let owners = owners.map(Path::to_owned);
     let lost = blocking(move || {
         let ownership = owners.as_deref().map_or(Ownership::Real, Ownership::Recorded);

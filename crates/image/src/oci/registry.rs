@@ -124,7 +124,11 @@ async fn pull_from(
             let source = &source;
             async move {
                 let file = source.blob(descriptor, progress).await?;
-                Ok::<_, ImageError>(StoredLayer { layer, bytes: Bytes::Held(file) })
+                Ok::<_, ImageError>(StoredLayer {
+                    layer,
+                    bytes: Bytes::Held(file),
+                    size: descriptor.size,
+                })
             }
         })
         .buffered(PARALLEL)

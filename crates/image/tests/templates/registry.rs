@@ -1,0 +1,188 @@
+//! A registry on loopback, as far as pulling goes: manifests, blobs, ranges, a password.
+
+use crate::container::{Container, INDEX, MANIFEST, digest};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::{StreamExt as _, stream};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+use tokio::task::JoinHandle;
+
+/// What it does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Breaks each first download of a blob off after so many bytes.
+    BreakOffAt(usize),
+    /// The same, and it knows no ranges.
+    BreakOffWithoutRanges(usize),
+    /// Gives other bytes than those of the digest.
+    Lie,
+    /// Sends more than it said.
+    Endless,
+}
+
+#[derive(Default)]
+struct Shelf {
+    blobs: BTreeMap<String, Vec<u8>>,
+    tags: BTreeMap<String, String>,
+    fault: Option<Fault>,
+    /// `user:password`, in base64.
+    password: Option<&'static str>,
+    /// The blobs that were asked for, each with the offset.
+    asked: Vec<(String, usize)>,
+}
+
+pub(crate) struct Registry {
+    host: String,
+    shelf: Arc<Mutex<Shelf>>,
+    server: JoinHandle<()>,
+}
+
+impl Registry {
+    /// A registry with the image `test/image:v1`, behind an index.
+    pub(crate) async fn with(mut image: Container) -> Self {
+        let manifest = image.manifest();
+        let platform = |architecture: &str, digest: &str| {
+            json!({ "mediaType": MANIFEST, "digest": digest, "size": 1,
+                    "platform": { "os": "linux", "architecture": architecture } })
+        };
+        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let other = digest(b"not for this machine");
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX,
+                            "manifests": [platform("s390x", &other), platform(here, &manifest)] });
+        let index = image.blob(index.to_string().into_bytes());
+        let tags = [("v1".to_owned(), index)].into();
+        Self::serve(Shelf { blobs: image.blobs, tags, ..Shelf::default() }).await
+    }
+
+    /// A registry without any image.
+    pub(crate) async fn empty() -> Self {
+        Self::serve(Shelf::default()).await
+    }
+
+    async fn serve(shelf: Shelf) -> Self {
+        let shelf = Arc::new(Mutex::new(shelf));
+        let router = Router::new()
+            .route("/v2/", get(async || StatusCode::OK))
+            .route("/v2/test/image/manifests/{reference}", get(manifest))
+            .route("/v2/test/image/blobs/{digest}", get(blob))
+            .fallback(async || StatusCode::NOT_FOUND)
+            .layer(middleware::from_fn_with_state(Arc::clone(&shelf), admit))
+            .with_state(Arc::clone(&shelf));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { host, shelf, server }
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn image(&self) -> String {
+        format!("{}/test/image:v1", self.host)
+    }
+
+    pub(crate) fn fail_with(&self, fault: Option<Fault>) {
+        self.shelf.lock().unwrap().fault = fault;
+    }
+
+    pub(crate) fn ask_for(&self, password: &'static str) {
+        self.shelf.lock().unwrap().password = Some(password);
+    }
+
+    /// The blobs asked for since this was last called, each with the offset.
+    pub(crate) fn asked(&self) -> Vec<(String, usize)> {
+        std::mem::take(&mut self.shelf.lock().unwrap().asked)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn admit(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request, next: Next) -> Response {
+    let password = shelf.lock().unwrap().password;
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+    if let Some(password) = password
+        && given != Some(&format!("Basic {password}"))
+    {
+        let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
+        return (StatusCode::UNAUTHORIZED, ask).into_response();
+    }
+    next.run(request).await
+}
+
+async fn manifest(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(reference): Path<String>,
+) -> Response {
+    let shelf = shelf.lock().unwrap();
+    let digest = shelf.tags.get(&reference).unwrap_or(&reference);
+    let Some(bytes) = shelf.blobs.get(digest) else {
+        let errors = json!({ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": "unknown" }] });
+        return (StatusCode::NOT_FOUND, errors.to_string()).into_response();
+    };
+    let kind = if shelf.tags.contains_key(&reference) { INDEX } else { MANIFEST };
+    let headers = [(header::CONTENT_TYPE.as_str(), kind), ("docker-content-digest", digest)];
+    (headers, bytes.clone()).into_response()
+}
+
+async fn blob(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let mut shelf = shelf.lock().unwrap();
+    let first = !shelf.asked.iter().any(|(asked, _)| *asked == digest);
+    let fault = shelf.fault;
+    let range = headers.get(header::RANGE).and_then(|it| it.to_str().ok());
+    let offset = range
+        .and_then(|it| it.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+        .unwrap_or(0);
+    shelf.asked.push((digest.clone(), offset));
+    let Some(mut bytes) = shelf.blobs.get(&digest).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    // The configuration comes unharmed: what is tested is what happens to layers.
+    let small = bytes.len() < 4096;
+    match fault.filter(|_| !small) {
+        Some(Fault::BreakOffAt(at)) if first => return broken_off(bytes[offset..].to_vec(), at),
+        Some(Fault::BreakOffWithoutRanges(at)) => {
+            return if first { broken_off(bytes, at) } else { bytes.into_response() };
+        }
+        Some(Fault::Lie) => bytes.iter_mut().for_each(|byte| *byte ^= 1),
+        Some(Fault::Endless) => bytes.extend_from_slice(&[0; 100_000]),
+        Some(Fault::BreakOffAt(_)) | None => {}
+    }
+    if offset == 0 {
+        return bytes.into_response();
+    }
+    let range = format!("bytes {offset}-{}/{}", bytes.len() - 1, bytes.len());
+    let headers = [(header::CONTENT_RANGE, range)];
+    (StatusCode::PARTIAL_CONTENT, headers, bytes[offset..].to_vec()).into_response()
+}
+
+/// The beginning of an answer, and then the end of the connection.
+fn broken_off(bytes: Vec<u8>, at: usize) -> Response {
+    let length = [(header::CONTENT_LENGTH, bytes.len().to_string())];
+    let begun = stream::once(async move { Ok(bytes[..at].to_vec()) });
+    let end = stream::once(async {
+        // What has begun is sent while this waits; an end at once would take it back.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("the connection ends here"))
+    });
+    (length, Body::from_stream(begun.chain(end))).into_response()
+}
