@@ -5,6 +5,7 @@ mod parse;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 
+use aetherium_image::{ImageOrigin, Mirror};
 use aetherium_model::{
     Name,
     assistant::Assistant,
@@ -401,8 +402,20 @@ pub(crate) enum TaskCommand {
 /// Verbs on templates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
-    /// Make one from this distribution's kernel package and packages, without root where possible.
-    Build(BuildArgs),
+    /// Make one: the kernel from this distribution's package, the root filesystem from its packages,
+    /// or from an image, archive or directory. Without root where possible.
+    #[command(after_help = "Examples:
+  aetherium template build                                          this distribution, small
+  aetherium template build py --from docker.io/library/python:3     an image of a registry
+  aetherium template build app --from oci:build/image:v1            an OCI image layout
+  aetherium template build app --from docker-archive:saved.tar      what `docker save` wrote
+  aetherium template build base --from tar:rootfs.tar.zst           a root filesystem in a tar file
+  aetherium template build base --from dir:/srv/rootfs              one in a directory
+  aetherium template build a --from alpine:3 --mirror docker.io=127.0.0.1:5000
+
+Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
+with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
+    Build(Box<BuildArgs>),
     /// List those of the data directory.
     List,
     /// Show one.
@@ -435,6 +448,15 @@ pub(crate) struct BuildArgs {
     /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
     #[arg(long, value_name = "PATH", conflicts_with = "include")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// An image to make the root filesystem of, instead of the distribution's packages:
+    /// oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, tar:FILE, dir:DIR, or the name of an
+    /// image in a registry.
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["include", "rootfs"])]
+    pub(crate) from: Option<ImageOrigin>,
+    /// A registry's mirror, asked before the registry itself; may be repeated, the first is asked
+    /// first.
+    #[arg(long, value_name = "REGISTRY=HOST[:PORT]", requires = "from")]
+    pub(crate) mirror: Vec<Mirror>,
     /// A kernel argument for its VMs; may be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) kernel_arg: Vec<String>,

@@ -9,7 +9,8 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    BuildRequest, InstalledTemplate, KernelSource, Progress, RootfsSource, TemplateStore,
+    BlobCache, BuildRequest, Credentials, InstalledTemplate, KernelSource, Progress,
+    RegistryAccess, RootfsSource, TemplateStore,
 };
 use aetherium_model::{Code, Fault, Name, resources::Resources, template::Template};
 use aetherium_worker::Layout;
@@ -17,6 +18,9 @@ use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
+
+/// Downloaded layers that are kept for the next build: some tens of images.
+const BLOB_CACHE_BYTES: u64 = 10 << 30;
 
 pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
@@ -75,10 +79,13 @@ pub(crate) async fn make(
             }
             None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
         },
-        rootfs: match &args.rootfs {
-            Some(path) if path.is_dir() => RootfsSource::Directory(path.clone()),
-            Some(path) => RootfsSource::Ext4Image(path.clone()),
-            None => RootfsSource::Packages { include: args.include.clone() },
+        rootfs: match (&args.from, &args.rootfs) {
+            (Some(origin), _) => {
+                RootfsSource::Image { origin: origin.clone(), registry: registry(data, args) }
+            }
+            (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
+            (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
+            (None, None) => RootfsSource::Packages { include: args.include.clone() },
         },
         agent: agent(args.agent.as_deref())?,
         defaults: Resources {
@@ -92,6 +99,23 @@ pub(crate) async fn make(
     Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
 }
 
+/// How registries are reached: the cache in the data directory, and logins as `docker` has them.
+fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let credentials = variable("AETHERIUM_REGISTRY_USERNAME")
+        .zip(variable("AETHERIUM_REGISTRY_PASSWORD"))
+        .map(|(username, password)| Credentials { username, password });
+    let docker = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
+    RegistryAccess {
+        cache: BlobCache::new(data.path().join("cache/blobs"), BLOB_CACHE_BYTES),
+        mirrors: args.mirror.clone(),
+        credentials,
+        docker_config: docker.map(|dir| dir.join("config.json")),
+    }
+}
+
 /// What `template build NAME` without further arguments makes.
 pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
     BuildArgs {
@@ -100,6 +124,8 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         kernel: None,
         modules: None,
         rootfs: None,
+        from: None,
+        mirror: Vec::new(),
         kernel_arg: Vec::new(),
         vcpus: None,
         memory_mib: None,
