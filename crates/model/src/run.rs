@@ -15,10 +15,11 @@ pub struct Command {
     /// Environment variables on top of the guest's defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory in the guest; the user's home where absent.
+    /// Working directory in the guest; where absent, that of the template's image, else the user's
+    /// home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// User name or numeric id in the guest; root where absent.
+    /// User name or numeric id in the guest; where absent, that of the template's image, else root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Time the command may take, in milliseconds, enforced in the guest. One hour where absent.

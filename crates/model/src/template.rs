@@ -1,6 +1,6 @@
 //! What VMs start from: the manifest of an immutable image of kernel, initramfs and root filesystem.
 
-use crate::{Timestamp, name::Name, resources::Resources};
+use crate::{Timestamp, name::Name, resources::Resources, run::Command};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -113,4 +113,44 @@ pub struct ImageDefaults {
     /// Where a command runs that names no directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+}
+
+impl ImageDefaults {
+    /// The command with what it leaves open filled in. The entry point is not put before it: a
+    /// command says all that is to run.
+    #[must_use]
+    pub fn complete(&self, command: &Command) -> Command {
+        let mut complete = command.clone();
+        for (name, value) in &self.env {
+            complete.env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        complete.user = complete.user.or_else(|| self.user.clone());
+        complete.cwd = complete.cwd.or_else(|| self.workdir.clone());
+        complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_fills_in_what_a_command_leaves_open_and_nothing_else() {
+        let image = ImageDefaults {
+            env: [("A".into(), "image".into()), ("B".into(), "image".into())].into(),
+            user: Some("app".into()),
+            workdir: Some("/srv".into()),
+            entrypoint: vec!["/init".into()],
+            ..ImageDefaults::default()
+        };
+        let open = Command { env: [("A".into(), "own".into())].into(), ..Command::new(["true"]) };
+        let complete = image.complete(&open);
+        assert_eq!(complete.argv, ["true"]);
+        assert_eq!((complete.env["A"].as_str(), complete.env["B"].as_str()), ("own", "image"));
+        assert_eq!(complete.user.as_deref(), Some("app"));
+        assert_eq!(complete.cwd.as_deref(), Some("/srv"));
+        let own = Command { user: Some("root".into()), cwd: Some("/".into()), ..open };
+        let complete = image.complete(&own);
+        assert_eq!((complete.user, complete.cwd), (own.user, own.cwd));
+    }
 }

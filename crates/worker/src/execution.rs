@@ -82,7 +82,7 @@ async fn begin(
     };
     let (recorded, started) = tokio::join!(
         host.queue.create_execution(&execution, None, None),
-        agent.exec(run::exec_spec(command, stdin)),
+        agent.exec(run::exec_spec(&vm.complete(command), stdin)),
     );
     recorded?;
     match started {

@@ -180,7 +180,9 @@ impl Handlers {
             Start::NotOurs => return Ok(None),
         }
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
-        Ok(Some(run::run_logged(host, run, &agent, command, context.cancelled()).await))
+        Ok(Some(
+            run::run_logged(host, run, &agent, &vm.complete(command), context.cancelled()).await,
+        ))
     }
 
     /// Writes how a run ended, and with it its task's end.

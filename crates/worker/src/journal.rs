@@ -6,7 +6,7 @@ use crate::{
     layout::{Layout, replace_file},
 };
 use aetherium_agent_proto::Token;
-use aetherium_model::{VmId, WorkspaceId};
+use aetherium_model::{VmId, WorkspaceId, template::ImageDefaults};
 use aetherium_vmm::Footprint;
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path};
@@ -23,6 +23,9 @@ pub(crate) struct Journal {
     pub(crate) workspace_id: Option<WorkspaceId>,
     /// What its agent demands over TCP, in clear: only the owner may read the file.
     pub(crate) token: Token,
+    /// What its template's image says about commands.
+    #[serde(default)]
+    pub(crate) image: ImageDefaults,
     /// Its processes and sockets; absent until they were started.
     pub(crate) footprint: Option<Footprint>,
 }

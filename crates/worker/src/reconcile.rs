@@ -74,8 +74,8 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         return Err(refuse(format!("the VM was {}", row.state.as_str())));
     }
     let journal = Journal::read(&host.layout.vm(row.id))?;
-    let Some((token, footprint)) =
-        journal.and_then(|journal| Some((journal.token, journal.footprint?)))
+    let Some((token, image, footprint)) =
+        journal.and_then(|journal| Some((journal.token, journal.image, journal.footprint?)))
     else {
         return Err(refuse("no journal tells of the VM's processes".to_owned()));
     };
@@ -84,7 +84,7 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         .await?
         .ok_or_else(|| refuse("the VM's process had ended".to_owned()))?;
     match agent.wait_ready(ANSWER_DEADLINE).await {
-        Ok(_) => Ok(Machinery { machine, agent }),
+        Ok(_) => Ok(Machinery { machine, agent, image }),
         Err(error) => Err(refuse(format!("its agent did not answer: {error}"))),
     }
 }

@@ -8,11 +8,15 @@ use super::{
 use crate::host::Host;
 use aetherium_model::{
     Code, Fault,
+    template::ImageDefaults,
     vm::{Vm, VmEvent},
 };
 use aetherium_queue::Topic;
 use aetherium_vmm::VmmExit;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{sync::mpsc, time};
 
 /// Requests that may wait for one actor; there are few reasons to ask a VM anything.
@@ -39,9 +43,23 @@ pub(crate) fn spawn(
     let (sender, requests) = mpsc::channel(REQUESTS);
     let (record, view) = Record::new(Arc::clone(host), vm);
     let activity = Activity::new();
-    let handle = VmHandle { id, requests: sender, view, activity: Arc::clone(&activity) };
-    let actor =
-        Actor { host: Arc::clone(host), record, requests, activity, idle_timeout, machinery: None };
+    let image = Arc::new(OnceLock::new());
+    let handle = VmHandle {
+        id,
+        requests: sender,
+        view,
+        activity: Arc::clone(&activity),
+        image: Arc::clone(&image),
+    };
+    let actor = Actor {
+        host: Arc::clone(host),
+        record,
+        requests,
+        activity,
+        idle_timeout,
+        image,
+        machinery: None,
+    };
     host.vms.enter(handle.clone(), actor.run(origin));
     // Somebody may be waiting for it to be here.
     host.queue.bus().announce(Topic::Vm(id));
@@ -54,6 +72,7 @@ struct Actor {
     requests: mpsc::Receiver<Request>,
     activity: Arc<Activity>,
     idle_timeout: Option<Duration>,
+    image: Arc<OnceLock<ImageDefaults>>,
     machinery: Option<Machinery>,
 }
 
@@ -95,6 +114,10 @@ impl Actor {
     }
 
     async fn now_running(&mut self) -> Result<(), Fault> {
+        if let Some(machinery) = &self.machinery {
+            // Before anybody can get at the agent; a VM comes to run once.
+            let _ = self.image.set(machinery.image.clone());
+        }
         let agent = self.machinery.as_ref().map(|machinery| machinery.agent.clone());
         self.record.apply(VmEvent::AgentAnswered, agent).await;
         Ok(())

@@ -21,8 +21,8 @@ pub use start::write_guest_initrd;
 pub(crate) use start::{Machinery, agent_client, probe_guest, transport};
 
 use aetherium_agent_client::AgentClient;
-use aetherium_model::{Code, Fault, VmId, vm::VmState};
-use std::sync::Arc;
+use aetherium_model::{Code, Fault, VmId, run::Command, template::ImageDefaults, vm::VmState};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, watch};
 
 /// What others may know of a VM at any moment.
@@ -48,6 +48,8 @@ pub(crate) struct VmHandle {
     requests: mpsc::Sender<Request>,
     view: watch::Receiver<View>,
     activity: Arc<Activity>,
+    /// What the template's image says about commands, once the VM runs.
+    image: Arc<OnceLock<ImageDefaults>>,
 }
 
 impl VmHandle {
@@ -95,6 +97,11 @@ impl VmHandle {
             },
             Err(_) => Err(self.gone()),
         }
+    }
+
+    /// The command with what it leaves open filled in from the template's image. For a VM that runs.
+    pub(crate) fn complete(&self, command: &Command) -> Command {
+        self.image.get().map_or_else(|| command.clone(), |image| image.complete(command))
     }
 
     /// Asks for the end and waits until nothing of the VM is left.

@@ -13,6 +13,7 @@ use aetherium_model::{
     Code, Fault,
     finding::Verdict,
     resources::DriverKind,
+    template::ImageDefaults,
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
@@ -36,6 +37,8 @@ const OVERLAY: &str = "overlay.ext4";
 pub(crate) struct Machinery {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) agent: AgentClient,
+    /// What the template's image says about commands.
+    pub(crate) image: ImageDefaults,
 }
 
 /// Starts a VM and waits for its agent's first answer.
@@ -44,10 +47,10 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let driver = host.driver()?;
     let vm = record.vm().clone();
     let token = Token::from_random(rand::random());
-    let spec = prepare(host, &vm, &token).await?;
+    let (spec, image) = prepare(host, &vm, &token).await?;
 
     let mut journal =
-        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, footprint: None };
+        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, image, footprint: None };
     journal.write(&host.layout)?;
     let prepared = began.elapsed();
     let machine = driver.launch(&spec).await?;
@@ -85,7 +88,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     });
     // The VMM has read it, and it holds the token.
     let _ = tokio::fs::remove_file(spec.run_dir.join(INITRD)).await;
-    Ok(Machinery { machine, agent })
+    Ok(Machinery { machine, agent, image: journal.image })
 }
 
 /// A client for the agent of a VM with this footprint.
@@ -111,21 +114,26 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 }
 
 /// Makes the VM's directory and everything in it that the VMM will open.
-async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec, Fault> {
+async fn prepare(
+    host: &Arc<Host>,
+    vm: &Vm,
+    token: &Token,
+) -> Result<(LaunchSpec, ImageDefaults), Fault> {
     let run_dir = host.layout.vm(vm.id);
     crate::layout::private_dir(&run_dir)?;
-    let boot = match host.driver()?.kind() {
-        DriverKind::Process => prepare_process(host, &run_dir, token)?,
+    let (boot, image) = match host.driver()?.kind() {
+        DriverKind::Process => (prepare_process(host, &run_dir, token)?, ImageDefaults::default()),
         _ => prepare_guest(host, vm, &run_dir, token).await?,
     };
-    Ok(LaunchSpec {
+    let spec = LaunchSpec {
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,
-    })
+    };
+    Ok((spec, image))
 }
 
 fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Boot, Fault> {
@@ -143,7 +151,7 @@ async fn prepare_guest(
     vm: &Vm,
     run_dir: &Path,
     token: &Token,
-) -> Result<Boot, Fault> {
+) -> Result<(Boot, ImageDefaults), Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
     host.learn_accelerator(&template).await?;
@@ -166,7 +174,7 @@ async fn prepare_guest(
         read_only,
         serial: serial.to_owned(),
     };
-    Ok(Boot::Kernel {
+    let boot = Boot::Kernel {
         kernel: template.kernel(),
         format: template.manifest.kernel.format,
         extra_args: template.manifest.kernel.extra_args.clone(),
@@ -175,7 +183,8 @@ async fn prepare_guest(
             disk(template.rootfs(), true, "aetherium-root"),
             disk(overlay, false, "aetherium-rw"),
         ],
-    })
+    };
+    Ok((boot, template.manifest.image.unwrap_or_default()))
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
