@@ -109,7 +109,7 @@ fn a_program_of_an_image_without_a_shell_runs_in_a_vm_as_the_image_says() {
     };
     let (out, code, err) = run(&["--", "/program", "there"]);
     assert_eq!((out.as_str(), code), ("there hello 1234 /data\n", Some(7)), "{err}");
-    let own = ["--user", "root", "--cwd", "/", "--env", "GREETING=own", "--", "/program"];
+    let own = ["--user", "0", "--cwd", "/", "--env", "GREETING=own", "--", "/program"];
     let (out, code, err) = run(&own);
     assert_eq!((out.as_str(), code), ("- own 0 /\n", Some(7)), "{err}");
     place.assert_no_vm_is_left();
