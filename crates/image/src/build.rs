@@ -91,7 +91,7 @@ pub enum RootfsSource {
         /// Where it comes from.
         origin: ImageOrigin,
         /// How registries are reached.
-        registry: RegistryAccess,
+        registry: Box<RegistryAccess>,
     },
 }
 

@@ -80,9 +80,10 @@ pub(crate) async fn make(
             None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
         },
         rootfs: match (&args.from, &args.rootfs) {
-            (Some(origin), _) => {
-                RootfsSource::Image { origin: origin.clone(), registry: registry(data, args) }
-            }
+            (Some(origin), _) => RootfsSource::Image {
+                origin: origin.clone(),
+                registry: Box::new(registry(data, args)),
+            },
             (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
             (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
             (None, None) => RootfsSource::Packages { include: args.include.clone() },

@@ -134,7 +134,7 @@ pub(crate) async fn unpack(
     let mut budget = Budget::new(Limits::default());
     let mut devices = 0;
     let total = image.layers.iter().map(|layer| layer.size).sum();
-    progress.total(&format!("unpacking {} layers", image.layers.len()), Some(total));
+    progress.total("unpacking layers", Some(total));
     for StoredLayer { layer, bytes, size } in image.layers {
         let found;
         (tree, budget, found) = blocking(move || {

@@ -45,7 +45,10 @@ pub(crate) fn access(parts: &Parts) -> RegistryAccess {
 
 pub(crate) fn request(parts: &Parts, origin: &str, registry: RegistryAccess) -> BuildRequest {
     let origin: ImageOrigin = origin.parse().unwrap();
-    BuildRequest { rootfs: RootfsSource::Image { origin, registry }, ..parts.request() }
+    BuildRequest {
+        rootfs: RootfsSource::Image { origin, registry: Box::new(registry) },
+        ..parts.request()
+    }
 }
 
 async fn built(parts: &Parts, origin: &str) -> InstalledTemplate {
@@ -91,7 +94,7 @@ async fn an_image_of_nothing_but_one_static_program_becomes_a_template() {
         "{stat}"
     );
     assert_eq!(template.manifest.rootfs.origin, origin);
-    let image = template.manifest.image.clone().unwrap();
+    let image = template.manifest.image.unwrap();
     assert_eq!(
         (image.entrypoint, image.cmd),
         (vec!["/hello".to_owned()], vec!["there".to_owned()])
