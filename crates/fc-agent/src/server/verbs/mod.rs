@@ -4,6 +4,7 @@
 //! its own: a verb works on what the [`Agent`] shares with all connections.
 
 mod processes;
+mod stdin;
 
 use std::sync::Arc;
 
