@@ -6,13 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aetherium_agent_proto::rpc::wire;
-use aetherium_agent_proto::{AgentTransport, ExecSpec, Hello, ProcessInfo};
+use aetherium_agent_proto::{
+    AgentTransport, ExecSpec, ExitReport, Hello, ProcessInfo, ProcessSelector, StreamOffsets,
+    TerminalSize,
+};
 use tokio::sync::watch;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, SINCE_1_1};
 use crate::dial::{self, DialError, Waiting, Winner};
-use crate::process::{self, Process};
+use crate::process::{self, Process, Role};
+use crate::stdin::Stdin;
 use crate::{AgentError, Deadlines, Endpoint};
+
+/// How often a wait is asked again after its connection was lost.
+const WAIT_RETRIES: u32 = 3;
 
 /// A VM's agent. Cheap to clone; clones share one connection.
 #[derive(Clone)]
@@ -98,15 +105,129 @@ impl AgentClient {
         self.call("start", process::start(self.clone(), connection, spec)).await
     }
 
+    /// Follows a process that was started before, by this caller or another: from `from`, or from the
+    /// oldest output the agent still has. [`Process::offsets`] then says where that was.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Taken`] when another has the starter's place;
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn attach(
+        &self,
+        process: impl Into<ProcessSelector>,
+        from: Option<StreamOffsets>,
+        role: Role,
+    ) -> Result<Process, AgentError> {
+        let connection = self.connection().await?;
+        let attach = process::attach(self.clone(), connection, process.into(), from, role);
+        self.call("attach", attach).await
+    }
+
+    /// Waits for a process's end, as long as that takes; also for one that has ended already, as long
+    /// as the agent remembers it. Safe to ask again.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Unsupported`] by an older agent; any error of
+    /// dialling or calling.
+    pub async fn wait(
+        &self,
+        process: impl Into<ProcessSelector>,
+    ) -> Result<ExitReport, AgentError> {
+        let selector = process.into();
+        let mut lost = 0;
+        loop {
+            let connection = self.connection().await?;
+            connection.require("wait", SINCE_1_1)?;
+            let request = wire::WaitRequest {
+                process: wire::ProcessSelector::from(selector.clone()).into(),
+                ..wire::WaitRequest::default()
+            };
+            let wire = connection.wire();
+            let error = match self.unless_ended(wire.wait(request)).await? {
+                Ok(answer) => {
+                    let exited = answer.into_owned().exited.into_option().unwrap_or_default();
+                    return Ok(ExitReport::from(exited));
+                }
+                Err(error) => connection.error("wait", &error),
+            };
+            // An agent that replaces its program is back at once, and one that died is not.
+            lost += 1;
+            if !matches!(error, AgentError::ConnectionLost { .. }) || lost > WAIT_RETRIES {
+                return Err(error);
+            }
+            self.give_up(&connection).await;
+        }
+    }
+
+    /// Opens the stdin of a process that nobody writes to at the moment, from whatever connection it
+    /// was started.
+    ///
+    /// # Errors
+    /// Any [`AgentError`] of dialling; what is wrong with the process shows with the first write.
+    pub async fn stdin(&self, pid: u32) -> Result<Stdin, AgentError> {
+        let connection = self.connection().await?;
+        Ok(Stdin::open(self, Some(connection), pid))
+    }
+
+    /// Sends a signal, by number, to a process and all of its group.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`] once it has ended; any error of dialling or calling.
+    pub async fn signal(&self, pid: u32, signal: i32) -> Result<(), AgentError> {
+        let connection = self.connection().await?;
+        let request = wire::SendSignalRequest { pid, signal, ..wire::SendSignalRequest::default() };
+        let wire = connection.wire();
+        let answer = self.call("signal", async {
+            wire.send_signal(request).await.map_err(|e| connection.error("signal", &e))
+        });
+        answer.await.map(|_| ())
+    }
+
+    /// Gives a process's terminal a new size.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Unsupported`] by an older agent; any error of
+    /// dialling or calling.
+    pub async fn resize(&self, pid: u32, size: TerminalSize) -> Result<(), AgentError> {
+        let connection = self.connection().await?;
+        connection.require("resize_terminal", SINCE_1_1)?;
+        let request = wire::ResizeTerminalRequest {
+            pid,
+            size: wire::TerminalSize::from(size).into(),
+            ..wire::ResizeTerminalRequest::default()
+        };
+        let wire = connection.wire();
+        let answer = self.call("resize_terminal", async {
+            let answer = wire.resize_terminal(request).await;
+            answer.map_err(|e| connection.error("resize_terminal", &e))
+        });
+        answer.await.map(|_| ())
+    }
+
     /// Lists the processes the agent runs.
     ///
     /// # Errors
     /// Any [`AgentError`] of dialling or calling.
     pub async fn list(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        self.list_with(false).await
+    }
+
+    /// Lists the processes the agent runs and those ended ones it remembers.
+    ///
+    /// # Errors
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn list_all(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        self.list_with(true).await
+    }
+
+    async fn list_with(&self, include_ended: bool) -> Result<Vec<ProcessInfo>, AgentError> {
         let connection = self.connection().await?;
+        if include_ended {
+            connection.require("list", SINCE_1_1)?;
+        }
         let wire = connection.wire();
+        let request = wire::ListRequest { include_ended, ..wire::ListRequest::default() };
         let answer = self.call("list", async {
-            wire.list(wire::ListRequest::default()).await.map_err(|e| connection.error("list", &e))
+            wire.list(request).await.map_err(|e| connection.error("list", &e))
         });
         let list = answer.await?.into_owned();
         Ok(list.processes.into_iter().map(ProcessInfo::from).collect())
@@ -168,8 +289,16 @@ impl AgentClient {
         }
     }
 
+    /// Dials anew for whatever comes next, as the agent is leaving this connection.
+    pub(crate) async fn give_up(&self, connection: &Connection) {
+        let mut slot = self.inner.connection.lock().await;
+        if slot.as_ref().is_some_and(|open| open.is(connection)) {
+            *slot = None;
+        }
+    }
+
     /// The open connection, or a new one.
-    async fn connection(&self) -> Result<Connection, AgentError> {
+    pub(crate) async fn connection(&self) -> Result<Connection, AgentError> {
         let after = self.inner.deadlines.dial;
         let dial = tokio::time::timeout(after, async {
             let mut slot = self.inner.connection.lock().await;

@@ -43,6 +43,19 @@ pub enum AgentError {
         /// The agent's version.
         theirs: ProtocolVersion,
     },
+    /// The agent is older than what was asked of it. It was not asked.
+    #[error(
+        "`{call}` needs an agent of protocol {needs}, and this one speaks {speaks}; upgrade it, or \
+         rebuild the VM's template with this release's agent"
+    )]
+    Unsupported {
+        /// Which call.
+        call: &'static str,
+        /// The oldest protocol that has it.
+        needs: ProtocolVersion,
+        /// The agent's.
+        speaks: ProtocolVersion,
+    },
     /// The connection broke while a call was under way.
     #[error(
         "the connection to the agent over {transport} was lost ({detail}); a command under way was \
@@ -76,6 +89,18 @@ pub enum AgentError {
         /// Which one, in the agent's words.
         detail: String,
     },
+    /// Somebody else has what there is one of: a process's starter's place, or its stdin.
+    #[error("{detail}")]
+    Taken {
+        /// What, in the agent's words.
+        detail: String,
+    },
+    /// The agent does not take the program it was given in place of its own. It goes on as it was.
+    #[error("the agent was not upgraded: {detail}")]
+    UpgradeRefused {
+        /// Why.
+        detail: String,
+    },
     /// The process closed its stdin, or ended, before it took all input.
     #[error("the process takes no more input: {detail}")]
     StdinClosed {
@@ -103,10 +128,13 @@ impl AgentError {
             Self::Unreachable { .. } => "agent_unreachable",
             Self::Unauthorized { .. } => "agent_unauthorized",
             Self::Incompatible { .. } => "agent_incompatible",
+            Self::Unsupported { .. } => "agent_unsupported",
             Self::ConnectionLost { .. } => "agent_connection_lost",
             Self::DeadlineExceeded { .. } => "agent_deadline_exceeded",
             Self::Spawn { kind, .. } => kind.code(),
             Self::NoSuchProcess { .. } => "no_such_process",
+            Self::Taken { .. } => "process_taken",
+            Self::UpgradeRefused { .. } => "agent_upgrade_refused",
             Self::StdinClosed { .. } => "stdin_closed",
             Self::Agent { .. } => "agent_protocol_error",
         }
@@ -120,6 +148,9 @@ impl AgentError {
             Self::Unreachable { .. }
             | Self::Unauthorized { .. }
             | Self::Incompatible { .. }
+            | Self::Unsupported { .. }
+            | Self::Taken { .. }
+            | Self::UpgradeRefused { .. }
             | Self::Spawn { .. }
             | Self::NoSuchProcess { .. } => false,
             Self::VmEnded { .. }
@@ -141,6 +172,7 @@ impl AgentError {
         match error.code {
             ErrorCode::Unauthenticated => Self::Unauthorized { endpoint: endpoint.to_owned() },
             ErrorCode::NotFound => Self::NoSuchProcess { detail },
+            ErrorCode::AlreadyExists => Self::Taken { detail },
             ErrorCode::FailedPrecondition => Self::StdinClosed { detail },
             // The library says `internal` when a stream ends without its closing message.
             ErrorCode::Unavailable

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! AgentClient ── dial (vsock, 50 ms later tcp) ──► Connection ── HTTP/2 ──► agent
-//!      └─ exec ──► Process ── next ──► stdout, stderr, exited
-//!                     ├─ stdin ──► write, close
-//!                     └─ signaller ──► signal
+//!      └─ exec, attach ──► Process ── next ──► stdout, stderr, exited
+//!                             ├─ stdin ──► write, close
+//!                             └─ signaller ──► signal, resize
 //! ```
 //!
 //! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection and dials again when
@@ -22,9 +22,11 @@ mod dial;
 mod endpoint;
 mod error;
 mod process;
+mod stdin;
 
 pub use aetherium_agent_proto::{
-    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, ProcessInfo, SpawnErrorKind, Token,
+    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo, ProcessLimits,
+    ProcessSelector, Program, SpawnErrorKind, Stdio, StreamOffsets, Terminal, TerminalSize, Token,
 };
 pub use capture::{CollectError, Output, collect};
 pub use client::AgentClient;
@@ -32,4 +34,5 @@ pub use connection::KEEP_ALIVE_DEADLINE;
 pub use dial::HEAD_START;
 pub use endpoint::{Deadlines, Endpoint};
 pub use error::AgentError;
-pub use process::{Process, ProcessEvent, Signaller, Stdin};
+pub use process::{Process, ProcessEvent, Role, Signaller};
+pub use stdin::Stdin;

@@ -26,6 +26,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// How long to wait for the killed to be gone, and for last answers to be sent.
 const SHUTDOWN_DRAIN: Duration = Duration::from_secs(1);
 
+/// How many descriptors the agent may have open: three for each process it may run, and its
+/// connections.
+const DESCRIPTORS: libc::rlim64_t = 16_384;
+
 /// What to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
@@ -88,7 +92,7 @@ pub(crate) fn run(config: ServeConfig, ready: impl FnMut(&Listen)) -> Result<End
 }
 
 async fn serve(config: ServeConfig, mut ready: impl FnMut(&Listen)) -> Result<Ending, ServeError> {
-    let children = Arc::new(Children::default());
+    let children = Arc::new(Children::new(raise_descriptor_limit()));
     let mut reaper = tokio::spawn(crate::exec::reap_forever(children.clone()));
     let mut listeners = Vec::new();
     for listen in config.listen {
@@ -119,6 +123,25 @@ async fn serve(config: ServeConfig, mut ready: impl FnMut(&Listen)) -> Result<En
     .await;
     reaper.abort();
     Ok(Ending::Asked)
+}
+
+/// Raises the agent's own limit of open descriptors, as each process and connection takes some, and
+/// returns the limit it had, for its children.
+fn raise_descriptor_limit() -> Option<libc::rlimit64> {
+    let mut before = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `before` is valid for writing.
+    if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &raw mut before) } != 0 {
+        return None;
+    }
+    // Only a privileged agent may raise the upper bound; any may go up to it.
+    for max in [before.rlim_max.max(DESCRIPTORS), before.rlim_max] {
+        let raised = libc::rlimit64 { rlim_cur: max.min(DESCRIPTORS), rlim_max: max };
+        // SAFETY: `raised` is valid for reading.
+        if unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+            return Some(before);
+        }
+    }
+    None
 }
 
 fn transports(listeners: &[Listener]) -> Vec<AgentTransport> {

@@ -66,6 +66,8 @@ impl Agent {
             started_uptime_ms: identity.started_uptime_ms,
             listening_uptime_ms: identity.listening_uptime_ms,
             transports: identity.transports.clone(),
+            generation: 0,
+            upgrade_failure: None,
         }
     }
 

@@ -15,6 +15,7 @@ mod line;
 mod listener;
 mod rpc;
 mod socket;
+mod verbs;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,305 @@
+//! What a process has written and is still held: between its pipes and its readers.
+//!
+//! ```text
+//!              ┌─ dropped ─┬───────── held ─────────┐
+//! offset       0           start        floor       end        one such line per stream
+//!                                         ▲ the starter has read up to here
+//! ```
+//!
+//! Each stream keeps its last [`TAIL_BYTES`] for those who come later, and beyond that everything
+//! its starter, while there is one, has not read. A reader is a [`Cursor`]; one that falls behind
+//! `start` is told how much it missed. Pure: no I/O, no waiting; when to read and whom to wake is its
+//! owner's business.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aetherium_agent_proto::StreamOffsets;
+use aetherium_agent_proto::rpc::MAX_CHUNK_BYTES;
+use bytes::{Bytes, BytesMut};
+
+/// How much of each stream is kept for later readers.
+pub(crate) const TAIL_BYTES: usize = 64 * 1024;
+/// How much may wait for the starter before its process has to.
+const UNREAD_BYTES: usize = 256 * 1024;
+/// What all processes together may have waiting and kept before each gets little.
+const BUDGET_BYTES: usize = 8 * 1024 * 1024;
+/// The same amounts for one stream when the budget is used up.
+const SCARCE_TAIL_BYTES: usize = 4 * 1024;
+const SCARCE_UNREAD_BYTES: usize = 16 * 1024;
+/// Pieces up to this size are put together with their neighbours, so that small writes cost little
+/// more than their bytes.
+const SMALL_BYTES: usize = 4 * 1024;
+
+/// One of a process's output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamId {
+    Stdout,
+    Stderr,
+}
+
+impl StreamId {
+    pub(super) const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    fn other(self) -> Self {
+        match self {
+            Self::Stdout => Self::Stderr,
+            Self::Stderr => Self::Stdout,
+        }
+    }
+
+    pub(super) fn of(self, offsets: &StreamOffsets) -> u64 {
+        match self {
+            Self::Stdout => offsets.stdout,
+            Self::Stderr => offsets.stderr,
+        }
+    }
+
+    fn of_mut(self, offsets: &mut StreamOffsets) -> &mut u64 {
+        match self {
+            Self::Stdout => &mut offsets.stdout,
+            Self::Stderr => &mut offsets.stderr,
+        }
+    }
+}
+
+/// What the logs of all processes hold together.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    held: AtomicUsize,
+}
+
+impl Budget {
+    fn is_used_up(&self) -> bool {
+        self.held.load(Ordering::Relaxed) >= BUDGET_BYTES
+    }
+}
+
+/// One stream.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Never an empty one.
+    pieces: VecDeque<Bytes>,
+    start: u64,
+    end: u64,
+    /// A piece may share a buffer much larger than itself.
+    loose: bool,
+}
+
+impl Tail {
+    fn held(&self) -> usize {
+        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
+    }
+
+    fn push(&mut self, data: Bytes) {
+        self.end += data.len() as u64;
+        if data.len() > SMALL_BYTES {
+            self.loose = true;
+            return self.pieces.push_back(data);
+        }
+        match self.pieces.back_mut() {
+            Some(last) if last.len() + data.len() <= SMALL_BYTES => {
+                let mut joined = BytesMut::with_capacity(last.len() + data.len());
+                joined.extend_from_slice(last);
+                joined.extend_from_slice(&data);
+                *last = joined.freeze();
+            }
+            _ => self.pieces.push_back(Bytes::copy_from_slice(&data)),
+        }
+    }
+
+    /// Drops what is older than the last `keep` bytes and below `floor`.
+    fn trim(&mut self, keep: usize, floor: Option<u64>) {
+        let mut start = self.end.saturating_sub(keep as u64).max(self.start);
+        if let Some(floor) = floor {
+            start = start.min(floor);
+        }
+        while self.start < start {
+            let Some(first) = self.pieces.front_mut() else { return };
+            let excess = usize::try_from(start - self.start).unwrap_or(usize::MAX);
+            let dropped = first.len().min(excess);
+            if dropped == first.len() {
+                self.pieces.pop_front();
+            } else {
+                let _ = first.split_to(dropped);
+            }
+            self.start += dropped as u64;
+        }
+    }
+
+    /// The piece at `offset`, which must not be below `start`; `None` at the end.
+    fn at(&self, offset: u64) -> Option<Bytes> {
+        let mut skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        for piece in &self.pieces {
+            if skip < piece.len() {
+                return Some(piece.slice(skip..));
+            }
+            skip -= piece.len();
+        }
+        None
+    }
+
+    /// Puts all that is held into one buffer of its own.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.loose) {
+            let mut whole = BytesMut::with_capacity(self.held());
+            self.pieces.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+            if !whole.is_empty() {
+                self.pieces.push_back(whole.freeze());
+            }
+        }
+    }
+}
+
+/// Both streams of one process.
+#[derive(Debug)]
+pub(crate) struct Log {
+    stdout: Tail,
+    stderr: Tail,
+    /// What the starter, if there is one, has not read; it is never dropped.
+    floor: Option<StreamOffsets>,
+    budget: Arc<Budget>,
+}
+
+/// What a reader gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Output(StreamId, Bytes),
+    /// So much is gone.
+    Skipped(StreamOffsets),
+}
+
+/// A reader's place.
+#[derive(Debug, Clone)]
+pub(crate) struct Cursor {
+    at: StreamOffsets,
+    /// The stream to look at first, so that a busy one does not hide the other.
+    turn: StreamId,
+}
+
+impl Cursor {
+    pub(super) fn at(&self) -> StreamOffsets {
+        self.at
+    }
+}
+
+impl Log {
+    /// The empty log of a process that has a starter.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        let floor = Some(StreamOffsets::default());
+        Self { stdout: Tail::default(), stderr: Tail::default(), floor, budget }
+    }
+
+    fn tail(&self, stream: StreamId) -> &Tail {
+        match stream {
+            StreamId::Stdout => &self.stdout,
+            StreamId::Stderr => &self.stderr,
+        }
+    }
+
+    fn tail_mut(&mut self, stream: StreamId) -> &mut Tail {
+        match stream {
+            StreamId::Stdout => &mut self.stdout,
+            StreamId::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// How many bytes may be read from the process now; 0 when it must wait for its starter.
+    pub(super) fn room(&self, stream: StreamId) -> usize {
+        let scarce = self.budget.is_used_up();
+        let most = if scarce { SCARCE_UNREAD_BYTES } else { MAX_CHUNK_BYTES };
+        let Some(floor) = &self.floor else { return most };
+        let unread = self.tail(stream).end - stream.of(floor);
+        let limit = if scarce { SCARCE_UNREAD_BYTES } else { UNREAD_BYTES };
+        if unread < limit as u64 { most } else { 0 }
+    }
+
+    /// Takes what the process wrote.
+    pub(super) fn push(&mut self, stream: StreamId, data: Bytes) {
+        if !data.is_empty() {
+            self.change(stream, |tail| tail.push(data));
+            self.trim(stream);
+        }
+    }
+
+    /// A cursor at `from`, or at the oldest output held if that is gone or nothing is asked for.
+    pub(super) fn cursor(&self, from: Option<StreamOffsets>) -> Cursor {
+        let from = from.unwrap_or_default();
+        let mut at = StreamOffsets::default();
+        for stream in StreamId::ALL {
+            let tail = self.tail(stream);
+            *stream.of_mut(&mut at) = stream.of(&from).clamp(tail.start, tail.end);
+        }
+        Cursor { at, turn: StreamId::Stdout }
+    }
+
+    /// What comes next for a reader; `None` when it has read everything so far.
+    pub(super) fn next(&self, cursor: &mut Cursor) -> Option<Piece> {
+        let mut skipped = StreamOffsets::default();
+        for stream in StreamId::ALL {
+            let at = stream.of_mut(&mut cursor.at);
+            let gone = self.tail(stream).start.saturating_sub(*at);
+            *at += gone;
+            *stream.of_mut(&mut skipped) = gone;
+        }
+        if skipped != StreamOffsets::default() {
+            return Some(Piece::Skipped(skipped));
+        }
+        for stream in [cursor.turn, cursor.turn.other()] {
+            let at = stream.of_mut(&mut cursor.at);
+            if let Some(data) = self.tail(stream).at(*at) {
+                *at += data.len() as u64;
+                cursor.turn = stream.other();
+                return Some(Piece::Output(stream, data));
+            }
+        }
+        None
+    }
+
+    /// The starter has read up to its cursor, or there is no starter any more.
+    pub(super) fn set_floor(&mut self, floor: Option<StreamOffsets>) {
+        self.floor = floor;
+        StreamId::ALL.into_iter().for_each(|stream| self.trim(stream));
+    }
+
+    /// Gives back buffers that are larger than what is held in them.
+    pub(super) fn settle(&mut self) {
+        self.stdout.settle();
+        self.stderr.settle();
+    }
+
+    pub(super) fn is_loose(&self) -> bool {
+        self.stdout.loose || self.stderr.loose
+    }
+
+    /// Drops everything.
+    pub(super) fn forget(&mut self) {
+        for stream in StreamId::ALL {
+            self.change(stream, |tail| tail.trim(0, None));
+        }
+    }
+
+    fn trim(&mut self, stream: StreamId) {
+        let keep = if self.budget.is_used_up() { SCARCE_TAIL_BYTES } else { TAIL_BYTES };
+        let floor = self.floor.as_ref().map(|floor| stream.of(floor));
+        self.change(stream, |tail| tail.trim(keep, floor));
+    }
+
+    /// Changes a stream and keeps the budget's books.
+    fn change(&mut self, stream: StreamId, change: impl FnOnce(&mut Tail)) {
+        let tail = self.tail_mut(stream);
+        let before = tail.held();
+        change(tail);
+        let after = tail.held();
+        self.budget.held.fetch_add(after, Ordering::Relaxed);
+        self.budget.held.fetch_sub(before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let held = self.stdout.held() + self.stderr.held();
+        self.budget.held.fetch_sub(held, Ordering::Relaxed);
+    }
+}
