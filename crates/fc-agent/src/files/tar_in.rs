@@ -162,7 +162,7 @@ impl Unpacker<'_> {
 
     /// Opens a directory below the top, and makes it and those above it if need be.
     fn open_dir(&self, place: &Path) -> Result<OwnedFd, Refusal> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // The top itself, whose name is empty.
         let name = if place.as_os_str().is_empty() { Path::new(".") } else { place };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -173,7 +173,7 @@ impl Unpacker<'_> {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(error) => return Err(error).cannot("be made", &self.shown(place)),
                 }
-                rustix::fs::openat(&parent, name, flags, Mode::empty())
+                rustix::fs::openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty())
                     .cannot("be opened", &self.shown(place))
             }
             Err(rustix::io::Errno::LOOP) => {

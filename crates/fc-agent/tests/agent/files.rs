@@ -10,7 +10,7 @@ use aetherium_agent_proto::files::{
 };
 use bytes::Bytes;
 
-use crate::harness::{Agent, eventually, story};
+use crate::harness::{Agent, PATIENCE, eventually, long_story, story};
 
 /// An account that every system has.
 const NOBODY: &str = "nobody";
@@ -285,7 +285,7 @@ fn a_user_gets_its_own_rights_and_no_others() {
 fn two_gibibytes_go_through_without_growing_memory() {
     const SIZE: u64 = 2 << 30;
     let (agent, dir) = (Agent::start(), workdir());
-    story(async {
+    long_story(PATIENCE * 9, async {
         let (client, sparse) = (agent.unix(), dir.path().join("sparse"));
         std::fs::File::create(&sparse).unwrap().set_len(SIZE).unwrap();
         let mut reader = client.files().read(&sparse, ByteRange::default()).await.unwrap();

@@ -121,10 +121,15 @@ pub(crate) fn client(endpoints: Vec<Endpoint>) -> AgentClient {
 
 /// Runs a test's story within [`PATIENCE`].
 pub(crate) fn story(story: impl Future<Output = ()>) {
+    long_story(PATIENCE, story);
+}
+
+/// Runs a test's story that moves much, within a time of its own.
+pub(crate) fn long_story(patience: Duration, story: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, story).await.expect("it took too long") });
+        .block_on(async { tokio::time::timeout(patience, story).await.expect("it took too long") });
 }
 
 /// Asks again until there is an answer.
