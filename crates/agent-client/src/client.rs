@@ -16,7 +16,7 @@ use crate::connection::{Connection, SINCE_1_1};
 use crate::dial::{self, DialError, Waiting, Winner};
 use crate::process::{self, Process, Role};
 use crate::stdin::Stdin;
-use crate::{AgentError, Deadlines, Endpoint};
+use crate::{AgentError, Deadlines, Endpoint, Files, Ports, System};
 
 /// How often a wait is asked again after its connection was lost.
 const WAIT_RETRIES: u32 = 3;
@@ -248,6 +248,24 @@ impl AgentClient {
         answer.await.map(|_| ())
     }
 
+    /// The guest's files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// The guest's TCP ports.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        Ports::new(self.clone())
+    }
+
+    /// The guest as a machine.
+    #[must_use]
+    pub fn system(&self) -> System {
+        System::new(self.clone())
+    }
+
     /// Says that the VM is over: every call under way and every later one ends with
     /// [`AgentError::VmEnded`]. The first reason stays.
     pub fn close(&self, reason: impl Into<String>) {
@@ -270,6 +288,16 @@ impl AgentClient {
             Ok(outcome) => outcome,
             Err(_) => Err(AgentError::DeadlineExceeded { call, after }),
         }
+    }
+
+    /// Runs a call that has one answer, or one stream, within the call deadline and the VM's life.
+    pub(crate) async fn unary<T>(
+        &self,
+        connection: &Connection,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, connectrpc::ConnectError>>,
+    ) -> Result<T, AgentError> {
+        self.call(call, async { answer.await.map_err(|e| connection.error(call, &e)) }).await
     }
 
     /// Runs anything unless the VM ends first.

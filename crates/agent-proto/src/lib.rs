@@ -11,12 +11,16 @@
 
 pub mod config;
 pub mod console;
+pub mod files;
 mod hello;
 pub mod line;
+pub mod ports;
 mod process;
+mod refusal;
 #[cfg(feature = "rpc")]
 pub mod rpc;
 mod spec;
+pub mod system;
 mod token;
 
 pub use config::GuestConfig;
@@ -25,6 +29,7 @@ pub use process::{
     ExitReport, ExitStatus, ProcessInfo, ProcessSelector, SpawnErrorKind, StreamOffsets,
     UnknownSpawnErrorKind,
 };
+pub use refusal::{Refusal, RefusalKind};
 pub use spec::{
     DEFAULT_KILL_GRACE_MS, ExecSpec, Life, ProcessLimits, Program, Stdio, Terminal, TerminalSize,
 };

@@ -91,7 +91,7 @@ impl OutgoingEvent {
     }
 }
 
-fn bytes_field_head(number: u8, mut len: usize) -> Bytes {
+pub(super) fn bytes_field_head(number: u8, mut len: usize) -> Bytes {
     let mut head = BytesMut::with_capacity(11);
     head.put_u8(number << 3 | 2);
     while len >= 0x80 {

@@ -4,8 +4,16 @@
 
 mod convert;
 mod event;
+pub mod files;
+mod outgoing;
+mod ports;
+mod refusal;
+mod system;
 
 pub use event::OutgoingEvent;
+pub use outgoing::{CarriesData, Outgoing};
+pub use refusal::{REFUSAL_TYPE, refusal};
+pub use system::InvalidNetwork;
 
 #[allow(
     missing_docs,
@@ -25,7 +33,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/agent_rpc.rs"));
 }
 
-/// Messages and service of the wire, as generated.
+/// Messages and services of the wire, as generated.
 pub use generated::aetherium::agent::v1 as wire;
 
 /// The most bytes of output one event carries.

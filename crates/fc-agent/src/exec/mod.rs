@@ -28,6 +28,7 @@ use std::time::Duration;
 pub(crate) use children::{AttachError, Children, Phase, SignalError, reap_forever};
 pub(crate) use log::StreamId;
 pub(crate) use process::{Event, Reader, StdinError, Writer};
+pub(crate) use user::{Accounts, User};
 
 /// How long a reader that was handed over may take to come back.
 const RETURN_TIME: Duration = Duration::from_secs(15);

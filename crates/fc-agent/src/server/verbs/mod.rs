@@ -11,8 +11,15 @@ use std::sync::Arc;
 use connectrpc::Router;
 
 use super::Agent;
+use crate::files::FileVerbs;
+use crate::ports::PortVerbs;
+use crate::system::SystemVerbs;
 
 /// Every service, for one connection.
 pub(super) fn router(agent: &Arc<Agent>) -> Router {
-    Router::new().add_service(Arc::new(processes::Processes { agent: agent.clone() }))
+    Router::new()
+        .add_service(Arc::new(processes::Processes { agent: agent.clone() }))
+        .add_service(Arc::new(FileVerbs))
+        .add_service(Arc::new(PortVerbs))
+        .add_service(Arc::new(SystemVerbs { machine: agent.machine() }))
 }
