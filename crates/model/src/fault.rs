@@ -82,6 +82,8 @@ codes! {
     BootTimeout = "boot_timeout",
     /// The guest ended for a reason its console does not tell.
     BootFailedUnknown = "boot_failed_unknown",
+    /// What was asked for cannot boot; nothing was started.
+    CannotBoot = "cannot_boot",
     /// The VMM program could not be started, or refused its configuration.
     VmmStartFailed = "vmm_start_failed",
     /// The VMM ended by itself while the guest was running.

@@ -27,6 +27,31 @@ pub enum KernelFormat {
     Elf,
 }
 
+/// What the CPUs of a guest are made to look like, by Firecracker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuTemplate {
+    /// One of those that Firecracker has built in.
+    Named(NamedCpuTemplate),
+    /// Changes to registers, as Firecracker's `PUT /cpu-config` takes them.
+    Custom(#[schema(value_type = Object)] serde_json::Map<String, serde_json::Value>),
+}
+
+/// A CPU template that Firecracker has built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub enum NamedCpuTemplate {
+    /// Intel, as in AWS's C3 instances.
+    C3,
+    /// Intel, as in AWS's T2 instances.
+    T2,
+    /// Intel: T2, and a Skylake's vulnerabilities.
+    T2S,
+    /// Intel: T2, at one with T2A.
+    T2CL,
+    /// AMD, at one with T2CL.
+    T2A,
+}
+
 /// A template's kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Kernel {

@@ -27,6 +27,7 @@
 mod choose;
 pub mod diagnose;
 mod error;
+pub mod firecracker;
 mod footprint;
 mod held;
 mod host;

@@ -1,0 +1,3 @@
+//! The Firecracker driver.
+
+pub mod plan;
