@@ -33,9 +33,15 @@ pub enum KernelFormat {
 pub enum CpuTemplate {
     /// One of those that Firecracker has built in.
     Named(NamedCpuTemplate),
-    /// Changes to registers, as Firecracker's `PUT /cpu-config` takes them.
-    Custom(#[schema(value_type = Object)] serde_json::Map<String, serde_json::Value>),
+    /// One of our own.
+    Custom(CpuModifiers),
 }
+
+/// Changes to registers, as Firecracker's `PUT /cpu-config` takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct CpuModifiers(pub serde_json::Map<String, serde_json::Value>);
 
 /// A CPU template that Firecracker has built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -3,7 +3,7 @@
 //! Field names are those of `firecracker.yaml`, Firecracker's own description of its API. A field
 //! that is not given is not sent: a version that does not know it refuses the whole body.
 
-use aetherium_model::template::NamedCpuTemplate;
+use aetherium_model::template::{CpuModifiers, NamedCpuTemplate};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use std::{borrow::Cow, fmt};
 
@@ -19,7 +19,7 @@ pub enum ApiCall {
     /// `PUT /machine-config`.
     MachineConfig(MachineConfig),
     /// `PUT /cpu-config`, with a custom CPU template.
-    CpuConfig(serde_json::Map<String, serde_json::Value>),
+    CpuConfig(CpuModifiers),
     /// `PUT /boot-source`.
     BootSource(BootSource),
     /// `PUT /drives/{drive_id}`.
@@ -57,12 +57,12 @@ impl ApiCall {
         }
     }
 
-    /// What is sent, as JSON.
+    /// What is sent.
     ///
     /// # Errors
     /// None in practice: these types have no value that JSON cannot hold.
-    pub fn body(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Body(self))
+    pub fn body(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(Body(self))
     }
 }
 

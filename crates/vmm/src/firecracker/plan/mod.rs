@@ -12,8 +12,14 @@
 //! start anything, and never let through what is known not to boot.
 
 mod call;
+mod devices;
+mod draft;
 mod error;
+mod guest;
+mod kernel_args;
+mod machine;
 mod request;
+mod transport;
 mod version;
 
 pub use call::{
@@ -27,6 +33,9 @@ pub use request::{
     VsockRequest,
 };
 pub use version::{Feature, FirecrackerVersion, KnownBad};
+
+use draft::Draft;
+use guest::Guest;
 
 use aetherium_model::{kernel::KernelFacts, resources::VirtioTransport};
 use serde::Serialize;
@@ -53,6 +62,8 @@ pub struct Plan {
     pub agent: Vec<AgentTransport>,
     /// Where the guest's console goes.
     pub console: ConsolePlan,
+    /// Whether `SendCtrlAltDel` can end the guest; without a keyboard driver it is not heard.
+    pub hears_ctrl_alt_del: bool,
     /// Files that Firecracker opens or makes, as it and as the host names them.
     pub files: Vec<SharedFile>,
     /// Defects of this version that this VM can meet.
@@ -191,6 +202,19 @@ pub fn plan(
     template: &TemplateFacts,
     request: &PlanRequest,
 ) -> Result<Plan, PlanError> {
-    let _ = (host, kernel, template, request);
-    Err(PlanError::FirecrackerTooOld { version: firecracker })
+    let guest = Guest::new(kernel, template);
+    let mut draft = Draft::begin(host, firecracker, guest, template, request)?;
+    draft.jail();
+    draft.logs()?;
+    draft.console()?;
+    draft.machine()?;
+    draft.disks()?;
+    draft.network()?;
+    draft.vsock()?;
+    draft.entropy();
+    draft.balloon()?;
+    draft.limits();
+    draft.boot_source()?;
+    draft.keyboard();
+    draft.finish()
 }

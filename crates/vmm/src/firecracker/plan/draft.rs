@@ -1,0 +1,154 @@
+//! A plan in the making. Its steps are in [`super::machine`] and [`super::devices`].
+
+use super::{
+    AgentTransport, Confinement, ConsolePlan, FileUse, FirecrackerVersion, HostFacts, Plan,
+    PlanError, PlanRequest, Reason, SharedFile, TemplateFacts, Topic,
+    guest::{Guest, Has},
+    kernel_args, transport,
+};
+use aetherium_model::{kernel::KernelOption, resources::VirtioTransport};
+use std::path::{Path, PathBuf};
+
+/// What a plan is made from, and as much of it as there is.
+pub(super) struct Draft<'a> {
+    pub(super) host: &'a HostFacts,
+    pub(super) version: FirecrackerVersion,
+    pub(super) guest: Guest<'a>,
+    pub(super) template: &'a TemplateFacts,
+    pub(super) request: &'a PlanRequest,
+    pub(super) plan: Plan,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins with the choice on which most others depend.
+    pub(super) fn begin(
+        host: &'a HostFacts,
+        version: FirecrackerVersion,
+        guest: Guest<'a>,
+        template: &'a TemplateFacts,
+        request: &'a PlanRequest,
+    ) -> Result<Self, PlanError> {
+        if version < FirecrackerVersion::OLDEST {
+            return Err(PlanError::FirecrackerTooOld { version });
+        }
+        let pci_off = kernel_args::pci_off(extra_args(template, request));
+        let (transport, why) = transport::choose(request.transport, version, &guest, pci_off)?;
+        let program_args = match transport {
+            VirtioTransport::Pci => vec!["--enable-pci".to_owned()],
+            VirtioTransport::Mmio => Vec::new(),
+        };
+        let plan = Plan {
+            firecracker: version,
+            transport,
+            program_args,
+            kernel_args: String::new(),
+            appended_args: Vec::new(),
+            calls: Vec::new(),
+            devices: Vec::new(),
+            agent: Vec::new(),
+            console: ConsolePlan::Stdout,
+            hears_ctrl_alt_del: true,
+            files: Vec::new(),
+            warnings: Vec::new(),
+            reasons: Vec::new(),
+        };
+        let mut draft = Self { host, version, guest, template, request, plan };
+        draft.because(Topic::Transport, transport.as_str(), why);
+        Ok(draft)
+    }
+
+    /// The finished plan.
+    ///
+    /// # Errors
+    /// When nothing could reach the agent.
+    pub(super) fn finish(mut self) -> Result<Plan, PlanError> {
+        let Some(best) = self.plan.agent.first() else {
+            return Err(PlanError::NoAgentTransport);
+        };
+        let (chosen, why) = match (best, self.plan.agent.len()) {
+            (AgentTransport::Vsock { .. }, 1) => ("vsock", "there is no other way"),
+            (AgentTransport::Vsock { .. }, _) => {
+                ("vsock, else tcp", "vsock needs nothing of the guest's network, so it goes first")
+            }
+            (AgentTransport::Tcp { .. }, _) => ("tcp", "there is no virtio socket"),
+        };
+        self.because(Topic::Agent, chosen, why.to_owned());
+        self.plan.warnings = self.version.known_bad().collect();
+        Ok(self.plan)
+    }
+
+    pub(super) fn because(
+        &mut self,
+        topic: Topic,
+        chosen: impl Into<String>,
+        why: impl Into<String>,
+    ) {
+        self.plan.reasons.push(Reason { topic, chosen: chosen.into(), why: why.into() });
+    }
+
+    fn driver_missing(&self, option: KernelOption, purpose: &'static str) -> PlanError {
+        PlanError::DriverMissing { release: self.guest.kernel.release.clone(), option, purpose }
+    }
+
+    pub(super) fn require(
+        &self,
+        option: KernelOption,
+        purpose: &'static str,
+    ) -> Result<(), PlanError> {
+        match self.guest.has(option) {
+            Has::No => Err(self.driver_missing(option, purpose)),
+            Has::Yes | Has::Unknown => Ok(()),
+        }
+    }
+
+    /// Gives Firecracker a file of the host.
+    pub(super) fn share(
+        &mut self,
+        host: &Path,
+        in_jail: &str,
+        usage: FileUse,
+    ) -> Result<String, PlanError> {
+        let vmm = match &self.request.confinement {
+            Confinement::Plain => host.to_owned(),
+            Confinement::Jailed { .. } => Path::new("/").join(in_jail),
+        };
+        let name = text(&vmm)?;
+        self.plan.files.push(SharedFile { host: host.to_owned(), vmm, usage });
+        Ok(name)
+    }
+
+    /// Names a file that is this VM's own; gives its name on the host and Firecracker's for it.
+    pub(super) fn own(
+        &mut self,
+        name: &str,
+        usage: FileUse,
+    ) -> Result<(PathBuf, String), PlanError> {
+        let (host, vmm) = match &self.request.confinement {
+            Confinement::Plain => {
+                let path = self.request.run_dir.join(name);
+                (path.clone(), path)
+            }
+            Confinement::Jailed { root } => (root.join(name), Path::new("/").join(name)),
+        };
+        let vmm_name = text(&vmm)?;
+        self.plan.files.push(SharedFile { host: host.clone(), vmm, usage });
+        Ok((host, vmm_name))
+    }
+}
+
+/// The kernel arguments beyond ours, in their order.
+pub(super) fn extra_args<'a>(
+    template: &'a TemplateFacts,
+    request: &'a PlanRequest,
+) -> impl Iterator<Item = &'a str> + Clone {
+    template.kernel_args.iter().chain(&request.kernel_args).map(String::as_str)
+}
+
+/// A path as Firecracker's API takes it.
+fn text(path: &Path) -> Result<String, PlanError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| PlanError::BadValue {
+        what: "path",
+        value: path.display().to_string(),
+        why: "it is not UTF-8",
+    })
+}
