@@ -96,6 +96,8 @@ codes! {
     TemplateBroken = "template_broken",
     /// The host has no room for the VM's disk.
     DiskFull = "disk_full",
+    /// The VM's network could not be made on this host.
+    NetworkFailed = "network_failed",
     /// No driver on this host passes its preflight.
     DriverUnavailable = "driver_unavailable",
     /// The worker restarted and could not take the VM over.
