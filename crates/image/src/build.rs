@@ -21,8 +21,8 @@ use crate::{
 };
 use aetherium_model::{
     Name, Timestamp,
-    resources::Resources,
-    template::{Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
+    resources::{Resources, VirtioTransport},
+    template::{CpuTemplate, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
 };
 use std::{
     fs::{self, File, Permissions},
@@ -52,6 +52,10 @@ pub struct BuildRequest {
     pub defaults: Resources,
     /// Kernel arguments beyond those the driver chooses.
     pub kernel_args: Vec<String>,
+    /// What its VMs' CPUs are made to look like; like the host's where absent.
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its VMs' devices are attached; as fits best where absent.
+    pub transport: Option<VirtioTransport>,
     /// Whether an existing template of that name is replaced.
     pub replace: bool,
 }
@@ -135,7 +139,7 @@ async fn make(
     let work = dir.join(WORK_DIR);
     fs::create_dir(&work).on("make directory", &work)?;
     let files = kernel_files(&request.kernel, &work, progress).await?;
-    let kernel = take_kernel(files.image.clone(), dir, request.kernel_args.clone()).await?;
+    let kernel = take_kernel(files.image.clone(), dir, request).await?;
     let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
     let rootfs = make_rootfs(&request.rootfs, &work, dir, progress).await?;
     let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
@@ -167,7 +171,9 @@ async fn kernel_files(
     }
 }
 
-async fn take_kernel(image: PathBuf, dir: &Path, extra_args: Vec<String>) -> Result<Kernel> {
+async fn take_kernel(image: PathBuf, dir: &Path, request: &BuildRequest) -> Result<Kernel> {
+    let extra_args = request.kernel_args.clone();
+    let (cpu_template, transport) = (request.cpu_template.clone(), request.transport);
     let dir = dir.to_owned();
     blocking(move || {
         let found = kernel::inspect(&image)?;
@@ -177,7 +183,8 @@ async fn take_kernel(image: PathBuf, dir: &Path, extra_args: Vec<String>) -> Res
         fs::set_permissions(&place, Permissions::from_mode(0o644))
             .on("set permissions of", &place)?;
         let image = digest::template_file(&dir, KERNEL_FILE)?;
-        Ok(Kernel { image, release: found.release, format: found.format, extra_args })
+        let (release, format) = (found.release, found.format);
+        Ok(Kernel { image, release, format, extra_args, cpu_template, transport })
     })
     .await
 }

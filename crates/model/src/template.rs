@@ -1,6 +1,10 @@
 //! What VMs start from: the manifest of an immutable image of kernel, initramfs and root filesystem.
 
-use crate::{Timestamp, name::Name, resources::Resources};
+use crate::{
+    Timestamp,
+    name::Name,
+    resources::{Resources, VirtioTransport},
+};
 use serde::{Deserialize, Serialize};
 
 /// The manifest's format; a manifest with another number is refused by name.
@@ -71,6 +75,12 @@ pub struct Kernel {
     /// Arguments beyond those the driver chooses.
     #[serde(default)]
     pub extra_args: Vec<String>,
+    /// What its guests' CPUs are made to look like; like the host's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its guests' devices are attached; as fits best where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
 }
 
 /// A template's initramfs: the agent as `/init`, and the modules this kernel needs.

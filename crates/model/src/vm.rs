@@ -14,7 +14,7 @@
 use crate::{
     Fault, Timestamp, VmId, WorkerId, WorkspaceId,
     name::Name,
-    resources::{DriverKind, NetworkMode, Resources},
+    resources::{DriverKind, NetworkMode, Resources, VirtioTransport},
 };
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +136,9 @@ pub struct VmSpec {
     pub resources: Resources,
     /// What it may reach.
     pub network: NetworkMode,
+    /// How its devices are attached; as its template says, or as fits best, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
 }
 
 /// Over which channel the agent was reached.
@@ -276,6 +279,7 @@ mod tests {
                 template: "t".parse().unwrap(),
                 resources: Resources::default(),
                 network: NetworkMode::Isolated,
+                transport: None,
             },
             worker_id: WorkerId::new(),
             workspace_id: None,

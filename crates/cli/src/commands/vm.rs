@@ -60,6 +60,7 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         memory_mib: vm.memory_mib,
         disk_mib: vm.disk_mib,
         network: vm.network,
+        transport: vm.transport,
     }
 }
 

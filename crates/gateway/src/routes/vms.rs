@@ -41,8 +41,8 @@ pub(crate) async fn create(
     Json(body): Json<CreateVm>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Vm>>), Error> {
     let key = key.bind(&body)?;
-    let CreateVm { template, vcpus, memory_mib, disk_mib, network } = body;
-    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network };
+    let CreateVm { template, vcpus, memory_mib, disk_mib, network, transport } = body;
+    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network, transport };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let vm = Vm {

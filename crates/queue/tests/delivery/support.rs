@@ -64,6 +64,7 @@ impl World {
                 template: "debian".parse().unwrap(),
                 resources: Resources::default(),
                 network: NetworkMode::Isolated,
+                transport: None,
             },
             worker_id: self.worker,
             workspace_id: None,

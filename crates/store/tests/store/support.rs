@@ -79,6 +79,7 @@ pub(crate) fn spec() -> VmSpec {
         template: "debian".parse().unwrap(),
         resources: Resources::default(),
         network: NetworkMode::Isolated,
+        transport: None,
     }
 }
 

@@ -17,8 +17,8 @@ mod start;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
-pub use start::write_guest_initrd;
-pub(crate) use start::{Machinery, agent_client, probe_guest, transport};
+pub(crate) use start::{Machinery, agent_client, transport};
+pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{Code, Fault, VmId, vm::VmState};

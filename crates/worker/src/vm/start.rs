@@ -6,18 +6,19 @@ use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
-    config::{Disk as GuestDisk, DiskSelector, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
+    config::{Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
 };
 use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
     Code, Fault,
     finding::Verdict,
-    resources::DriverKind,
+    resources::{DriverKind, VirtioTransport},
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, Footprint, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
+    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
     diagnose::{self, Phase},
+    firecracker::plan::TransportChoice,
 };
 use std::{
     path::{Path, PathBuf},
@@ -114,10 +115,11 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
     crate::layout::private_dir(&run_dir)?;
-    let boot = match host.driver()?.kind() {
-        DriverKind::Process => prepare_process(host, &run_dir, token)?,
+    let (boot, transport) = match host.driver()?.kind() {
+        DriverKind::Process => (prepare_process(host, &run_dir, token)?, None),
         _ => prepare_guest(host, vm, &run_dir, token).await?,
     };
+    let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
     Ok(LaunchSpec {
         vm_id: vm.id,
         run_dir,
@@ -125,6 +127,9 @@ async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,
+        transport,
+        track_dirty_pages: false,
+        slot: None,
     })
 }
 
@@ -143,7 +148,7 @@ async fn prepare_guest(
     vm: &Vm,
     run_dir: &Path,
     token: &Token,
-) -> Result<Boot, Fault> {
+) -> Result<(Boot, Option<VirtioTransport>), Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
     host.learn_accelerator(&template).await?;
@@ -160,22 +165,40 @@ async fn prepare_guest(
         }
     };
     let initrd = run_dir.join(INITRD);
-    write_guest_initrd(&template, &initrd, token, &hostname(vm), host.settings.vsock).await?;
+    let ends_by = ends_by(host.driver()?.kind());
+    let guest = GuestIdentity { token, hostname: &hostname(vm), ends_by };
+    write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
+    let kernel = guest_kernel(&template);
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
         path,
         read_only,
         serial: serial.to_owned(),
     };
-    Ok(Boot::Kernel {
-        kernel: template.kernel(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
+    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
+    let boot = Boot::Kernel {
+        kernel,
         initrd,
         disks: vec![
             disk(template.rootfs(), true, "aetherium-root"),
             disk(overlay, false, "aetherium-rw"),
         ],
-    })
+    };
+    Ok((boot, transport))
+}
+
+/// The kernel of a template, as drivers take it.
+fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
+    let kernel = &template.manifest.kernel;
+    GuestKernel {
+        image: template.kernel(),
+        format: kernel.format,
+        elf: None,
+        release: kernel.release.clone(),
+        facts: None,
+        extra_args: kernel.extra_args.clone(),
+        modules: template.manifest.initramfs.modules.clone(),
+        cpu_template: kernel.cpu_template.clone(),
+    }
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
@@ -189,6 +212,26 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     }
 }
 
+/// What only one guest is told.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestIdentity<'a> {
+    /// What its agent demands over TCP.
+    pub token: &'a Token,
+    /// Its host name.
+    pub hostname: &'a str,
+    /// What ends its machine.
+    pub ends_by: EndsBy,
+}
+
+/// What ends the machine of a driver's guests: Firecracker has no power switch, and ends when its
+/// guest restarts.
+pub const fn ends_by(driver: DriverKind) -> EndsBy {
+    match driver {
+        DriverKind::Firecracker => EndsBy::Restart,
+        DriverKind::Qemu | DriverKind::Process => EndsBy::PowerOff,
+    }
+}
+
 /// Writes the initramfs of one guest of `template`: the template's own, and what only this guest may
 /// know. Public for whoever boots a template without a worker, such as a benchmark's floor.
 ///
@@ -197,13 +240,13 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
 pub async fn write_guest_initrd(
     template: &InstalledTemplate,
     path: &Path,
-    token: &Token,
-    hostname: &str,
+    guest: GuestIdentity<'_>,
     vsock: VsockChoice,
 ) -> Result<(), Fault> {
     let config = GuestConfig {
-        token: Some(token.clone()),
-        hostname: Some(hostname.to_owned()),
+        token: Some(guest.token.clone()),
+        hostname: Some(guest.hostname.to_owned()),
+        ends_by: guest.ends_by,
         root: Some(GuestDisk::ext4(DiskSelector::Uuid(template.manifest.rootfs.uuid.clone()))),
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
         net: Some(crate::host::guest_net()),
@@ -214,17 +257,20 @@ pub async fn write_guest_initrd(
 }
 
 /// The guest of a probe: this template's kernel, with an init that says it runs and powers off.
-pub(crate) async fn probe_guest(
+///
+/// # Errors
+/// The file `initrd` cannot be written.
+pub async fn probe_guest(
     template: &InstalledTemplate,
     initrd: PathBuf,
 ) -> Result<ProbeGuest, Fault> {
-    let config = GuestConfig { mode: Mode::Probe, ..GuestConfig::default() };
+    // Every driver's machine ends at a restart; not every one's at a power-off.
+    let ends_by = EndsBy::Restart;
+    let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
     write_initrd(template.initramfs(), initrd.clone(), &config).await?;
     Ok(ProbeGuest {
-        kernel: template.kernel(),
+        kernel: guest_kernel(template),
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
         initrd,
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! A kernel that has less resets before its console works, so nothing else can tell.
 
+use crate::GuestKernel;
 use aetherium_model::template::KernelFormat;
 use std::{
     fs::File,
@@ -22,21 +23,25 @@ const VERSION_WITH_INIT_SIZE: u16 = 0x020a;
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(crate) fn boot_needs_bytes(
-    kernel: &Path,
-    format: KernelFormat,
-    initrd: &Path,
-) -> io::Result<u64> {
+pub(crate) fn boot_needs_bytes(kernel: &GuestKernel, initrd: &Path) -> io::Result<u64> {
     let initrd_bytes = std::fs::metadata(initrd)?.len();
+    Ok(kernel_needs_bytes(kernel)?.saturating_add(initrd_bytes))
+}
+
+/// The same without an initramfs.
+pub(crate) fn kernel_needs_bytes(kernel: &GuestKernel) -> io::Result<u64> {
+    if let Some(facts) = &kernel.facts {
+        return Ok(facts.needs_bytes);
+    }
     let mut header = Vec::new();
-    let file = File::open(kernel)?;
+    let file = File::open(&kernel.image)?;
     let file_bytes = file.metadata()?.len();
     file.take(4096).read_to_end(&mut header)?;
-    let stated = match format {
+    let stated = match kernel.format {
         KernelFormat::BzImage => bzimage_needs(&header),
         KernelFormat::Elf => None,
     };
-    Ok(stated.unwrap_or(file_bytes).saturating_add(initrd_bytes))
+    Ok(stated.unwrap_or(file_bytes))
 }
 
 fn bzimage_needs(header: &[u8]) -> Option<u64> {
