@@ -218,3 +218,6 @@ pub fn plan(
     draft.keyboard();
     draft.finish()
 }
+
+#[cfg(test)]
+mod tests;
