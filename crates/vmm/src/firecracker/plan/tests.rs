@@ -436,7 +436,8 @@ fn a_plan_warns_of_the_defects_that_its_vm_can_meet() {
     let large = Resources { memory_mib, ..Resources::default() };
     let large = PlanRequest { resources: large, track_dirty_pages: true, ..request() };
     let over_tcp = PlanRequest { vsock: None, network: Some(network()), ..request() };
-    let warned = |version, request| accepted(version, &kernel_but(&[]), request).warnings;
+    let warned =
+        |version, request: &PlanRequest| accepted(version, &kernel_but(&[]), request).warnings;
     assert!(warned("1.14.0", &large).contains(&KnownBad::LargeDiffSnapshots));
     assert!(!warned("1.14.0", &request()).contains(&KnownBad::LargeDiffSnapshots));
     assert_eq!(warned("1.16.1", &request()), [KnownBad::PausedVsock]);
