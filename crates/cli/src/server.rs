@@ -7,12 +7,12 @@ use crate::{
     error::{CliError, local},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
+use aetherium_image::TemplateStore;
 use aetherium_model::{Code, Fault, resources::DriverChoice, resources::DriverKind};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
-use aetherium_image::TemplateStore;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
-use aetherium_worker::{Layout, Parts, Settings, Worker};
+use aetherium_worker::{Layout, Parts, Settings, SlotChoice, Worker};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,7 @@ impl Server {
                 boot_deadline: config.boot_deadline,
                 drain_grace: config.grace,
                 vsock: if config.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
+                slots: if config.driver.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
                 agent_binary: agent_binary(&config.driver),
                 ..Settings::default()
             },

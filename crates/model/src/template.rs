@@ -2,6 +2,7 @@
 
 use crate::{
     Timestamp,
+    kernel::{KernelConfig, KernelFacts},
     name::Name,
     resources::{Resources, VirtioTransport},
 };
@@ -81,6 +82,28 @@ pub struct Kernel {
     /// How its guests' devices are attached; as fits best where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<VirtioTransport>,
+    /// The same kernel as an uncompressed ELF image, for VMMs that load nothing else; absent where
+    /// `image` is one itself, or cannot be unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elf: Option<TemplateFile>,
+    /// Bytes of memory that it needs before it can begin; absent where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_bytes: Option<u64>,
+    /// Its configuration; absent where it is neither in the image nor was beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<KernelConfig>,
+}
+
+impl Kernel {
+    /// What is known of it.
+    pub fn facts(&self) -> KernelFacts {
+        KernelFacts {
+            release: self.release.clone(),
+            format: self.format,
+            needs_bytes: self.needs_bytes.unwrap_or(self.image.size),
+            config: self.config.clone(),
+        }
+    }
 }
 
 /// A template's initramfs: the agent as `/init`, and the modules this kernel needs.
@@ -130,4 +153,37 @@ pub struct Template {
     pub defaults: Resources,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl Template {
+    /// Every file it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &TemplateFile> {
+        [&self.kernel.image, &self.initramfs.image, &self.rootfs.image]
+            .into_iter()
+            .chain(&self.kernel.elf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_from_before_kernels_were_looked_at_still_reads() {
+        let json = serde_json::json!({
+            "file": "kernel", "sha256": "", "size": 7, "release": "6.1.0", "format": "bz_image",
+        });
+        let kernel: Kernel = serde_json::from_value(json).unwrap();
+        let facts = kernel.facts();
+        assert_eq!((facts.needs_bytes, facts.config), (7, None));
+    }
+
+    #[test]
+    fn a_cpu_template_is_a_name_or_firecrackers_own_json() {
+        let named: CpuTemplate = serde_json::from_str(r#"{"named":"T2CL"}"#).unwrap();
+        assert_eq!(named, CpuTemplate::Named(NamedCpuTemplate::T2CL));
+        let custom: CpuTemplate =
+            serde_json::from_str(r#"{"custom":{"msr_modifiers":[]}}"#).unwrap();
+        assert!(matches!(custom, CpuTemplate::Custom(CpuModifiers(map)) if map.len() == 1));
+    }
 }

@@ -47,8 +47,12 @@ pub(crate) trait Prober: Sync {
 
     /// Starts a VMM with the guest. Its working directory is `dir`, its console goes to
     /// `console.log` there and whatever it says to `vmm.log`.
-    async fn start(&self, guest: &ProbeGuest, size: ProbeSize, dir: &Path)
-    -> Result<Held, VmmError>;
+    async fn start(
+        &self,
+        guest: &ProbeGuest,
+        size: ProbeSize,
+        dir: &Path,
+    ) -> Result<Held, VmmError>;
 }
 
 /// How large a probe guest is.
@@ -295,8 +299,12 @@ mod tests {
 
     #[test]
     fn only_the_probe_line_proves_that_guests_run() {
-        let came_up =
-            judge("Qemu 7", "noise\r\naetherium-init: probe uptime_ms=390\r\n", Some(VmmExit::Code(0)), &[]);
+        let came_up = judge(
+            "Qemu 7",
+            "noise\r\naetherium-init: probe uptime_ms=390\r\n",
+            Some(VmmExit::Code(0)),
+            &[],
+        );
         assert!(came_up.runs && came_up.reason.contains("390 ms"), "{came_up:?}");
         let silent = judge("Qemu 7", "", Some(VmmExit::Code(0)), &[]);
         assert!(!silent.runs, "{silent:?}");
@@ -327,12 +335,7 @@ mod tests {
             "a VMM that counts".to_owned()
         }
 
-        async fn start(
-            &self,
-            _: &ProbeGuest,
-            _: ProbeSize,
-            dir: &Path,
-        ) -> Result<Held, VmmError> {
+        async fn start(&self, _: &ProbeGuest, _: ProbeSize, dir: &Path) -> Result<Held, VmmError> {
             let script = format!(
                 "echo run >>{}; echo '{}' >console.log; exit {}",
                 self.runs.display(),
@@ -361,10 +364,13 @@ mod tests {
         ProbeGuest {
             kernel: crate::GuestKernel {
                 image: dir.join("kernel"),
-                format: aetherium_model::template::KernelFormat::BzImage,
                 elf: None,
-                release: "6.12".to_owned(),
-                facts: None,
+                facts: aetherium_model::kernel::KernelFacts {
+                    release: "6.12".to_owned(),
+                    format: aetherium_model::template::KernelFormat::BzImage,
+                    needs_bytes: 0,
+                    config: None,
+                },
                 extra_args: Vec::new(),
                 modules: Vec::new(),
                 cpu_template: None,

@@ -2,13 +2,13 @@
 //! directory of its own and is found again by processes that run elsewhere.
 
 use crate::{VmmError, firecracker::plan::TransportChoice};
-use aetherium_net::Slot;
 use aetherium_model::{
     VmId,
     kernel::KernelFacts,
     resources::{NetworkMode, Resources},
-    template::{CpuTemplate, KernelFormat},
+    template::CpuTemplate,
 };
+use aetherium_net::Slot;
 use std::path::{Path, PathBuf};
 
 /// Everything a driver needs to start one VM.
@@ -83,15 +83,11 @@ pub enum Boot {
 pub struct GuestKernel {
     /// The image.
     pub image: PathBuf,
-    /// How it is packed.
-    pub format: KernelFormat,
     /// The same kernel as an uncompressed ELF image, for VMMs that load no other; absent where the
     /// image is one, or where nobody made one.
     pub elf: Option<PathBuf>,
-    /// Its release, as `uname -r` shows it in the guest.
-    pub release: String,
-    /// What was read from the image; absent where nobody has looked.
-    pub facts: Option<KernelFacts>,
+    /// What is known of it.
+    pub facts: KernelFacts,
     /// Arguments after those the driver chooses.
     pub extra_args: Vec<String>,
     /// The modules that its initramfs loads, by name.

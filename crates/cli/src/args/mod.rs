@@ -171,6 +171,9 @@ pub(crate) struct DriverArgs {
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,
+    /// Give Firecracker's VMs no network of the host's: their agents are reached over vsock alone.
+    #[arg(long)]
+    pub(crate) no_slots: bool,
 }
 
 /// Where the truth is kept.
@@ -377,6 +380,16 @@ pub(crate) enum VmCommand {
     },
     /// End one.
     Delete {
+        /// Its id.
+        vm: String,
+    },
+    /// Stop its CPUs; its memory is kept.
+    Pause {
+        /// Its id.
+        vm: String,
+    },
+    /// Let a paused one go on.
+    Resume {
         /// Its id.
         vm: String,
     },

@@ -11,7 +11,11 @@ use crate::{
 use aetherium_image::{
     BuildRequest, InstalledTemplate, KernelSource, Progress, RootfsSource, TemplateStore,
 };
-use aetherium_model::{Code, Fault, Name, resources::Resources, template::{CpuTemplate, Template}};
+use aetherium_model::{
+    Code, Fault, Name,
+    resources::Resources,
+    template::{CpuTemplate, Template},
+};
 use aetherium_worker::Layout;
 use std::{
     path::{Path, PathBuf},

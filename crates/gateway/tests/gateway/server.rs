@@ -176,6 +176,8 @@ impl Server {
             driver: None,
             accelerator: None,
             agent_transport: None,
+            virtio_transport: None,
+            address: None,
             timings: None,
             created_at: now(),
             updated_at: now(),

@@ -72,6 +72,8 @@ impl World {
             driver: None,
             accelerator: None,
             agent_transport: None,
+            virtio_transport: None,
+            address: None,
             timings: None,
             created_at: now(),
             updated_at: now(),

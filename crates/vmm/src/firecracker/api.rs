@@ -57,7 +57,9 @@ impl Api {
         let method = match call.method() {
             plan::Method::Put => Method::PUT,
         };
-        self.call(method, &call.path(), Some(body.to_string().into()), CALL_DEADLINE).await.map(drop)
+        self.call(method, &call.path(), Some(body.to_string().into()), CALL_DEADLINE)
+            .await
+            .map(drop)
     }
 
     /// Sets something.
@@ -141,16 +143,16 @@ fn request(method: Method, path: &str, body: Option<Bytes>) -> Request<Full<Byte
     request
 }
 
-async fn exchange(
-    socket: &Path,
-    request: Request<Full<Bytes>>,
-) -> io::Result<(StatusCode, Bytes)> {
+async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
     let asked = async {
-        let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+        let (head, body) =
+            sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
+        let body =
+            Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
         Ok((head.status, body.to_bytes()))
     };
     // The connection does the reading and writing. Should it end first, `asked` is told.
@@ -217,12 +219,16 @@ mod tests {
     async fn a_refusal_is_told_in_firecrackers_own_words() {
         let dir = tempfile::tempdir().unwrap();
         let api = api(&dir);
-        let answer = "HTTP/1.1 400 \r\nContent-Length: 35\r\n\r\n{\"fault_message\":\"no such machine\"}";
+        let answer =
+            "HTTP/1.1 400 \r\nContent-Length: 35\r\n\r\n{\"fault_message\":\"no such machine\"}";
         let _peer = answering(&api.socket, Some(answer));
         let error = api.put("/actions", &json!({}), SOON).await.unwrap_err();
         match error {
             VmmError::Refused { call, status, said } => {
-                assert_eq!((call.as_str(), status, said.as_str()), ("PUT /actions", 400, "no such machine"));
+                assert_eq!(
+                    (call.as_str(), status, said.as_str()),
+                    ("PUT /actions", 400, "no such machine")
+                );
             }
             other => panic!("{other:?}"),
         }

@@ -128,7 +128,8 @@ impl Jail {
     /// Lets the jail read a file of the host under the name `inside`, which begins with `/`.
     pub(crate) fn share(&self, host: &Path, inside: &Path) -> Result<(), VmmError> {
         let (source, place) = self.link(host, inside)?;
-        let readable = |path: &Path| fs::metadata(path).map(|it| it.permissions().mode() & 0o004 != 0);
+        let readable =
+            |path: &Path| fs::metadata(path).map(|it| it.permissions().mode() & 0o004 != 0);
         match readable(&place).map_err(VmmError::io("look at", &source))? {
             true => Ok(()),
             // A file of this VM alone becomes its user's. Shared ones are readable by all: whoever

@@ -5,22 +5,22 @@ use super::{
     jail::{self, Jail, Users},
     machine::FirecrackerMachine,
     plan::{
-        AgentTransport, ApiCall, BalloonRequest, Confinement, Console, DiskRequest, FileUse, HostFacts, HugePages,
-        InitramfsFacts, KernelFiles, NetworkRequest, Plan, PlanRequest, RateLimits, Start, TemplateFacts,
-        VsockRequest, plan,
+        AgentTransport, ApiCall, BalloonRequest, Confinement, Console, DiskRequest, FileUse,
+        HostFacts, HugePages, InitramfsFacts, KernelFiles, NetworkRequest, Plan, PlanRequest,
+        RateLimits, Start, TemplateFacts, VsockRequest, plan,
     },
     program::Info,
 };
 use crate::{
-    Accelerator, AgentAddress, Boot, Disk, DriverConfig, Footprint, GuestKernel, JailFootprint,
-    LaunchSpec, Role, VmmError, VsockChoice,
+    Accelerator, AgentAddress, Boot, Disk, DriverConfig, Footprint, JailFootprint, LaunchSpec,
+    Role, VmmError, VsockChoice,
     diagnose::tail_lines,
     held::Held,
-    needs::{boot_needs_bytes, kernel_needs_bytes},
+    needs::boot_needs_bytes,
     spawn::{Spawn, check_socket_path, find_program, open_log},
     supervise::{Supervised, remove_if_there},
 };
-use aetherium_model::{finding::Finding, kernel::KernelFacts, resources::DriverKind};
+use aetherium_model::{finding::Finding, resources::DriverKind};
 use serde_json::json;
 use std::{
     ffi::OsString,
@@ -81,7 +81,8 @@ impl Confine {
 /// What confines VMs on this host.
 pub(super) fn jailer_finding(config: &DriverConfig) -> Finding {
     let check = "firecracker.jailer";
-    let why = "a guest that breaks out of Firecracker meets an empty directory and a user of its own";
+    let why =
+        "a guest that breaks out of Firecracker meets an empty directory and a user of its own";
     match Confine::choose(config) {
         Ok(Confine::Jailer(path)) => match super::cgroup::Hierarchy::of_host() {
             Ok(_) => Finding::ok(check, path.display().to_string(), why),
@@ -111,6 +112,7 @@ pub(super) async fn launch(
     let Boot::Kernel { kernel, initrd, .. } = &spec.boot else {
         return Err(VmmError::WrongBoot { driver: DriverKind::Firecracker, boot: "a process" });
     };
+    let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
     let place = Place::make(&Confine::choose(config)?, users, info, spec)?;
     let plan = planned(info, spec, place.confinement())?;
     let launch = Launch { info, spec, place: &place, plan: &plan };
@@ -136,8 +138,7 @@ pub(super) async fn launch(
         transport: Some(plan.transport),
         jail: place.jail_footprint(),
         memory_mib: spec.resources.memory_mib.get(),
-        boot_needs_bytes: boot_needs_bytes(kernel, initrd)
-            .map_err(VmmError::io("read", &kernel.image))?,
+        boot_needs_bytes,
     };
     Ok(FirecrackerMachine::new(Supervised::new(footprint, main.kept(), Vec::new())))
 }
@@ -347,11 +348,9 @@ async fn last_words(main: &Held, program: &Path, log: &Path, error: VmmError) ->
         return error;
     }
     match timeout(LAST_WORDS, main.ended()).await {
-        Ok(exit) => VmmError::EndedEarly {
-            program: program.to_owned(),
-            exit,
-            log: tail_lines(log).await,
-        },
+        Ok(exit) => {
+            VmmError::EndedEarly { program: program.to_owned(), exit, log: tail_lines(log).await }
+        }
         Err(_) => error,
     }
 }
@@ -365,12 +364,11 @@ pub(super) fn planned(
     let Boot::Kernel { kernel, initrd, disks } = &spec.boot else {
         return Err(VmmError::WrongBoot { driver: DriverKind::Firecracker, boot: "a process" });
     };
-    let facts = facts(kernel)?;
     let bytes = fs::metadata(initrd).map_err(VmmError::io("look at", initrd))?.len();
     let template = TemplateFacts {
         kernel: KernelFiles {
             image: kernel.image.clone(),
-            format: kernel.format,
+            format: kernel.facts.format,
             elf: kernel.elf.clone(),
         },
         start: Start::Initramfs(InitramfsFacts {
@@ -401,28 +399,12 @@ pub(super) fn planned(
         console: Console::Quiet,
         kernel_args: Vec::new(),
     };
-    Ok(plan(&HostFacts::default(), info.version, &facts, &template, &request)?)
-}
-
-/// What is known of the kernel; no more than its size where nobody has looked.
-pub(super) fn facts(kernel: &GuestKernel) -> Result<KernelFacts, VmmError> {
-    if let Some(facts) = &kernel.facts {
-        return Ok(facts.clone());
-    }
-    let needs_bytes =
-        kernel_needs_bytes(kernel).map_err(VmmError::io("read", &kernel.image))?;
-    let (release, format) = (kernel.release.clone(), kernel.format);
-    Ok(KernelFacts { release, format, needs_bytes, config: None })
+    Ok(plan(&HostFacts::default(), info.version, &kernel.facts, &template, &request)?)
 }
 
 /// The ids of a VM's disks, and what they are for.
 const DISK_IDS: [(&str, &str); 2] = [("root", "root file system"), ("overlay", "writable overlay")];
 
 fn disk_request(disk: &Disk, (id, purpose): (&str, &'static str)) -> DiskRequest {
-    DiskRequest {
-        path: disk.path.clone(),
-        read_only: disk.read_only,
-        id: id.to_owned(),
-        purpose,
-    }
+    DiskRequest { path: disk.path.clone(), read_only: disk.read_only, id: id.to_owned(), purpose }
 }

@@ -102,10 +102,8 @@ impl Machine for FirecrackerMachine {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        let late = |_| VmmError::Unanswered {
-            call: "FlushMetrics".to_owned(),
-            waited: CALL_DEADLINE,
-        };
+        let late =
+            |_| VmmError::Unanswered { call: "FlushMetrics".to_owned(), waited: CALL_DEADLINE };
         tokio::time::timeout(CALL_DEADLINE, written).await.map_err(late)?
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     api::Api,
-    launch::{facts, listening, tell},
+    launch::{listening, tell},
     plan::{
         Confinement, Console, HostFacts, HugePages, InitramfsFacts, KernelFiles, Plan, PlanRequest,
         RateLimits, Start, TemplateFacts, TransportChoice, VsockRequest, plan,
@@ -58,18 +58,13 @@ impl Prober for Info {
 }
 
 /// A guest without disks and network, over MMIO, which every kernel for Firecracker has.
-fn planned(
-    info: &Info,
-    guest: &ProbeGuest,
-    size: ProbeSize,
-    dir: &Path,
-) -> Result<Plan, VmmError> {
+fn planned(info: &Info, guest: &ProbeGuest, size: ProbeSize, dir: &Path) -> Result<Plan, VmmError> {
     let kernel = &guest.kernel;
     let bytes = fs::metadata(&guest.initrd).map_err(VmmError::io("look at", &guest.initrd))?.len();
     let template = TemplateFacts {
         kernel: KernelFiles {
             image: kernel.image.clone(),
-            format: kernel.format,
+            format: kernel.facts.format,
             elf: kernel.elf.clone(),
         },
         start: Start::Initramfs(InitramfsFacts {
@@ -97,5 +92,5 @@ fn planned(
         console: Console::Quiet,
         kernel_args: Vec::new(),
     };
-    Ok(plan(&HostFacts::default(), info.version, &facts(kernel)?, &template, &request)?)
+    Ok(plan(&HostFacts::default(), info.version, &kernel.facts, &template, &request)?)
 }

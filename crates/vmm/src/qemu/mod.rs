@@ -14,8 +14,8 @@ mod program;
 mod vsock;
 
 use crate::{
-    Accelerator, AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, Role, Vmm,
-    VmmError, VmmExit, VsockChoice,
+    Accelerator, AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest,
+    Role, Vmm, VmmError, VmmExit, VsockChoice,
     diagnose::tail_lines,
     held::Held,
     kvm::{self, Kvm},
@@ -123,8 +123,7 @@ impl Vmm for Qemu {
             remove_if_there(socket)?;
         }
         drop(crate::spawn::open_log(&console)?);
-        let boot_needs_bytes =
-            boot_needs_bytes(kernel, initrd).map_err(VmmError::io("read", &kernel.image))?;
+        let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
         let (accelerator, accelerator_reason) = accelerator(&self.kvm, &kernel.image);
 
         let (helper, vsock) = self.start_vsock(spec, &vmm_log).await.unzip();

@@ -21,9 +21,9 @@ pub(crate) async fn run(config: &DriverConfig, program: &Program, kvm: &Kvm) -> 
     }
     findings.push(device());
     findings.push(match &info {
-        Ok(info) => {
-            kvm.recall(&info.vmm()).unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template"))
-        }
+        Ok(info) => kvm
+            .recall(&info.vmm())
+            .unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template")),
         Err(_) => kvm::unprobed("not probed: no QEMU answers"),
     });
     findings.push(vsock_helper(config));

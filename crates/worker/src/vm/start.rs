@@ -1,12 +1,15 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::record::Record;
+use super::{network, record::Record};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
-    config::{Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
+    config::{
+        Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, GuestNet, Mode,
+        Transports,
+    },
 };
 use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
@@ -16,7 +19,8 @@ use aetherium_model::{
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
+    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit,
+    VsockChoice,
     diagnose::{self, Phase},
     firecracker::plan::TransportChoice,
 };
@@ -45,11 +49,12 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let driver = host.driver()?;
     let vm = record.vm().clone();
     let token = Token::from_random(rand::random());
-    let spec = prepare(host, &vm, &token).await?;
-
+    crate::layout::private_dir(&host.layout.vm(vm.id))?;
+    let slot = network::take_slot(host, &vm).await?;
     let mut journal =
-        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, footprint: None };
+        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, slot, footprint: None };
     journal.write(&host.layout)?;
+    let spec = prepare(host, &vm, &journal).await?;
     let prepared = began.elapsed();
     let machine = driver.launch(&spec).await?;
     journal.footprint = Some(machine.footprint().clone());
@@ -60,6 +65,8 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     record.amend(|vm| {
         vm.driver = Some(footprint.driver);
         vm.accelerator = Some(footprint.accelerator.to_string());
+        vm.virtio_transport = footprint.transport;
+        vm.address = spec.slot.as_ref().map(|slot| slot.address);
     });
     record.apply(VmEvent::Launched, None).await;
 
@@ -112,12 +119,11 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 }
 
 /// Makes the VM's directory and everything in it that the VMM will open.
-async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec, Fault> {
+async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
-    crate::layout::private_dir(&run_dir)?;
     let (boot, transport) = match host.driver()?.kind() {
-        DriverKind::Process => (prepare_process(host, &run_dir, token)?, None),
-        _ => prepare_guest(host, vm, &run_dir, token).await?,
+        DriverKind::Process => (prepare_process(host, &run_dir, &journal.token)?, None),
+        _ => prepare_guest(host, vm, &run_dir, journal).await?,
     };
     let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
     Ok(LaunchSpec {
@@ -129,7 +135,7 @@ async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec,
         vsock: host.settings.vsock,
         transport,
         track_dirty_pages: false,
-        slot: None,
+        slot: journal.slot.clone(),
     })
 }
 
@@ -147,7 +153,7 @@ async fn prepare_guest(
     host: &Arc<Host>,
     vm: &Vm,
     run_dir: &Path,
-    token: &Token,
+    journal: &Journal,
 ) -> Result<(Boot, Option<VirtioTransport>), Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
@@ -165,8 +171,13 @@ async fn prepare_guest(
         }
     };
     let initrd = run_dir.join(INITRD);
-    let ends_by = ends_by(host.driver()?.kind());
-    let guest = GuestIdentity { token, hostname: &hostname(vm), ends_by };
+    let driver = host.driver()?.kind();
+    let guest = GuestIdentity {
+        token: &journal.token,
+        hostname: &hostname(vm),
+        net: network::seen_by_guest(driver, journal.slot.as_ref()),
+        ends_by: ends_by(driver),
+    };
     write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
     let kernel = guest_kernel(&template);
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
@@ -191,10 +202,8 @@ fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
     let kernel = &template.manifest.kernel;
     GuestKernel {
         image: template.kernel(),
-        format: kernel.format,
-        elf: None,
-        release: kernel.release.clone(),
-        facts: None,
+        elf: template.kernel_elf(),
+        facts: kernel.facts(),
         extra_args: kernel.extra_args.clone(),
         modules: template.manifest.initramfs.modules.clone(),
         cpu_template: kernel.cpu_template.clone(),
@@ -213,12 +222,14 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
 }
 
 /// What only one guest is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GuestIdentity<'a> {
     /// What its agent demands over TCP.
     pub token: &'a Token,
     /// Its host name.
     pub hostname: &'a str,
+    /// Its network; none where absent, and then its agent is reached over vsock alone.
+    pub net: Option<GuestNet>,
     /// What ends its machine.
     pub ends_by: EndsBy,
 }
@@ -249,8 +260,8 @@ pub async fn write_guest_initrd(
         ends_by: guest.ends_by,
         root: Some(GuestDisk::ext4(DiskSelector::Uuid(template.manifest.rootfs.uuid.clone()))),
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
-        net: Some(crate::host::guest_net()),
-        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: true },
+        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: guest.net.is_some() },
+        net: guest.net,
         ..GuestConfig::default()
     };
     write_initrd(template.initramfs(), path.to_owned(), &config).await

@@ -105,6 +105,7 @@ impl Floor {
         let guest = aetherium_worker::GuestIdentity {
             token: &token,
             hostname: "bare",
+            net: Some(aetherium_worker::guest_net()),
             ends_by: aetherium_worker::ends_by(DriverKind::Qemu),
         };
         aetherium_worker::write_guest_initrd(&self.template, &initrd, guest, VsockChoice::Off)

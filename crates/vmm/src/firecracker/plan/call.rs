@@ -135,7 +135,6 @@ pub enum HugePages {
 
 impl HugePages {
     /// Whether these are ordinary pages.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub fn is_none(&self) -> bool {
         *self == Self::None
     }

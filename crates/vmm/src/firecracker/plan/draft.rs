@@ -1,13 +1,17 @@
 //! A plan in the making. Its steps are in [`super::machine`] and [`super::devices`].
 
 use super::{
-    AgentTransport, Confinement, FileUse, FirecrackerVersion, HostFacts, Plan,
-    PlanError, PlanRequest, Reason, SharedFile, TemplateFacts, Topic,
+    AgentTransport, Confinement, FileUse, FirecrackerVersion, HostFacts, KnownBad, Plan, PlanError,
+    PlanRequest, Reason, SharedFile, TemplateFacts, Topic,
     guest::{Guest, Has},
     kernel_args, transport,
 };
 use aetherium_model::{kernel::KernelOption, resources::VirtioTransport};
 use std::path::{Path, PathBuf};
+
+/// Memory beyond this is in a second slot of KVM's, which is what [`KnownBad::LargeDiffSnapshots`]
+/// is about.
+const LARGE_MEMORY_MIB: u32 = 3072;
 
 /// What a plan is made from, and as much of it as there is.
 pub(super) struct Draft<'a> {
@@ -72,8 +76,22 @@ impl<'a> Draft<'a> {
             (AgentTransport::Tcp { .. }, _) => ("tcp", "there is no virtio socket"),
         };
         self.because(Topic::Agent, chosen, why.to_owned());
-        self.plan.warnings = self.version.known_bad().collect();
+        self.plan.warnings =
+            self.version.known_bad().filter(|defect| self.can_meet(*defect)).collect();
         Ok(self.plan)
+    }
+
+    fn can_meet(&self, defect: KnownBad) -> bool {
+        match defect {
+            KnownBad::LargeDiffSnapshots => {
+                self.request.track_dirty_pages
+                    && self.request.resources.memory_mib.get() > LARGE_MEMORY_MIB
+            }
+            KnownBad::RestoredVsock | KnownBad::PausedVsock => {
+                self.plan.agent.iter().any(|way| matches!(way, AgentTransport::Vsock { .. }))
+            }
+            KnownBad::RestoredConsole => true,
+        }
     }
 
     pub(super) fn because(

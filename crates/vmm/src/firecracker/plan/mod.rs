@@ -23,8 +23,8 @@ mod transport;
 mod version;
 
 pub use call::{
-    ApiCall, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig,
-    Method, NetworkInterface, RateLimiter, TokenBucket, Vsock,
+    ApiCall, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Method,
+    NetworkInterface, RateLimiter, TokenBucket, Vsock,
 };
 pub use error::PlanError;
 pub use request::{
@@ -203,3 +203,6 @@ pub fn plan(
     draft.keyboard();
     draft.finish()
 }
+
+#[cfg(test)]
+mod tests;

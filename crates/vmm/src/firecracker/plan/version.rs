@@ -203,3 +203,75 @@ impl KnownBad {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_version_is_read_from_what_firecracker_prints() {
+        let printed = "Firecracker v1.16.1\n\n2026-01-01T00:00:00 [anonymous-instance:main] \
+                       Firecracker exiting successfully. exit_code=0\n";
+        assert_eq!(printed.parse(), Ok(FirecrackerVersion::release(1, 16, 1)));
+        assert_eq!("v1.7.0".parse(), Ok(FirecrackerVersion::release(1, 7, 0)));
+        let after_a_tag: FirecrackerVersion = "Firecracker v1.13.1-28-g0123abc".parse().unwrap();
+        assert_eq!(after_a_tag.to_string(), "1.13.1");
+        for text in ["", "Firecracker", "1.16", "1.16.x", "1.2.3.4", "jailer v1"] {
+            assert!(text.parse::<FirecrackerVersion>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_development_build_is_older_than_its_release_but_has_its_features() {
+        let dev: FirecrackerVersion = "1.17.0-dev".parse().unwrap();
+        assert!(FirecrackerVersion::release(1, 16, 1) < dev);
+        assert!(dev < FirecrackerVersion::release(1, 17, 0));
+        assert!(dev.supports(Feature::BzImage));
+        assert_eq!(dev.to_string(), "1.17.0-dev");
+    }
+
+    #[test]
+    fn features_come_with_their_version_and_stay() {
+        let table = [
+            (Feature::HugePages, "1.7.0"),
+            (Feature::Acpi, "1.8.0"),
+            (Feature::NetworkOverrides, "1.12.0"),
+            (Feature::Pci, "1.13.0"),
+            (Feature::VsockOverride, "1.16.0"),
+            (Feature::BzImage, "1.17.0"),
+        ];
+        for (feature, since) in table {
+            assert_eq!(feature.since().to_string(), since);
+            assert!(feature.since().supports(feature));
+            assert!(FirecrackerVersion::release(2, 0, 0).supports(feature));
+        }
+        assert!(!FirecrackerVersion::release(1, 12, 9).supports(Feature::Pci));
+        assert!(!FirecrackerVersion::release(1, 16, 1).supports(Feature::BzImage));
+    }
+
+    #[test]
+    fn known_defects_are_told_of_the_versions_that_have_them() {
+        let of = |minor, patch| {
+            FirecrackerVersion::release(1, minor, patch).known_bad().collect::<Vec<_>>()
+        };
+        assert!(of(14, 0).contains(&KnownBad::LargeDiffSnapshots));
+        assert!(!of(15, 0).contains(&KnownBad::LargeDiffSnapshots));
+        assert!(of(16, 0).contains(&KnownBad::RestoredVsock));
+        assert_eq!(of(16, 1), [KnownBad::PausedVsock]);
+        assert_eq!(of(17, 0), []);
+    }
+
+    proptest! {
+        #[test]
+        fn a_version_reads_back_from_its_text(major: u32, minor: u32, patch: u32, released: bool) {
+            let version = FirecrackerVersion { major, minor, patch, released };
+            prop_assert_eq!(version.to_string().parse(), Ok(version));
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_fail(text in "\\PC{0,40}") {
+            let _ = text.parse::<FirecrackerVersion>();
+        }
+    }
+}
