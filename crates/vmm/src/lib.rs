@@ -31,6 +31,7 @@ pub mod firecracker;
 mod footprint;
 mod held;
 mod host;
+mod kvm_device;
 mod launch;
 mod machine;
 mod process;

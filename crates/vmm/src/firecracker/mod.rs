@@ -1,3 +1,4 @@
 //! The Firecracker driver.
 
 pub mod plan;
+mod preflight;
