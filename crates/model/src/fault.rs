@@ -76,6 +76,16 @@ codes! {
     InitExited = "init_exited",
     /// The guest ran out of memory while booting.
     GuestOutOfMemory = "guest_out_of_memory",
+    /// The VMM cannot load the guest's kernel.
+    KernelUnsupported = "kernel_unsupported",
+    /// KVM refused to make or to run the guest.
+    KvmFailed = "kvm_failed",
+    /// The guest has no virtio socket, by which alone its agent was to be reached.
+    VsockMissing = "vsock_missing",
+    /// A network interface, the guest's or the host's end of it, could not be had.
+    NetworkFailed = "network_failed",
+    /// The guest started another init than the agent, and the agent did not come.
+    AgentMissing = "agent_missing",
     /// The guest booted, but its agent did not answer within the deadline.
     AgentSilent = "agent_silent",
     /// The guest did not get as far as its init within the deadline.

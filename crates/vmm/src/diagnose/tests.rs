@@ -24,6 +24,7 @@ fn each_recorded_console_has_its_verdict() {
         (console!("initramfs_is_garbage"), Code::TemplateBroken, "Initramfs unpacking failed"),
         (console!("kernel_panics"), Code::KernelPanic, "sysrq triggered crash"),
         (console!("no_init_in_initramfs"), Code::InitMissing, "unknown-block(0,0)"),
+        (console!("no_init_and_no_root"), Code::RootNotFound, "it saw no disk"),
         (console!("guest_powers_off"), Code::GuestShutdown, "before its agent answered"),
     ];
     for (console, code, says) in table {

@@ -81,7 +81,7 @@ impl Host {
         self.spec_of(Boot::Kernel {
             kernel: kernel(),
             format: KernelFormat::BzImage,
-            extra_args: vec![format!("behave={behave}")],
+            extra_args: format!("behave={behave}").split(' ').map(str::to_owned).collect(),
             initrd,
             disks: Vec::new(),
         })
