@@ -155,11 +155,14 @@ fn no_root(before: &[String], block: &str) -> Fault {
 }
 
 /// The root device that a kernel was told of and could not open. It says so, with an empty name,
-/// even where it was told of none.
-fn cannot_open(line: &str) -> Option<&str> {
+/// even where it was told of none. Kernels up to 6.3 leave `/dev/` out.
+fn cannot_open(line: &str) -> Option<String> {
     let rest = message(line).strip_prefix("VFS: Cannot open root device \"")?;
-    let name = rest.split_once('"')?.0;
-    (!name.is_empty() && name != "(null)").then_some(name)
+    match rest.split_once('"')?.0 {
+        "" | "(null)" => None,
+        name if name.starts_with('/') || name.contains('=') => Some(name.to_owned()),
+        name => Some(format!("/dev/{name}")),
+    }
 }
 
 /// The names of the block devices that a kernel lists when it finds no root: a device number, a

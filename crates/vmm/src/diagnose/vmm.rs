@@ -37,11 +37,11 @@ fn firecracker(line: &str) -> Option<Complaint> {
         "Cannot open the VM file descriptor",
     ];
     let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
-    if has(&kvm) {
-        return Some(Complaint::Kvm(text.to_owned()));
-    }
     let refused = text.strip_prefix("Received Error. Status code: ");
     let message = refused.and_then(|it| it.split_once(" Message: ")).map(|it| it.1);
+    if has(&kvm) {
+        return Some(Complaint::Kvm(message.unwrap_or(text).to_owned()));
+    }
     let configured = text.contains("Failed to build MicroVM from Json");
     let message = message.or(configured.then_some(text)).or_else(|| unparsed(text))?.to_owned();
     Some(if has(&["Kernel Loader", "Cannot load kernel", "Invalid kernel"]) {

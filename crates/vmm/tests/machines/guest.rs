@@ -125,7 +125,7 @@ impl Drop for Host {
 }
 
 /// The tests' init, compiled.
-fn init(dir: &Path) -> Vec<u8> {
+pub(crate) fn init(dir: &Path) -> Vec<u8> {
     let binary = dir.join("init");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/init.c");
     let compiler = Command::new("cc")
