@@ -127,6 +127,12 @@ impl AgentClient {
         answer.await.map(|_| ())
     }
 
+    /// Forgets the connection, whose other end a pause or a restore of the guest may have lost. The
+    /// next call dials; commands that are followed go on with the connection they have.
+    pub async fn forget_connection(&self) {
+        *self.inner.connection.lock().await = None;
+    }
+
     /// Says that the VM is over: every call under way and every later one ends with
     /// [`AgentError::VmEnded`]. The first reason stays.
     pub fn close(&self, reason: impl Into<String>) {

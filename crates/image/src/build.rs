@@ -23,8 +23,8 @@ use crate::{
 use aetherium_model::{
     Name, Timestamp,
     finding::Finding,
-    resources::Resources,
-    template::{Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
+    resources::{Resources, VirtioTransport},
+    template::{CpuTemplate, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
 };
 use std::{
     fs::{self, File, Permissions},
@@ -54,6 +54,10 @@ pub struct BuildRequest {
     pub defaults: Resources,
     /// Kernel arguments beyond those the driver chooses.
     pub kernel_args: Vec<String>,
+    /// What its VMs' CPUs are made to look like; like the host's where absent.
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its VMs' devices are attached; as fits best where absent.
+    pub transport: Option<VirtioTransport>,
     /// Whether an existing template of that name is replaced.
     pub replace: bool,
 }
@@ -177,6 +181,7 @@ async fn take_kernel(
     request: &BuildRequest,
 ) -> Result<(Kernel, Option<Finding>)> {
     let extra_args = request.kernel_args.clone();
+    let (cpu_template, transport) = (request.cpu_template.clone(), request.transport);
     let dir = dir.to_owned();
     blocking(move || {
         let Examined { facts, elf } = kernel::examine(&image)?;
@@ -200,6 +205,8 @@ async fn take_kernel(
             release: facts.release,
             format: facts.format,
             extra_args,
+            cpu_template,
+            transport,
             elf,
             needs_bytes: Some(facts.needs_bytes),
             config: facts.config,

@@ -111,6 +111,8 @@ impl Parts {
             agent: self.path("fc-agent"),
             defaults: Resources::default(),
             kernel_args: vec!["quiet".into()],
+            cpu_template: None,
+            transport: None,
             replace: false,
         }
     }

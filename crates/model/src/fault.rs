@@ -82,8 +82,6 @@ codes! {
     KvmFailed = "kvm_failed",
     /// The guest has no virtio socket, by which alone its agent was to be reached.
     VsockMissing = "vsock_missing",
-    /// A network interface, the guest's or the host's end of it, could not be had.
-    NetworkFailed = "network_failed",
     /// The guest started another init than the agent, and the agent did not come.
     AgentMissing = "agent_missing",
     /// The guest booted, but its agent did not answer within the deadline.
@@ -106,6 +104,8 @@ codes! {
     TemplateBroken = "template_broken",
     /// The host has no room for the VM's disk.
     DiskFull = "disk_full",
+    /// The VM's network could not be made on this host, or did not come up in the guest.
+    NetworkFailed = "network_failed",
     /// No driver on this host passes its preflight.
     DriverUnavailable = "driver_unavailable",
     /// The worker restarted and could not take the VM over.

@@ -123,9 +123,10 @@ impl FromStr for DriverChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Only(DriverKind::Firecracker)),
             "qemu" => Ok(Self::Only(DriverKind::Qemu)),
             "process" => Ok(Self::Only(DriverKind::Process)),
-            _ => Err(format!("{text:?} is not a driver: give auto, qemu or process")),
+            _ => Err(format!("{text:?} is not a driver: give auto, firecracker, qemu or process")),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     Timestamp,
     kernel::{KernelConfig, KernelFacts},
     name::Name,
-    resources::Resources,
+    resources::{Resources, VirtioTransport},
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,12 @@ pub struct Kernel {
     /// Arguments beyond those the driver chooses.
     #[serde(default)]
     pub extra_args: Vec<String>,
+    /// What its guests' CPUs are made to look like; like the host's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its guests' devices are attached; as fits best where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
     /// The same kernel as an uncompressed ELF image, for VMMs that load nothing else; absent where
     /// `image` is one itself, or cannot be unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

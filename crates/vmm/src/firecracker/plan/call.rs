@@ -10,12 +10,6 @@ use std::{borrow::Cow, fmt};
 /// One call to make before `InstanceStart`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiCall {
-    /// `PUT /logger`.
-    Logger(Logger),
-    /// `PUT /metrics`.
-    Metrics(Metrics),
-    /// `PUT /serial`.
-    Serial(Serial),
     /// `PUT /machine-config`.
     MachineConfig(MachineConfig),
     /// `PUT /cpu-config`, with a custom CPU template.
@@ -43,9 +37,6 @@ impl ApiCall {
     /// The path it goes to.
     pub fn path(&self) -> Cow<'static, str> {
         match self {
-            Self::Logger(_) => "/logger".into(),
-            Self::Metrics(_) => "/metrics".into(),
-            Self::Serial(_) => "/serial".into(),
             Self::MachineConfig(_) => "/machine-config".into(),
             Self::CpuConfig(_) => "/cpu-config".into(),
             Self::BootSource(_) => "/boot-source".into(),
@@ -88,9 +79,6 @@ struct Body<'a>(&'a ApiCall);
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            ApiCall::Logger(it) => it.serialize(s),
-            ApiCall::Metrics(it) => it.serialize(s),
-            ApiCall::Serial(it) => it.serialize(s),
             ApiCall::MachineConfig(it) => it.serialize(s),
             ApiCall::CpuConfig(it) => it.serialize(s),
             ApiCall::BootSource(it) => it.serialize(s),
@@ -111,33 +99,6 @@ impl Serialize for ApiCall {
         call.serialize_field("body", &Body(self))?;
         call.end()
     }
-}
-
-/// Firecracker's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Logger {
-    /// The file, which exists.
-    pub log_path: String,
-    /// `Error`, `Warning`, `Info` or `Debug`.
-    pub level: &'static str,
-    /// Whether each line names its level.
-    pub show_level: bool,
-    /// Whether each line names its place in Firecracker's source.
-    pub show_log_origin: bool,
-}
-
-/// Firecracker's metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Metrics {
-    /// The file, which exists.
-    pub metrics_path: String,
-}
-
-/// The serial console.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Serial {
-    /// The file, which exists.
-    pub serial_out_path: String,
 }
 
 /// CPUs and memory.
@@ -174,7 +135,6 @@ pub enum HugePages {
 
 impl HugePages {
     /// Whether these are ordinary pages.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub fn is_none(&self) -> bool {
         *self == Self::None
     }

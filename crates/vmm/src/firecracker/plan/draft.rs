@@ -1,8 +1,8 @@
 //! A plan in the making. Its steps are in [`super::machine`] and [`super::devices`].
 
 use super::{
-    AgentTransport, Confinement, ConsolePlan, FileUse, FirecrackerVersion, HostFacts, KnownBad,
-    Plan, PlanError, PlanRequest, Reason, SharedFile, TemplateFacts, Topic,
+    AgentTransport, Confinement, FileUse, FirecrackerVersion, HostFacts, KnownBad, Plan, PlanError,
+    PlanRequest, Reason, SharedFile, TemplateFacts, Topic,
     guest::{Guest, Has},
     kernel_args, transport,
 };
@@ -50,7 +50,6 @@ impl<'a> Draft<'a> {
             calls: Vec::new(),
             devices: Vec::new(),
             agent: Vec::new(),
-            console: ConsolePlan::Stdout,
             hears_ctrl_alt_del: true,
             files: Vec::new(),
             warnings: Vec::new(),

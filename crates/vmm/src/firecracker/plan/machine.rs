@@ -1,8 +1,8 @@
 //! The steps of a plan that make the machine: logs, console, CPUs, memory, kernel.
 
 use super::{
-    ApiCall, BootSource, Confinement, Console, ConsolePlan, CpuVendor, Feature, FileUse, HugePages,
-    Logger, MachineConfig, Metrics, PlanError, Serial, Start, Topic,
+    ApiCall, BootSource, Confinement, Console, CpuVendor, Feature, FileUse, HugePages,
+    MachineConfig, PlanError, Start, Topic,
     draft::{Draft, extra_args},
     guest::Has,
     kernel_args,
@@ -33,17 +33,17 @@ impl Draft<'_> {
         }
     }
 
-    /// Firecracker's log and metrics.
+    /// Firecracker's log and metrics, as arguments: so they are there before the first call, and for a
+    /// snapshot, before whose load nothing may be configured.
     pub(super) fn logs(&mut self) -> Result<(), PlanError> {
-        let (log, log_path) = self.own("firecracker.log", FileUse::Append)?;
-        self.plan.calls.push(ApiCall::Logger(Logger {
-            log_path,
-            level: "Info",
-            show_level: true,
-            show_log_origin: false,
-        }));
-        let (_, metrics_path) = self.own("firecracker.metrics", FileUse::Append)?;
-        self.plan.calls.push(ApiCall::Metrics(Metrics { metrics_path }));
+        let (log, log_path) = self.own("vmm.log", FileUse::Append)?;
+        let (_, metrics_path) = self.own("metrics.json", FileUse::Append)?;
+        self.plan.program_args.extend(
+            ["--log-path", &log_path, "--level", "Info", "--show-level"]
+                .into_iter()
+                .chain(["--metrics-path", &metrics_path])
+                .map(str::to_owned),
+        );
         let why = if self.version.supports(Feature::MakesLogFiles) {
             "what Firecracker says of a failure is kept with the VM"
         } else {
@@ -53,24 +53,15 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Where the guest's console goes.
-    pub(super) fn console(&mut self) -> Result<(), PlanError> {
-        let chosen = if self.version.supports(Feature::SerialToFile) {
-            let (path, serial_out_path) = self.own("console.log", FileUse::Append)?;
-            self.plan.calls.push(ApiCall::Serial(Serial { serial_out_path }));
-            let chosen = path.display().to_string();
-            self.plan.console = ConsolePlan::File { path };
-            chosen
-        } else {
-            "standard output".to_owned()
-        };
+    /// Where the guest's console goes: to standard output, which whoever starts Firecracker opens for
+    /// appending. A file that Firecracker opens itself (`PUT /serial`) could not be cut while it runs.
+    pub(super) fn console(&mut self) {
         let verbosity = match self.request.console {
             Console::Quiet => "quiet",
             Console::Verbose => "all messages",
         };
         let why = kernel_args::console_reason(self.request.console, &self.guest);
-        self.because(Topic::Console, format!("{chosen}, {verbosity}"), why);
-        Ok(())
+        self.because(Topic::Console, format!("standard output, {verbosity}"), why);
     }
 
     /// CPUs and memory.

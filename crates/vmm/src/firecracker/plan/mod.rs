@@ -23,8 +23,8 @@ mod transport;
 mod version;
 
 pub use call::{
-    ApiCall, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, Logger, MachineConfig,
-    Method, Metrics, NetworkInterface, RateLimiter, Serial, TokenBucket, Vsock,
+    ApiCall, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Method,
+    NetworkInterface, RateLimiter, TokenBucket, Vsock,
 };
 pub use error::PlanError;
 pub use request::{
@@ -60,8 +60,6 @@ pub struct Plan {
     pub devices: Vec<GuestDevice>,
     /// How the agent will be reached, best first; never empty.
     pub agent: Vec<AgentTransport>,
-    /// Where the guest's console goes.
-    pub console: ConsolePlan,
     /// Whether `SendCtrlAltDel` can end the guest; without a keyboard driver it is not heard.
     pub hears_ctrl_alt_del: bool,
     /// Files that Firecracker opens or makes, as it and as the host names them.
@@ -101,19 +99,6 @@ pub enum AgentTransport {
         /// The guest's address and port.
         address: SocketAddr,
     },
-}
-
-/// Where the guest's console goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "to", rename_all = "snake_case")]
-pub enum ConsolePlan {
-    /// Firecracker writes the file itself (`PUT /serial`).
-    File {
-        /// The file, as the host names it. It must exist before the call.
-        path: PathBuf,
-    },
-    /// Firecracker's standard output is the console, and whoever starts it directs that to a file.
-    Stdout,
 }
 
 /// A file that Firecracker uses, under both its names.
@@ -206,7 +191,7 @@ pub fn plan(
     let mut draft = Draft::begin(host, firecracker, guest, template, request)?;
     draft.jail();
     draft.logs()?;
-    draft.console()?;
+    draft.console();
     draft.machine()?;
     draft.disks()?;
     draft.network()?;

@@ -317,9 +317,6 @@ fn calls_are_those_that_the_version_knows() {
     };
     let new = accepted("1.16.1", &kernel_but(&[]), &request);
     let expected = [
-        "/logger",
-        "/metrics",
-        "/serial",
         "/machine-config",
         "/drives/root",
         "/drives/overlay",
@@ -330,10 +327,8 @@ fn calls_are_those_that_the_version_knows() {
         "/boot-source",
     ];
     assert_eq!(paths(&new), expected);
-    assert_eq!(new.console, ConsolePlan::File { path: "/run/vm1/console.log".into() });
     let old = accepted("1.13.1", &kernel_but(&[]), &request);
-    assert!(!paths(&old).contains(&"/serial".to_owned()));
-    assert_eq!(old.console, ConsolePlan::Stdout);
+    assert_eq!(paths(&old), expected);
     let machine = body(&old, "/machine-config");
     assert!(machine.get("huge_pages").is_none() && machine.get("cpu_template").is_none());
 }
@@ -374,7 +369,8 @@ fn in_a_jail_firecracker_is_told_the_names_that_it_sees() {
     assert!(
         matches!(&plan.agent[0], AgentTransport::Vsock { uds, .. } if *uds == root.join("vsock"))
     );
-    assert_eq!(plan.console, ConsolePlan::File { path: root.join("console.log") });
+    let log = plan.program_args.iter().position(|it| it == "--log-path").unwrap();
+    assert_eq!(plan.program_args[log + 1], "/vmm.log");
 }
 
 #[test]
@@ -462,8 +458,8 @@ fn a_plan_prints_as_json_with_every_call() {
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["firecracker"], "1.16.1");
     assert_eq!(json["calls"][0]["method"], "PUT");
-    assert_eq!(json["calls"][0]["path"], "/logger");
-    assert_eq!(json["calls"][0]["body"]["log_path"], "/run/vm1/firecracker.log");
+    assert_eq!(json["calls"][0]["path"], "/machine-config");
+    assert_eq!(json["calls"][0]["body"]["vcpu_count"], 1);
 }
 
 prop_compose! {
@@ -594,9 +590,7 @@ proptest! {
         // Each path that Firecracker is given is one it can see.
         for call in &plan.calls {
             let body = call.body().unwrap();
-            for field in ["log_path", "metrics_path", "serial_out_path", "kernel_image_path",
-                "initrd_path", "path_on_host", "uds_path"]
-            {
+            for field in ["kernel_image_path", "initrd_path", "path_on_host", "uds_path"] {
                 let Some(path) = body.get(field).and_then(|it| it.as_str()) else { continue };
                 prop_assert!(plan.files.iter().any(|it| it.vmm == PathBuf::from(path)), "{}", path);
             }

@@ -99,8 +99,6 @@ pub enum Feature {
     NetworkOverrides,
     /// virtio over PCI: `--enable-pci`.
     Pci,
-    /// `PUT /serial`: the console to a file.
-    SerialToFile,
     /// Log and metrics files are made where missing.
     MakesLogFiles,
     /// Memory that can be added and taken: `/hotplug/memory`.
@@ -127,10 +125,7 @@ impl Feature {
             Self::Acpi | Self::VmGenId => (8, 0),
             Self::Pvh | Self::NetworkOverrides => (12, 0),
             Self::Pci => (13, 0),
-            Self::SerialToFile
-            | Self::MakesLogFiles
-            | Self::MemoryHotplug
-            | Self::FreePageReporting => (14, 0),
+            Self::MakesLogFiles | Self::MemoryHotplug | Self::FreePageReporting => (14, 0),
             Self::VsockOverride | Self::ClockRealtime => (16, 0),
             Self::BzImage | Self::TransparentHugePages | Self::MetricsId => (17, 0),
         };
@@ -147,7 +142,6 @@ impl fmt::Display for Feature {
             Self::Pvh => "entry by PVH",
             Self::NetworkOverrides => "network overrides at a restore",
             Self::Pci => "virtio over PCI",
-            Self::SerialToFile => "console to a file",
             Self::MakesLogFiles => "making of log files",
             Self::MemoryHotplug => "memory hotplug",
             Self::FreePageReporting => "free page reporting",
@@ -244,7 +238,6 @@ mod tests {
             (Feature::Acpi, "1.8.0"),
             (Feature::NetworkOverrides, "1.12.0"),
             (Feature::Pci, "1.13.0"),
-            (Feature::SerialToFile, "1.14.0"),
             (Feature::VsockOverride, "1.16.0"),
             (Feature::BzImage, "1.17.0"),
         ];
