@@ -1,5 +1,6 @@
 //! Kernels: what an image file is, what it can do, and where its modules are.
 
+pub(crate) mod belongs;
 mod config;
 mod facts;
 pub mod image;

@@ -11,7 +11,7 @@
 use crate::{
     digest,
     error::{ImageError, OnPath, Result},
-    staging,
+    kernel, staging,
 };
 use aetherium_model::{
     Name,
@@ -172,6 +172,12 @@ impl InstalledTemplate {
             .chain(elf)
             .map(|(name, file)| self.verify_file(name, file, check))
             .collect()
+    }
+
+    /// Looks whether kernel and initramfs belong together: one finding for the image's release, one
+    /// for the modules'. Reads both.
+    pub fn verify_kernel(&self) -> Vec<Finding> {
+        kernel::belongs::findings(self)
     }
 
     fn verify_file(&self, check_name: &str, file: &TemplateFile, check: Check) -> Finding {

@@ -172,6 +172,20 @@ async fn a_template_is_built_from_files_and_holds_what_it_was_given() {
 }
 
 #[tokio::test]
+async fn a_template_whose_modules_are_another_kernels_is_told_of() {
+    let parts = Parts::new();
+    let template = build(&parts.store, parts.request(), &Silent).await.unwrap();
+    let verdicts = || template.verify_kernel().iter().map(|it| it.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts(), [Verdict::Ok, Verdict::Ok]);
+    let mut archive = fs::read(template.initramfs()).unwrap();
+    archive.extend_from_slice(b"vermagic=5.10.0 SMP ");
+    fs::write(template.initramfs(), archive).unwrap();
+    assert_eq!(verdicts(), [Verdict::Ok, Verdict::Fail]);
+    let found = template.verify_kernel().remove(1).found;
+    assert!(found.contains("5.10.0") && found.contains(RELEASE), "{found}");
+}
+
+#[tokio::test]
 async fn a_name_that_is_taken_is_refused_unless_the_template_is_to_be_replaced() {
     let parts = Parts::new();
     let first = build(&parts.store, parts.request(), &Silent).await.unwrap();

@@ -76,6 +76,14 @@ codes! {
     InitExited = "init_exited",
     /// The guest ran out of memory while booting.
     GuestOutOfMemory = "guest_out_of_memory",
+    /// The VMM cannot load the guest's kernel.
+    KernelUnsupported = "kernel_unsupported",
+    /// KVM refused to make or to run the guest.
+    KvmFailed = "kvm_failed",
+    /// The guest has no virtio socket, by which alone its agent was to be reached.
+    VsockMissing = "vsock_missing",
+    /// The guest started another init than the agent, and the agent did not come.
+    AgentMissing = "agent_missing",
     /// The guest booted, but its agent did not answer within the deadline.
     AgentSilent = "agent_silent",
     /// The guest did not get as far as its init within the deadline.
@@ -96,7 +104,7 @@ codes! {
     TemplateBroken = "template_broken",
     /// The host has no room for the VM's disk.
     DiskFull = "disk_full",
-    /// The VM's network could not be made on this host.
+    /// The VM's network could not be made on this host, or did not come up in the guest.
     NetworkFailed = "network_failed",
     /// No driver on this host passes its preflight.
     DriverUnavailable = "driver_unavailable",

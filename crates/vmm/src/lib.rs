@@ -32,6 +32,7 @@ mod footprint;
 mod held;
 mod host;
 mod kvm;
+mod kvm_device;
 mod launch;
 mod machine;
 mod needs;

@@ -14,6 +14,7 @@ pub(crate) mod jail;
 mod launch;
 mod machine;
 pub mod plan;
+mod preflight;
 mod probe;
 mod program;
 mod snapshot;
@@ -69,6 +70,7 @@ impl Vmm for Firecracker {
     async fn preflight(&self) -> Vec<Finding> {
         let info = self.program.info().await;
         let mut findings = vec![program::finding(&info), launch::jailer_finding(&self.config)];
+        findings.extend(preflight::findings(info.as_ref().ok().map(|info| info.version)));
         findings.push(match &info {
             Ok(info) => self
                 .kvm

@@ -92,7 +92,7 @@ impl Host {
                     needs_bytes: KERNEL_NEEDS_BYTES,
                     config: None,
                 },
-                extra_args: vec![format!("behave={behave}")],
+                extra_args: format!("behave={behave}").split(' ').map(str::to_owned).collect(),
                 modules: Vec::new(),
                 cpu_template: None,
             },
@@ -142,7 +142,7 @@ impl Drop for Host {
 }
 
 /// The tests' init, compiled.
-fn init(dir: &Path) -> Vec<u8> {
+pub(crate) fn init(dir: &Path) -> Vec<u8> {
     let binary = dir.join("init");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/init.c");
     let compiler = Command::new("cc")

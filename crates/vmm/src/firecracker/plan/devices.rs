@@ -156,6 +156,11 @@ impl Draft<'_> {
         if balloon_mib.saturating_add(MIN_BESIDE_BALLOON_MIB) > memory_mib {
             return Err(PlanError::BalloonTooLarge { balloon_mib, memory_mib });
         }
+        if balloon_mib == 0 && self.guest.has(KernelOption::VirtioBalloon) == Has::No {
+            let why = "the kernel has no driver for it: memory that it frees stays with the guest";
+            self.because(Topic::Balloon, "none", why);
+            return Ok(());
+        }
         self.require(KernelOption::VirtioBalloon, "for its balloon")?;
         self.device("balloon", "virtio_balloon".to_owned(), "memory balloon");
         self.plan.calls.push(ApiCall::Balloon(Balloon {

@@ -428,6 +428,18 @@ fn a_kernel_whose_console_cannot_work_is_told_of() {
 }
 
 #[test]
+fn an_empty_balloon_is_done_without_where_the_kernel_has_none_and_a_full_one_refused() {
+    let kernel = kernel_but(&[(Option_::VirtioBalloon, Setting::Off)]);
+    let of = |amount_mib| {
+        let balloon = BalloonRequest { amount_mib, deflate_on_oom: true, stats_interval_s: 0 };
+        PlanRequest { balloon: Some(balloon), ..request() }
+    };
+    assert!(!paths(&accepted("1.16.1", &kernel, &of(0))).contains(&"/balloon".to_owned()));
+    let error = refused("1.16.1", &kernel, &of(8));
+    assert!(error.to_string().contains("CONFIG_VIRTIO_BALLOON"), "{error}");
+}
+
+#[test]
 fn a_plan_warns_of_the_defects_that_its_vm_can_meet() {
     let memory_mib = MemoryMib::try_from(4096).unwrap();
     let large = Resources { memory_mib, ..Resources::default() };
