@@ -1,6 +1,7 @@
 //! What a guest's serial console shows: the lines of a boot, and of one that is lost.
 
 use crate::body::{BootSource, Drive, NetworkInterface};
+use aetherium_agent_proto::config::EndsBy;
 use std::{
     fmt::Write as _,
     fs::File,
@@ -121,8 +122,16 @@ pub(crate) const PANIC: &str = "\
 /// The init's word that its agent can be reached.
 pub(crate) const LISTENING: &str = "aetherium-init: stage=listening uptime_ms=200\n";
 
-/// A guest's word that it ends in order.
-pub(crate) const RESTART: &str = "[    9.000000] reboot: Restarting system\n";
+/// The init's word that its kernel runs, which is all that a probe is for.
+pub(crate) const PROBE: &str = "aetherium-init: probe uptime_ms=150\n";
+
+/// A guest's last words: by a restart, which ends Firecracker, or by a power switch, which it lacks.
+pub(crate) const fn farewell(ends_by: EndsBy) -> &'static str {
+    match ends_by {
+        EndsBy::Restart => "[    9.000000] reboot: Restarting system\n",
+        EndsBy::PowerOff => "[    9.000000] reboot: Power down\n",
+    }
+}
 
 #[cfg(test)]
 mod tests {

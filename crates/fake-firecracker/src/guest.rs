@@ -1,15 +1,21 @@
 //! The guest: an agent as a child process, which ends with this process however that ends.
 
-use crate::console::Console;
+use crate::{cable::Cable, console::Console};
+use aetherium_agent_proto::{Token, config::GuestConfig};
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     process::{Pid, Signal, kill_process, set_parent_process_death_signal},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use std::{
-    fs, io,
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
@@ -19,11 +25,26 @@ use tokio::{
     net::UnixStream,
     process::{Child, ChildStdout, Command},
     sync::watch,
+    task::JoinHandle,
     time::timeout,
 };
 
 /// How long the agent may take to listen.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Where the agent listens over TCP.
+const TCP: &str = "tcp:0.0.0.0:9999";
+
+/// What a guest is made of.
+pub(crate) struct Parts {
+    /// The agent's program.
+    pub(crate) agent: PathBuf,
+    /// The VM's own directory, where files are for a moment.
+    pub(crate) dir: PathBuf,
+    /// What the host told the guest, if it did.
+    pub(crate) config: Option<GuestConfig>,
+    /// The host's TAP and the guest's hardware address.
+    pub(crate) tap: Option<(File, Option<[u8; 6]>)>,
+}
 
 /// A guest with its agent up.
 #[derive(Debug)]
@@ -31,33 +52,74 @@ pub(crate) struct Guest {
     pid: Pid,
     /// The agent's socket, by its inode: its name is gone as soon as it is known.
     socket: OwnedFd,
+    /// Whether the agent listens on vsock.
+    vsock: bool,
     runs: watch::Sender<bool>,
+    cable: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Guest {
     /// Starts the agent. The second value resolves when it has ended.
     pub(crate) async fn boot(
-        agent: &Path,
+        parts: Parts,
         console: &Arc<Console>,
     ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
-        let dir = tempfile::Builder::new().prefix("fake-fc").tempdir()?;
-        let path = dir.path().join("agent");
-        let mut child = spawn(agent, &path)?;
+        let own = rustix::process::getpid();
+        let token = parts.dir.join(format!(".token-{own}"));
+        let socket = parts.dir.join(format!(".agent-{own}"));
+        let outcome = Self::boot_with(parts, &socket, &token, console).await;
+        for file in [socket, token] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        outcome
+    }
+
+    async fn boot_with(
+        parts: Parts,
+        socket: &Path,
+        token: &Path,
+        console: &Arc<Console>,
+    ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
+        let config = parts.config.unwrap_or_default();
+        let mut args: Vec<OsString> = vec!["--listen".into(), in_words("unix:", socket)];
+        let tcp = match (&config.token, &config.net, parts.tap) {
+            (Some(secret), Some(net), Some((tap, mac))) if config.transports.tcp => {
+                write_token(token, secret)?;
+                args.extend(["--listen".into(), TCP.into(), "--token-file".into(), token.into()]);
+                Some((net.clone(), tap, mac))
+            }
+            _ => None,
+        };
+        let (runs, watching) = watch::channel(true);
+        let (mut child, cable) = match tcp {
+            None => (spawn(&parts.agent, &args)?, None),
+            Some((net, tap, mac)) => {
+                let (cable, child) = Cable::lay(|| spawn(&parts.agent, &args))?;
+                cable.configure(&net, mac).await?;
+                (child, Some(tokio::spawn(cable.carry(tap, watching))))
+            }
+        };
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.ok_or_else(|| io::Error::other("the agent has ended"))?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
         let mut lines = BufReader::new(stdout).lines();
-        timeout(DEADLINE, listening(&mut lines)).await.map_err(io::Error::other)??;
-        let socket = openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        fs::remove_file(&path)?;
+        let listeners = 1 + usize::from(cable.is_some());
+        timeout(DEADLINE, listening(&mut lines, listeners)).await.map_err(io::Error::other)??;
+        let socket = openat(CWD, socket, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let ended = follow(child, lines, console.clone());
-        Ok((Self { pid, socket, runs: watch::Sender::new(true) }, ended))
+        Ok((Self { pid, socket, vsock: config.transports.vsock, runs, cable }, ended))
     }
 
-    /// Opens a connection to the agent, as soon as the guest runs.
+    /// Opens a connection to the agent's vsock port, as soon as the guest runs.
     pub(crate) async fn connect(&self) -> io::Result<UnixStream> {
         let mut runs = self.runs.subscribe();
         runs.wait_for(|runs| *runs).await.map_err(io::Error::other)?;
+        if !self.vsock {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         UnixStream::connect(format!("/proc/self/fd/{}", self.socket.as_raw_fd())).await
     }
 
@@ -87,7 +149,26 @@ impl Guest {
     }
 }
 
-fn spawn(agent: &Path, socket: &Path) -> io::Result<Child> {
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(cable) = &self.cable {
+            cable.abort();
+        }
+    }
+}
+
+fn in_words(prefix: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(prefix);
+    word.push(path);
+    word
+}
+
+fn write_token(path: &Path, token: &Token) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(token.expose().as_bytes())
+}
+
+fn spawn(agent: &Path, args: &[OsString]) -> io::Result<Child> {
     // As root the guest gets process numbers of its own, so that whatever runs in it dies with its
     // agent. From here on this process can start no threads, which is why it has but one. Others do
     // without.
@@ -95,8 +176,7 @@ fn spawn(agent: &Path, socket: &Path) -> io::Result<Child> {
     let _ = unsafe { unshare_unsafe(UnshareFlags::NEWPID) };
     let mut command = Command::new(agent);
     command
-        .arg("--listen")
-        .arg(format!("unix:{}", socket.display()))
+        .args(args)
         .current_dir("/")
         .env_clear()
         .envs(["PATH", "HOME"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
@@ -110,13 +190,15 @@ fn spawn(agent: &Path, socket: &Path) -> io::Result<Child> {
     command.spawn()
 }
 
-async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> io::Result<()> {
-    while let Some(line) = lines.next_line().await? {
-        if line.starts_with("listening ") {
-            return Ok(());
-        }
+/// Waits until the agent says that it listens, so many times.
+async fn listening(lines: &mut Lines<BufReader<ChildStdout>>, times: usize) -> io::Result<()> {
+    let mut seen = 0;
+    while seen < times {
+        let line = lines.next_line().await?;
+        let line = line.ok_or_else(|| io::Error::other("the agent ended before it listened"))?;
+        seen += usize::from(line.starts_with("listening "));
     }
-    Err(io::Error::other("the agent ended before it listened"))
+    Ok(())
 }
 
 /// Shows what the agent prints until it has ended.

@@ -18,8 +18,13 @@ use crate::{
     version::Version,
     vsock::Device,
 };
+use aetherium_agent_proto::config::GuestConfig;
 use serde_json::{Value, json};
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::{Notify, watch};
 
 /// The state that `GET /` shows.
@@ -52,6 +57,8 @@ pub(crate) struct Temper {
 pub(crate) struct Machine {
     temper: Temper,
     id: String,
+    /// The VM's own directory: the API socket's.
+    dir: PathBuf,
     pci: bool,
     log: Arc<Log>,
     console: Arc<Console>,
@@ -66,6 +73,8 @@ pub(crate) struct Machine {
     vsock: Option<(Vsock, Device)>,
     balloon: Option<Balloon>,
     metrics: bool,
+    /// What the guest was told at its boot.
+    guest_config: Option<GuestConfig>,
     guest: watch::Sender<Option<Arc<Guest>>>,
     /// Told when the guest is over, which is Firecracker's own end.
     over: Arc<Notify>,
@@ -76,6 +85,7 @@ impl Machine {
         Self {
             temper,
             id: serve.id.clone(),
+            dir: serve.api_socket.parent().map(Path::to_owned).unwrap_or_default(),
             pci: serve.pci,
             log,
             console: Arc::default(),
@@ -88,6 +98,7 @@ impl Machine {
             vsock: None,
             balloon: None,
             metrics: serve.metrics.is_some(),
+            guest_config: None,
             guest: watch::Sender::new(None),
             over,
         }

@@ -9,6 +9,7 @@ use crate::{
     refusal::Refusal,
     version::Version,
 };
+use aetherium_agent_proto::config::GuestConfig;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -25,6 +26,8 @@ pub(crate) struct Saved {
     pub(crate) drives: Vec<Drive>,
     pub(crate) networks: Vec<NetworkInterface>,
     pub(crate) vsock: Option<Vsock>,
+    /// What the guest was told at its boot, which is in its memory.
+    pub(crate) guest: Option<GuestConfig>,
     /// Kept with the memory: a snapshot of one transport loads as that, whatever the command line.
     pub(crate) pci: bool,
 }

@@ -11,16 +11,18 @@ use crate::{
         ActionBody, ActionType, BootSource, CreateSnapshot, Drive, LoadSnapshot, NetworkInterface,
         SnapshotType, StateBody, WantedState, read,
     },
-    console::{Console, Hardware, LISTENING, PANIC, RESTART},
+    console::{Console, Hardware, LISTENING, PANIC, PROBE, farewell},
     files,
-    guest::Guest,
+    guest::{Guest, Parts},
+    initrd,
     refusal::Refusal,
     settings::{GuestKind, VsockKind},
     snapshot::{self, Saved},
     version::Version,
 };
+use aetherium_agent_proto::config::{EndsBy, GuestConfig, Mode};
 use serde_json::Value;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
 
 impl Machine {
@@ -48,17 +50,36 @@ impl Machine {
             ));
         };
         files::check_kernel(&boot.kernel_image_path, self.temper.version)?;
+        self.guest_config = boot.initrd_path.as_deref().map(told).transpose()?.flatten();
         self.state = State::Running;
         self.log.line("fc_api", "Guest starts.");
         let fate = self.show_boot(&boot);
-        let life = Life {
-            agent: self.temper.agent.clone(),
+        tokio::spawn(self.life()?.lead(fate));
+        Ok(())
+    }
+
+    /// What a guest of this machine lives with.
+    fn life(&self) -> Result<Life, Refusal> {
+        let tap = match self.networks.first() {
+            None => None,
+            Some((network, tap)) => {
+                let tap = tap.try_clone().map_err(|it| Refusal::bad_request(it.to_string()))?;
+                Some((tap, network.guest_mac.as_deref().and_then(mac)))
+            }
+        };
+        Ok(Life {
+            // Without a word from the host it is taken for one that ends as Firecracker can see.
+            ends_by: self.guest_config.as_ref().map_or(EndsBy::Restart, |it| it.ends_by),
+            parts: Parts {
+                agent: self.temper.agent.clone(),
+                dir: self.dir.clone(),
+                config: self.guest_config.clone(),
+                tap,
+            },
             console: self.console.clone(),
             guest: self.guest.clone(),
             over: self.over.clone(),
-        };
-        tokio::spawn(life.lead(fate));
-        Ok(())
+        })
     }
 
     /// Prints what the kernel would, and says how the boot goes on.
@@ -76,7 +97,12 @@ impl Machine {
         self.console.write(&hardware.kernel_lines());
         match self.temper.guest {
             GuestKind::Hangs => Fate::Hangs,
-            GuestKind::Boots if !hardware.loses_its_bus() => Fate::ComesUp,
+            GuestKind::Boots if !hardware.loses_its_bus() => {
+                match self.guest_config.as_ref().map(|it| it.mode) {
+                    Some(Mode::Probe) => Fate::Probes,
+                    _ => Fate::ComesUp,
+                }
+            }
             GuestKind::Boots | GuestKind::Panics => {
                 Fate::Panics { restart: after_panic(&hardware.command_line()) }
             }
@@ -127,6 +153,7 @@ impl Machine {
             drives: self.drives.iter().map(|(drive, _)| drive.clone()).collect(),
             networks: self.networks.iter().map(|(it, _)| it.clone()).collect(),
             vsock: self.vsock.as_ref().map(|(vsock, _)| vsock.clone()),
+            guest: self.guest_config.clone(),
             pci: self.pci,
         };
         snapshot::write(&saved, &wanted)?;
@@ -154,12 +181,7 @@ impl Machine {
                 refusal.message
             ))
         })?;
-        let life = Life {
-            agent: self.temper.agent.clone(),
-            console: self.console.clone(),
-            guest: self.guest.clone(),
-            over: self.over.clone(),
-        };
+        let life = self.life()?;
         // A restored guest was up before, and is at once.
         if let Some(ended) = life.come_up().await {
             tokio::spawn(ended);
@@ -176,6 +198,7 @@ impl Machine {
     fn restore(&mut self, saved: Saved, wanted: &LoadSnapshot) -> Result<(), Refusal> {
         self.pci = saved.pci;
         self.machine = saved.machine;
+        self.guest_config = saved.guest;
         for drive in saved.drives {
             let path = drive.path_on_host.clone().unwrap_or_default();
             let file = files::open_drive(&path, drive.is_read_only == Some(true))?;
@@ -216,6 +239,8 @@ impl Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     ComesUp,
+    /// Says that its kernel runs, and ends.
+    Probes,
     Hangs,
     /// And restarts after so long, if at all.
     Panics {
@@ -234,7 +259,8 @@ fn after_panic(command_line: &str) -> Option<Duration> {
 
 /// The guest's life, beside the machine that started it.
 struct Life {
-    agent: PathBuf,
+    ends_by: EndsBy,
+    parts: Parts,
     console: Arc<Console>,
     guest: watch::Sender<Option<Arc<Guest>>>,
     over: Arc<Notify>,
@@ -244,6 +270,10 @@ impl Life {
     async fn lead(self, fate: Fate) {
         match fate {
             Fate::Hangs => {}
+            Fate::Probes => {
+                self.console.write(PROBE);
+                say_farewell(&self.console, self.ends_by, &self.over);
+            }
             Fate::Panics { restart } => {
                 self.console.write(PANIC);
                 if let Some(delay) = restart {
@@ -261,24 +291,50 @@ impl Life {
 
     /// Starts the agent. What comes back resolves with the guest's end.
     async fn come_up(self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        match Guest::boot(&self.agent, &self.console).await {
-            Ok((guest, ended)) => {
-                self.console.write(LISTENING);
-                self.guest.send_replace(Some(Arc::new(guest)));
+        let Self { ends_by, parts, console, guest, over } = self;
+        let agent = parts.agent.clone();
+        match Guest::boot(parts, &console).await {
+            Ok((booted, ended)) => {
+                console.write(LISTENING);
+                guest.send_replace(Some(Arc::new(booted)));
                 Some(async move {
                     ended.await;
-                    self.console.write(RESTART);
-                    self.over.notify_one();
+                    guest.send_replace(None);
+                    say_farewell(&console, ends_by, &over);
                 })
             }
             Err(error) => {
                 // A test that names no agent must see it, and not wait for an answer.
-                eprintln!("fake-firecracker: {} does not start: {error}", self.agent.display());
-                self.over.notify_one();
+                eprintln!("fake-firecracker: {} does not start: {error}", agent.display());
+                over.notify_one();
                 None
             }
         }
     }
+}
+
+/// The guest is over. Firecracker ends with a guest that restarts; one that switches itself off
+/// leaves it standing.
+fn say_farewell(console: &Console, ends_by: EndsBy, over: &Notify) {
+    console.write(farewell(ends_by));
+    if ends_by == EndsBy::Restart {
+        over.notify_one();
+    }
+}
+
+/// What the host told the guest in its initramfs.
+fn told(initrd: &Path) -> Result<Option<GuestConfig>, Refusal> {
+    initrd::guest_config(initrd).map_err(|error| {
+        Refusal::bad_request(format!(
+            "Start microvm error: Error with initrd initialization: {error}."
+        ))
+    })
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
+    bytes?.try_into().ok()
 }
 
 #[cfg(test)]

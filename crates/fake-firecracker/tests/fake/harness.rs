@@ -1,6 +1,7 @@
 //! Starts fakes, calls their API, and ends them with the test.
 
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint};
+use aetherium_agent_proto::config::GuestConfig;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -60,12 +61,23 @@ impl Place {
 
     /// A fake that listens.
     pub(crate) async fn fake(&self, name: &str, args: &[&str], settings: Value) -> Fake {
+        self.fake_by(name, args, settings, |command| command.spawn().unwrap()).await
+    }
+
+    /// A fake that `spawn` starts, and that listens.
+    pub(crate) async fn fake_by(
+        &self,
+        name: &str,
+        args: &[&str],
+        settings: Value,
+        spawn: impl FnOnce(&mut Command) -> Child,
+    ) -> Fake {
         let (socket, console) =
             (self.path(&format!("{name}.sock")), self.path(&format!("{name}.log")));
         let mut command = self.program(name, settings);
         command.arg("--api-sock").arg(&socket).args(["--id", name]).args(args);
         command.stdout(fs::File::create(&console).unwrap());
-        let mut fake = Fake { process: command.spawn().unwrap(), socket, console };
+        let mut fake = Fake { process: spawn(&mut command), socket, console };
         let listening = async {
             while UnixStream::connect(&fake.socket).await.is_err() {
                 assert!(fake.process.try_wait().unwrap().is_none(), "it ended: {}", fake.console());
@@ -161,7 +173,19 @@ impl Fake {
         answer["fault_message"].as_str().expect("no fault_message").to_owned()
     }
 
-    /// Configures a guest with a root, and a vsock where `vsock` says.
+    /// Configures a guest that is told `config` by its initramfs.
+    pub(crate) async fn configure_told(&self, place: &Place, config: &GuestConfig) {
+        self.configure(place, "quiet").await;
+        let initrd = place.path("initrd");
+        let json = serde_json::to_vec(config).unwrap();
+        fs::write(&initrd, archive("aetherium/guest.json", &json)).unwrap();
+        let boot = json!({
+            "kernel_image_path": place.path("vmlinux"), "boot_args": "quiet", "initrd_path": initrd,
+        });
+        self.put("/boot-source", boot).await;
+    }
+
+    /// Configures a guest with a root and a vsock.
     pub(crate) async fn configure(&self, place: &Place, args: &str) {
         let kernel = place.path("vmlinux");
         self.put("/boot-source", json!({"kernel_image_path": kernel, "boot_args": args})).await;
@@ -199,6 +223,17 @@ impl Fake {
         let status = timeout(PATIENCE, self.process.wait()).await.expect("it does not end");
         status.unwrap().code()
     }
+}
+
+/// A cpio archive, as the kernel unpacks them, with one file.
+fn archive(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut numbers = [0; 13];
+    (numbers[6], numbers[11]) = (content.len(), path.len() + 1);
+    let numbers: String = numbers.iter().map(|it| format!("{it:08x}")).collect();
+    let mut bytes = format!("070701{numbers}{path}\0").into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(content);
+    bytes
 }
 
 /// The agent behind a vsock socket.

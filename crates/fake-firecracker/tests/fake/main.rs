@@ -12,6 +12,8 @@
 mod calls;
 mod faults;
 mod harness;
+mod initramfs;
 mod lives;
+mod network;
 mod snapshots;
 mod vsock;
