@@ -248,6 +248,12 @@ impl AgentClient {
         answer.await.map(|_| ())
     }
 
+    /// Forgets the connection, whose other end a pause or a restore of the guest may have lost. The
+    /// next call dials; commands that are followed go on with the connection they have.
+    pub async fn forget_connection(&self) {
+        *self.inner.connection.lock().await = None;
+    }
+
     /// The guest's files.
     #[must_use]
     pub fn files(&self) -> Files {

@@ -96,7 +96,10 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
 
 /// What waits for a command to end, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::default().routes(routes!(vms::execute))
+    OpenApiRouter::default()
+        .routes(routes!(vms::execute))
+        .routes(routes!(vms::pause))
+        .routes(routes!(vms::resume))
 }
 
 /// Get this description

@@ -7,6 +7,7 @@ use crate::{
 };
 use aetherium_agent_proto::Token;
 use aetherium_model::{VmId, WorkspaceId};
+use aetherium_net::Slot;
 use aetherium_vmm::Footprint;
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path};
@@ -23,6 +24,9 @@ pub(crate) struct Journal {
     pub(crate) workspace_id: Option<WorkspaceId>,
     /// What its agent demands over TCP, in clear: only the owner may read the file.
     pub(crate) token: Token,
+    /// Its part of the host's network, if it has one.
+    #[serde(default)]
+    pub(crate) slot: Option<Slot>,
     /// Its processes and sockets; absent until they were started.
     pub(crate) footprint: Option<Footprint>,
 }

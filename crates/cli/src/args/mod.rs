@@ -8,7 +8,7 @@ pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 use aetherium_model::{
     Name,
     assistant::Assistant,
-    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus},
+    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
@@ -147,9 +147,18 @@ impl Command {
 /// Which driver, and where its programs are.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct DriverArgs {
-    /// The driver: `auto`, `qemu` or `process` (no isolation).
+    /// The driver: `auto`, `firecracker`, `qemu` or `process` (no isolation).
     #[arg(long, env = "AETHERIUM_DRIVER", default_value = "auto")]
     pub(crate) driver: DriverChoice,
+    /// Firecracker's program; else firecracker from PATH.
+    #[arg(long, env = "AETHERIUM_FIRECRACKER", value_name = "FILE")]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; else the one beside it, or jailer from PATH.
+    #[arg(long, env = "AETHERIUM_JAILER", value_name = "FILE")]
+    pub(crate) jailer: Option<PathBuf>,
+    /// Run Firecracker without its jailer, though this is root.
+    #[arg(long, conflicts_with = "jailer")]
+    pub(crate) no_jailer: bool,
     /// QEMU's program; else qemu-system-x86_64 from PATH.
     #[arg(long, env = "AETHERIUM_QEMU", value_name = "FILE", value_parser = file)]
     pub(crate) qemu: Option<PathBuf>,
@@ -162,6 +171,9 @@ pub(crate) struct DriverArgs {
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,
+    /// Give Firecracker's VMs no network of the host's: their agents are reached over vsock alone.
+    #[arg(long)]
+    pub(crate) no_slots: bool,
 }
 
 /// Where the truth is kept.
@@ -213,6 +225,9 @@ pub(crate) struct VmArgs {
     /// What it may reach: `isolated` or `egress`.
     #[arg(long)]
     pub(crate) network: Option<NetworkMode>,
+    /// How its devices are attached: `pci` or `mmio`; as fits best where absent.
+    #[arg(long)]
+    pub(crate) transport: Option<VirtioTransport>,
 }
 
 /// A command to run in a VM.
@@ -368,6 +383,16 @@ pub(crate) enum VmCommand {
         /// Its id.
         vm: String,
     },
+    /// Stop its CPUs; its memory is kept.
+    Pause {
+        /// Its id.
+        vm: String,
+    },
+    /// Let a paused one go on.
+    Resume {
+        /// Its id.
+        vm: String,
+    },
     /// Print what its kernel and init wrote to the console.
     Console {
         /// Its id.
@@ -438,6 +463,12 @@ pub(crate) struct BuildArgs {
     /// A kernel argument for its VMs; may be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) kernel_arg: Vec<String>,
+    /// What the CPUs of its VMs are made to look like: a custom CPU template of Firecracker, in JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cpu_template: Option<PathBuf>,
+    /// How the devices of its VMs are attached: `pci` or `mmio`; as fits best where absent.
+    #[arg(long)]
+    pub(crate) transport: Option<VirtioTransport>,
     /// Virtual CPUs of its VMs by default.
     #[arg(long)]
     pub(crate) vcpus: Option<Vcpus>,

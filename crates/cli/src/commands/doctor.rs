@@ -13,7 +13,7 @@ use aetherium_model::{
     finding::{Finding, Verdict},
     resources::{DriverChoice, DriverKind},
 };
-use aetherium_vmm::{AgentProcess, Qemu, Vmm};
+use aetherium_vmm::{AgentProcess, DriverConfig, Firecracker, Qemu, Vmm as _};
 use aetherium_worker::Layout;
 use std::process::ExitCode;
 
@@ -22,11 +22,12 @@ pub(crate) async fn doctor(args: &Args, driver: &DriverArgs) -> Result<ExitCode,
     data.create()?;
     let layout = Layout::open(data.path()).map_err(Fault::from)?;
     let config = server::driver_config(&data, &layout, driver);
-    let vmm: Box<dyn Vmm> = match driver.driver {
-        DriverChoice::Only(DriverKind::Process) => Box::new(AgentProcess::new(&config)),
-        _ => Box::new(Qemu::new(&config)),
+    let mut findings = match driver.driver {
+        DriverChoice::Only(DriverKind::Process) => AgentProcess::new(&config).preflight().await,
+        DriverChoice::Only(DriverKind::Firecracker) => Firecracker::new(&config).preflight().await,
+        DriverChoice::Only(DriverKind::Qemu) => Qemu::new(&config).preflight().await,
+        DriverChoice::Auto => every_driver(&config).await,
     };
-    let mut findings = vmm.preflight().await;
     findings.push(agent_found(driver));
     findings.extend(templates(&data, driver.driver)?);
     findings.push(server_found(&data));
@@ -37,6 +38,17 @@ pub(crate) async fn doctor(args: &Args, driver: &DriverArgs) -> Result<ExitCode,
     }
     let failed = findings.iter().any(|it| it.verdict == Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What `auto` chooses among. That there is no Firecracker matters only to who asks for it.
+async fn every_driver(config: &DriverConfig) -> Vec<Finding> {
+    let mut findings = Qemu::new(config).preflight().await;
+    if Firecracker::is_installed(config) {
+        let known: Vec<String> = findings.iter().map(|it| it.check.clone()).collect();
+        let more = Firecracker::new(config).preflight().await;
+        findings.extend(more.into_iter().filter(|it| !known.contains(&it.check)));
+    }
+    findings
 }
 
 fn agent_found(driver: &DriverArgs) -> Finding {

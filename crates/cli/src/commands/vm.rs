@@ -45,10 +45,22 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
                 println!("{vm} is being ended ({})", task.id);
             }
         }
+        VmCommand::Pause { vm } => changed(args, &client, vm, "pause").await?,
+        VmCommand::Resume { vm } => changed(args, &client, vm, "resume").await?,
         VmCommand::Console { vm } => {
             print!("{}", client.text(&format!("/vms/{vm}/console")).await?);
         }
     }
+    Ok(())
+}
+
+/// Has something done to a VM, and prints where it stands then.
+async fn changed(args: &Args, client: &Client, vm: &str, verb: &str) -> Result<(), CliError> {
+    let vm: Vm = client.post(&format!("/vms/{vm}/{verb}"), &serde_json::json!({})).await?;
+    if args.json {
+        return print::json(&vm);
+    }
+    println!("{} is {}", vm.id, vm.state.as_str());
     Ok(())
 }
 
@@ -60,6 +72,7 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         memory_mib: vm.memory_mib,
         disk_mib: vm.disk_mib,
         network: vm.network,
+        transport: vm.transport,
     }
 }
 

@@ -112,6 +112,8 @@ fn execute(program: &CString) -> String {
 fn serve_beside(config: GuestConfig, started_uptime_ms: u64, listening: impl FnMut()) -> ! {
     // A program that dies beside init ends itself alone, and says why.
     std::panic::set_hook(Box::new(|panic| note(format!("the agent failed: {panic}"))));
+    // The name in process lists; the agent was started as `/init`, which it is no more.
+    let _ = fs::write("/proc/self/comm", "fc-agent");
     // In a session of its own no terminal that init hangs up takes the agent with it.
     let _ = rustix::process::setsid();
     leave_inits_cgroup();

@@ -156,6 +156,11 @@ pub(crate) fn template(name: &str) -> Template {
             release: "6".into(),
             format: KernelFormat::BzImage,
             extra_args: vec![],
+            cpu_template: None,
+            transport: None,
+            elf: None,
+            needs_bytes: None,
+            config: None,
         },
         initramfs: Initramfs {
             image: file("initramfs"),

@@ -27,6 +27,9 @@ fn put(store: &TemplateStore, template: &str, change: impl FnOnce(&mut Template)
             release: "6.1".into(),
             format: KernelFormat::BzImage,
             extra_args: vec![],
+            elf: None,
+            needs_bytes: None,
+            config: None,
         },
         initramfs: Initramfs {
             image: file(INITRAMFS_FILE),

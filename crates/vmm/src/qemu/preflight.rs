@@ -1,11 +1,14 @@
 //! What the QEMU driver needs of its host.
 
 use super::{
-    kvm::{self, Kvm},
     program::{Info, OLDEST, PROGRAM, Program, REMEDY},
     vsock,
 };
-use crate::{DriverConfig, VmmError, host, spawn::find_program};
+use crate::{
+    DriverConfig, VmmError, host,
+    kvm::{self, Kvm, Prober as _},
+    spawn::find_program,
+};
 use aetherium_model::finding::Finding;
 
 /// Looks at everything; runs no guest.
@@ -18,9 +21,9 @@ pub(crate) async fn run(config: &DriverConfig, program: &Program, kvm: &Kvm) -> 
     }
     findings.push(device());
     findings.push(match &info {
-        Ok(info) => {
-            kvm.recall(info).unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template"))
-        }
+        Ok(info) => kvm
+            .recall(&info.vmm())
+            .unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template")),
         Err(_) => kvm::unprobed("not probed: no QEMU answers"),
     });
     findings.push(vsock_helper(config));

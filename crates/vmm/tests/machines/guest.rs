@@ -2,12 +2,13 @@
 
 use aetherium_model::{
     VmId,
+    kernel::KernelFacts,
     resources::{DriverKind, NetworkMode, Resources},
     template::KernelFormat,
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProcessRef, Qemu, Vmm,
-    VmmExit, VsockChoice, strays,
+    AgentAddress, Boot, DriverConfig, Footprint, GuestKernel, LaunchSpec, Machine, ProcessRef,
+    Qemu, Vmm, VmmExit, VsockChoice, firecracker::plan::TransportChoice, strays,
 };
 use std::{
     fs,
@@ -21,6 +22,9 @@ use tempfile::TempDir;
 
 /// Ample for an emulated guest on a busy machine; a test that meets it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a distribution's kernel needs to begin: more than 16 MiB, and less than the guests here have.
+const KERNEL_NEEDS_BYTES: u64 = 48 << 20;
 
 /// The kernel that guests boot: `AETHERIUM_TEST_KERNEL`, or what `make test` provides.
 pub(crate) fn kernel() -> PathBuf {
@@ -79,9 +83,19 @@ impl Host {
     /// A guest with another initramfs.
     pub(crate) fn spec_with(&self, behave: &str, initrd: PathBuf) -> LaunchSpec {
         self.spec_of(Boot::Kernel {
-            kernel: kernel(),
-            format: KernelFormat::BzImage,
-            extra_args: vec![format!("behave={behave}")],
+            kernel: GuestKernel {
+                image: kernel(),
+                elf: None,
+                facts: KernelFacts {
+                    release: "of the host's distribution".to_owned(),
+                    format: KernelFormat::BzImage,
+                    needs_bytes: KERNEL_NEEDS_BYTES,
+                    config: None,
+                },
+                extra_args: format!("behave={behave}").split(' ').map(str::to_owned).collect(),
+                modules: Vec::new(),
+                cpu_template: None,
+            },
             initrd,
             disks: Vec::new(),
         })
@@ -100,6 +114,9 @@ impl Host {
             boot,
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Auto,
+            transport: TransportChoice::Auto,
+            track_dirty_pages: false,
+            slot: None,
         }
     }
 
@@ -125,7 +142,7 @@ impl Drop for Host {
 }
 
 /// The tests' init, compiled.
-fn init(dir: &Path) -> Vec<u8> {
+pub(crate) fn init(dir: &Path) -> Vec<u8> {
     let binary = dir.join("init");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/init.c");
     let compiler = Command::new("cc")

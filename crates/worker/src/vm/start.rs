@@ -1,23 +1,28 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::record::Record;
+use super::{network, record::Record};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
-    config::{Disk as GuestDisk, DiskSelector, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
+    config::{
+        Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, GuestNet, Mode,
+        Transports,
+    },
 };
 use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
     Code, Fault,
     finding::Verdict,
-    resources::DriverKind,
+    resources::{DriverKind, VirtioTransport},
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, Footprint, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
+    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit,
+    VsockChoice,
     diagnose::{self, Phase},
+    firecracker::plan::TransportChoice,
 };
 use std::{
     path::{Path, PathBuf},
@@ -44,11 +49,12 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let driver = host.driver()?;
     let vm = record.vm().clone();
     let token = Token::from_random(rand::random());
-    let spec = prepare(host, &vm, &token).await?;
-
+    crate::layout::private_dir(&host.layout.vm(vm.id))?;
+    let slot = network::take_slot(host, &vm).await?;
     let mut journal =
-        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, footprint: None };
+        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, slot, footprint: None };
     journal.write(&host.layout)?;
+    let spec = prepare(host, &vm, &journal).await?;
     let prepared = began.elapsed();
     let machine = driver.launch(&spec).await?;
     journal.footprint = Some(machine.footprint().clone());
@@ -59,6 +65,8 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     record.amend(|vm| {
         vm.driver = Some(footprint.driver);
         vm.accelerator = Some(footprint.accelerator.to_string());
+        vm.virtio_transport = footprint.transport;
+        vm.address = spec.slot.as_ref().map(|slot| slot.address);
     });
     record.apply(VmEvent::Launched, None).await;
 
@@ -111,13 +119,13 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 }
 
 /// Makes the VM's directory and everything in it that the VMM will open.
-async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec, Fault> {
+async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
-    crate::layout::private_dir(&run_dir)?;
-    let boot = match host.driver()?.kind() {
-        DriverKind::Process => prepare_process(host, &run_dir, token)?,
-        _ => prepare_guest(host, vm, &run_dir, token).await?,
+    let (boot, transport) = match host.driver()?.kind() {
+        DriverKind::Process => (prepare_process(host, &run_dir, &journal.token)?, None),
+        _ => prepare_guest(host, vm, &run_dir, journal).await?,
     };
+    let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
     Ok(LaunchSpec {
         vm_id: vm.id,
         run_dir,
@@ -125,6 +133,9 @@ async fn prepare(host: &Arc<Host>, vm: &Vm, token: &Token) -> Result<LaunchSpec,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,
+        transport,
+        track_dirty_pages: false,
+        slot: journal.slot.clone(),
     })
 }
 
@@ -142,8 +153,8 @@ async fn prepare_guest(
     host: &Arc<Host>,
     vm: &Vm,
     run_dir: &Path,
-    token: &Token,
-) -> Result<Boot, Fault> {
+    journal: &Journal,
+) -> Result<(Boot, Option<VirtioTransport>), Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
     host.learn_accelerator(&template).await?;
@@ -160,22 +171,43 @@ async fn prepare_guest(
         }
     };
     let initrd = run_dir.join(INITRD);
-    write_guest_initrd(&template, &initrd, token, &hostname(vm), host.settings.vsock).await?;
+    let driver = host.driver()?.kind();
+    let guest = GuestIdentity {
+        token: &journal.token,
+        hostname: &hostname(vm),
+        net: network::seen_by_guest(driver, journal.slot.as_ref()),
+        ends_by: ends_by(driver),
+    };
+    write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
+    let kernel = guest_kernel(&template);
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
         path,
         read_only,
         serial: serial.to_owned(),
     };
-    Ok(Boot::Kernel {
-        kernel: template.kernel(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
+    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
+    let boot = Boot::Kernel {
+        kernel,
         initrd,
         disks: vec![
             disk(template.rootfs(), true, "aetherium-root"),
             disk(overlay, false, "aetherium-rw"),
         ],
-    })
+    };
+    Ok((boot, transport))
+}
+
+/// The kernel of a template, as drivers take it.
+fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
+    let kernel = &template.manifest.kernel;
+    GuestKernel {
+        image: template.kernel(),
+        elf: template.kernel_elf(),
+        facts: kernel.facts(),
+        extra_args: kernel.extra_args.clone(),
+        modules: template.manifest.initramfs.modules.clone(),
+        cpu_template: kernel.cpu_template.clone(),
+    }
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
@@ -189,6 +221,28 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     }
 }
 
+/// What only one guest is told.
+#[derive(Debug, Clone)]
+pub struct GuestIdentity<'a> {
+    /// What its agent demands over TCP.
+    pub token: &'a Token,
+    /// Its host name.
+    pub hostname: &'a str,
+    /// Its network; none where absent, and then its agent is reached over vsock alone.
+    pub net: Option<GuestNet>,
+    /// What ends its machine.
+    pub ends_by: EndsBy,
+}
+
+/// What ends the machine of a driver's guests: Firecracker has no power switch, and ends when its
+/// guest restarts.
+pub const fn ends_by(driver: DriverKind) -> EndsBy {
+    match driver {
+        DriverKind::Firecracker => EndsBy::Restart,
+        DriverKind::Qemu | DriverKind::Process => EndsBy::PowerOff,
+    }
+}
+
 /// Writes the initramfs of one guest of `template`: the template's own, and what only this guest may
 /// know. Public for whoever boots a template without a worker, such as a benchmark's floor.
 ///
@@ -197,34 +251,37 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
 pub async fn write_guest_initrd(
     template: &InstalledTemplate,
     path: &Path,
-    token: &Token,
-    hostname: &str,
+    guest: GuestIdentity<'_>,
     vsock: VsockChoice,
 ) -> Result<(), Fault> {
     let config = GuestConfig {
-        token: Some(token.clone()),
-        hostname: Some(hostname.to_owned()),
+        token: Some(guest.token.clone()),
+        hostname: Some(guest.hostname.to_owned()),
+        ends_by: guest.ends_by,
         root: Some(GuestDisk::ext4(DiskSelector::Uuid(template.manifest.rootfs.uuid.clone()))),
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
-        net: Some(crate::host::guest_net()),
-        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: true },
+        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: guest.net.is_some() },
+        net: guest.net,
         ..GuestConfig::default()
     };
     write_initrd(template.initramfs(), path.to_owned(), &config).await
 }
 
 /// The guest of a probe: this template's kernel, with an init that says it runs and powers off.
-pub(crate) async fn probe_guest(
+///
+/// # Errors
+/// The file `initrd` cannot be written.
+pub async fn probe_guest(
     template: &InstalledTemplate,
     initrd: PathBuf,
 ) -> Result<ProbeGuest, Fault> {
-    let config = GuestConfig { mode: Mode::Probe, ..GuestConfig::default() };
+    // Every driver's machine ends at a restart; not every one's at a power-off.
+    let ends_by = EndsBy::Restart;
+    let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
     write_initrd(template.initramfs(), initrd.clone(), &config).await?;
     Ok(ProbeGuest {
-        kernel: template.kernel(),
+        kernel: guest_kernel(template),
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
         initrd,
     })
 }

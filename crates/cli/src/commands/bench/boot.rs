@@ -14,7 +14,7 @@ use crate::{
 };
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, Token};
 use aetherium_image::{BlankDisks, InstalledTemplate};
-use aetherium_model::{Code, Fault, VmId, vm::Vm};
+use aetherium_model::{Code, Fault, VmId, resources::DriverKind, vm::Vm};
 use aetherium_vmm::{Role, VsockChoice};
 use aetherium_worker::Layout;
 use std::{
@@ -102,14 +102,14 @@ impl Floor {
         std::fs::create_dir_all(&self.dir).map_err(|error| local(self.dir.display(), error))?;
         let token = Token::from_random(rand::random());
         let initrd = self.dir.join("initrd");
-        aetherium_worker::write_guest_initrd(
-            &self.template,
-            &initrd,
-            &token,
-            "bare",
-            VsockChoice::Off,
-        )
-        .await?;
+        let guest = aetherium_worker::GuestIdentity {
+            token: &token,
+            hostname: "bare",
+            net: Some(aetherium_worker::guest_net()),
+            ends_by: aetherium_worker::ends_by(DriverKind::Qemu),
+        };
+        aetherium_worker::write_guest_initrd(&self.template, &initrd, guest, VsockChoice::Off)
+            .await?;
         let disk = self.dir.join("overlay.ext4");
         self.blanks
             .clone_to(&disk, self.template.manifest.defaults.disk_mib)
