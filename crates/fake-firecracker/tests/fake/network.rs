@@ -42,6 +42,7 @@ fn on_a_host_of_its_own(test: impl AsyncFnOnce() + Send) {
 
 fn told(slot: &Slot, token: &Token) -> GuestConfig {
     let net = GuestNet {
+        routes: Vec::new(),
         address_cidr: format!("{}/{}", slot.guest.address, slot.guest.prefix).parse().unwrap(),
         gateway: Some(slot.guest.gateway),
         dns: vec![slot.guest.dns],
