@@ -22,6 +22,7 @@ use aetherium_agent_proto::config::GuestConfig;
 use serde_json::{Value, json};
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -72,7 +73,9 @@ pub(crate) struct Machine {
     networks: Vec<(NetworkInterface, File)>,
     vsock: Option<(Vsock, Device)>,
     balloon: Option<Balloon>,
-    metrics: bool,
+    metrics: Option<File>,
+    /// Whether a snapshot was taken since the guest was paused.
+    snapshot_taken: bool,
     /// What the guest was told at its boot.
     guest_config: Option<GuestConfig>,
     guest: watch::Sender<Option<Arc<Guest>>>,
@@ -81,11 +84,19 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(temper: Temper, serve: &Serve, log: Arc<Log>, over: Arc<Notify>) -> Self {
-        Self {
+    /// A machine of which nothing is configured, but for what the command line says.
+    pub(crate) fn new(
+        temper: Temper,
+        serve: &Serve,
+        metrics: Option<File>,
+        log: Arc<Log>,
+        over: Arc<Notify>,
+    ) -> io::Result<Self> {
+        let socket = std::path::absolute(&serve.api_socket)?;
+        Ok(Self {
             temper,
             id: serve.id.clone(),
-            dir: serve.api_socket.parent().map(Path::to_owned).unwrap_or_default(),
+            dir: socket.parent().map(Path::to_owned).unwrap_or_default(),
             pci: serve.pci,
             log,
             console: Arc::default(),
@@ -97,11 +108,12 @@ impl Machine {
             networks: Vec::new(),
             vsock: None,
             balloon: None,
-            metrics: serve.metrics.is_some(),
+            metrics,
+            snapshot_taken: false,
             guest_config: None,
             guest: watch::Sender::new(None),
             over,
-        }
+        })
     }
 
     /// Does what a call asks, if it may come now. A value is what to answer with.

@@ -56,7 +56,7 @@ pub(crate) async fn run(settings: Settings, serve: Serve) -> Result<(), String> 
     let log = Arc::new(Log::new(&serve.id, file));
     log.line("main", &format!("Running Firecracker v{version}"));
     let metrics = serve.metrics.as_ref().map(open).transpose();
-    metrics.map_err(|e| {
+    let metrics = metrics.map_err(|e| {
         format!("MetricsInitialization(InitializationFailure({:?}))", e.to_string())
     })?;
     let listener = UnixListener::bind(&serve.api_socket)
@@ -65,7 +65,8 @@ pub(crate) async fn run(settings: Settings, serve: Serve) -> Result<(), String> 
     let over = Arc::new(Notify::new());
     let temper =
         Temper { version, agent: settings.agent, guest: settings.guest, vsock: settings.vsock };
-    let machine = Machine::new(temper, &serve, log.clone(), over.clone());
+    let machine = Machine::new(temper, &serve, metrics, log.clone(), over.clone())
+        .map_err(|error| error.to_string())?;
     let shared = Arc::new(Shared {
         inner: Mutex::new(Inner { machine, faults }),
         log: log.clone(),

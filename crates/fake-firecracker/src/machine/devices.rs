@@ -12,6 +12,7 @@ use crate::{
     vsock::Device,
 };
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 /// Firecracker's own limit (`MAX_SUPPORTED_VCPUS`).
 const MAX_VCPUS: u8 = 32;
@@ -83,13 +84,23 @@ impl Machine {
                 "Metrics error: Cannot initialize the metrics system due to bad user input: {why}"
             ))
         };
-        files::open_output(&metrics_path, self.temper.version)
+        let file = files::open_output(&metrics_path, self.temper.version)
             .map_err(|error| refused(error.to_string()))?;
-        if self.metrics {
+        if self.metrics.is_some() {
             return Err(refused("Reinitialization of metrics not allowed.".to_owned()));
         }
-        self.metrics = true;
+        self.metrics = Some(file);
         Ok(())
+    }
+
+    /// Writes one line of metrics, if there is a file for them.
+    pub(super) fn flush_metrics(&mut self) -> Result<(), Refusal> {
+        let Some(file) = self.metrics.as_mut() else { return Ok(()) };
+        let now = jiff::Timestamp::now().as_millisecond();
+        let line = json!({ "utc_timestamp_ms": now, "vcpu": { "failures": 0 } });
+        file.write_all(format!("{line}\n").as_bytes()).map_err(|error| {
+            Refusal::bad_request(format!("Internal VMM error: Metrics error: {error}"))
+        })
     }
 
     pub(super) fn set_serial(&self, body: Value) -> Result<(), Refusal> {

@@ -32,7 +32,7 @@ impl Machine {
             (ActionType::InstanceStart, State::NotStarted) => self.start(),
             (ActionType::InstanceStart, _) => Err(Refusal::after_boot()),
             (_, State::NotStarted) => Err(Refusal::before_boot()),
-            (ActionType::FlushMetrics, _) => Ok(()),
+            (ActionType::FlushMetrics, _) => self.flush_metrics(),
             (ActionType::SendCtrlAltDel, _) => {
                 if let Some(guest) = self.guest.borrow().as_ref() {
                     guest.press_ctrl_alt_del();
@@ -117,12 +117,15 @@ impl Machine {
             WantedState::Paused => {
                 guest.iter().for_each(|guest| guest.pause());
                 self.state = State::Paused;
+                self.snapshot_taken = false;
             }
             WantedState::Resumed => {
                 guest.iter().for_each(|guest| guest.resume());
                 self.state = State::Running;
+                // A snapshot tells the guest that its connections are gone, which cures it.
                 if let Some((_, device)) = &self.vsock
                     && self.temper.vsock == VsockKind::LostByResume
+                    && !self.snapshot_taken
                 {
                     device.behave(VsockKind::Silent);
                 }
@@ -157,6 +160,7 @@ impl Machine {
             pci: self.pci,
         };
         snapshot::write(&saved, &wanted)?;
+        self.snapshot_taken = true;
         // No connection survives a snapshot, on either side of it.
         if let Some((_, device)) = &self.vsock {
             device.cut();

@@ -207,3 +207,17 @@ async fn balloons_are_updated_within_what_they_were_made_with() {
     assert!(said.contains("Statistics cannot be enabled/disabled"), "{said}");
     assert_eq!(fake.get("/vm/config").await["boot-source"]["boot_args"], Value::from("quiet"));
 }
+
+#[tokio::test]
+async fn metrics_are_written_when_they_are_asked_for() {
+    let place = Place::new();
+    let fake = place.fake("fc", &["--metrics-path", "metrics"], json!({})).await;
+    let said = fake.refused(Method::PUT, "/metrics", json!({"metrics_path": "metrics"})).await;
+    assert!(said.contains("Reinitialization of metrics not allowed"), "{said}");
+    fake.configure(&place, "quiet").await;
+    fake.start().await;
+    fake.put("/actions", json!({"action_type": "FlushMetrics"})).await;
+    let text = std::fs::read_to_string(place.path("metrics")).unwrap();
+    let line: Value = serde_json::from_str(text.trim()).unwrap();
+    assert!(line["utc_timestamp_ms"].is_u64(), "{line}");
+}
