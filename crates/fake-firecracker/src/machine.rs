@@ -69,10 +69,12 @@ pub(crate) struct Machine {
     boot: Option<BootSource>,
     machine: MachineConfig,
     /// The root first, whatever the order of the calls.
-    drives: Vec<(Drive, Option<File>)>,
+    drives: Vec<(Drive, File)>,
     networks: Vec<(NetworkInterface, File)>,
     vsock: Option<(Vsock, Device)>,
     balloon: Option<Balloon>,
+    entropy: Option<Value>,
+    serial: Option<PathBuf>,
     metrics: Option<File>,
     /// Whether a snapshot was taken since the guest was paused.
     snapshot_taken: bool,
@@ -108,6 +110,8 @@ impl Machine {
             networks: Vec::new(),
             vsock: None,
             balloon: None,
+            entropy: None,
+            serial: None,
             metrics,
             snapshot_taken: false,
             guest_config: None,
@@ -129,7 +133,7 @@ impl Machine {
             Action::DescribeMachine => return Ok(Some(json!(self.machine))),
             Action::DescribeBalloon => return self.describe_balloon().map(Some),
             Action::DescribeBalloonStats => return self.describe_balloon_stats().map(Some),
-            Action::DescribeMemoryHotplug => return Err(no_device("Memory hotplug")),
+            Action::DescribeMemoryHotplug => return Err(no_device("Internal VMM")),
             Action::SetBootSource => self.set_boot_source(body)?,
             Action::SetCpuConfig => {}
             Action::SetMachine | Action::UpdateMachine => self.set_machine(body)?,
@@ -144,10 +148,12 @@ impl Machine {
             Action::SetBalloon => self.set_balloon(body)?,
             Action::UpdateBalloon => self.update_balloon(body)?,
             Action::UpdateBalloonStats => self.update_balloon_stats(body)?,
-            Action::SetEntropy | Action::SetPmem | Action::SetMemoryHotplug => {
+            Action::SetEntropy => {
                 self.boot_path = true;
+                self.entropy = Some(json!({ "rate_limiter": body["rate_limiter"] }));
             }
-            Action::UpdateMemoryHotplug => return Err(no_device("Memory hotplug")),
+            Action::SetPmem | Action::SetMemoryHotplug => self.boot_path = true,
+            Action::UpdateMemoryHotplug => return Err(no_device("Memory hotplug update")),
             Action::Act => self.act(body)?,
             Action::SetState => self.set_state(body)?,
             Action::CreateSnapshot => self.create_snapshot(body)?,
@@ -185,10 +191,17 @@ impl Machine {
         let networks: Vec<&NetworkInterface> = self.networks.iter().map(|(it, _)| it).collect();
         json!({
             "balloon": self.balloon,
-            "boot-source": self.boot,
+            "boot-source": self.boot.clone().unwrap_or_default(),
+            "cpu-config": null,
             "drives": drives,
+            "entropy": self.entropy,
+            "logger": null,
             "machine-config": self.machine,
+            "memory-hotplug": null,
+            "metrics": null,
+            "mmds-config": null,
             "network-interfaces": networks,
+            "pmem": [],
             "vsock": self.vsock.as_ref().map(|(vsock, _)| vsock),
         })
     }

@@ -68,7 +68,7 @@ impl Machine {
     }
 
     pub(super) fn set_logger(&self, body: Value) -> Result<(), Refusal> {
-        let LoggerBody { log_path } = read(body)?;
+        let LoggerBody { log_path, .. } = read(body)?;
         let Some(path) = log_path else { return Ok(()) };
         let file = files::open_output(&path, self.temper.version).map_err(|error| {
             Refusal::bad_request(format!("Logger error: Failed to open target file: {error}"))
@@ -103,13 +103,10 @@ impl Machine {
         })
     }
 
-    pub(super) fn set_serial(&self, body: Value) -> Result<(), Refusal> {
+    /// The file is opened with the device, at the start.
+    pub(super) fn set_serial(&mut self, body: Value) -> Result<(), Refusal> {
         let SerialBody { serial_out_path } = read(body)?;
-        let Some(path) = serial_out_path else { return Ok(()) };
-        let file = files::open_output(&path, self.temper.version).map_err(|error| {
-            Refusal::bad_request(format!("Serial error: Failed to open target file: {error}"))
-        })?;
-        self.console.redirect(file);
+        self.serial = serial_out_path;
         Ok(())
     }
 
@@ -131,10 +128,14 @@ impl Machine {
                 "Drive config error: Unable to create the virtio block device: Invalid block config.",
             ));
         };
-        let file = files::open_drive(path, read_only)?;
+        let file = files::open_drive(path, read_only).map_err(|why| {
+            let message =
+                format!("Drive config error: Unable to create the virtio block device: {why}");
+            Refusal::bad_request(message)
+        })?;
         self.drives.retain(|(it, _)| it.drive_id != drive.drive_id);
         let at = if drive.is_root_device { 0 } else { self.drives.len() };
-        self.drives.insert(at, (drive, Some(file)));
+        self.drives.insert(at, (drive, file));
         Ok(())
     }
 
@@ -147,7 +148,13 @@ impl Machine {
             ));
         };
         if let Some(path) = update.path_on_host {
-            *file = Some(files::open_drive(&path, drive.is_read_only == Some(true))?);
+            let opened = files::open_drive(&path, drive.is_read_only == Some(true));
+            *file = opened.map_err(|why| {
+                Refusal::bad_request(format!(
+                    "Drive config error: Unable to patch the block device: Block: {why} Please \
+                     verify the request arguments."
+                ))
+            })?;
             drive.path_on_host = Some(path);
         }
         Ok(())
@@ -162,6 +169,7 @@ impl Machine {
         if let Some(mac) = &network.guest_mac
             && self.networks.iter().any(|(it, _)| taken(it))
         {
+            let mac = String::from(mac.clone());
             let message = format!("Network config error: The MAC address is already in use: {mac}");
             return Err(Refusal::bad_request(message));
         }
@@ -203,7 +211,11 @@ impl Machine {
     }
 
     pub(super) fn set_balloon(&mut self, body: Value) -> Result<(), Refusal> {
-        let balloon: Balloon = read(body)?;
+        let mut balloon: Balloon = read(body)?;
+        if self.temper.version >= Version::V1_14 {
+            balloon.free_page_hinting.get_or_insert(false);
+            balloon.free_page_reporting.get_or_insert(false);
+        }
         self.boot_path = true;
         if balloon.amount_mib > self.machine.mem_size_mib {
             let message = "Balloon config error: Amount of pages requested is too large.";
@@ -243,6 +255,10 @@ impl Machine {
     pub(super) fn update_balloon(&mut self, body: Value) -> Result<(), Refusal> {
         let BalloonUpdate { amount_mib } = read(body)?;
         let Some(balloon) = self.balloon.as_mut() else { return Err(no_device("Balloon update")) };
+        if self.guest.borrow().is_none() {
+            let message = "Balloon update error: Balloon: Device not activated yet.";
+            return Err(Refusal::bad_request(message));
+        }
         if amount_mib > self.machine.mem_size_mib {
             return Err(Refusal::bad_request(format!(
                 "Balloon update error: Balloon: Requested memory should be less than {}MiB",

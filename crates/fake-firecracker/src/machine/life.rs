@@ -49,6 +49,9 @@ impl Machine {
                 "Start microvm error: Cannot start microvm without kernel configuration.",
             ));
         };
+        if let Some(path) = &self.serial {
+            self.console.redirect(files::open_serial(path)?);
+        }
         files::check_kernel(&boot.kernel_image_path, self.temper.version)?;
         self.guest_config = boot.initrd_path.as_deref().map(told).transpose()?.flatten();
         self.state = State::Running;
@@ -64,7 +67,7 @@ impl Machine {
             None => None,
             Some((network, tap)) => {
                 let tap = tap.try_clone().map_err(|it| Refusal::bad_request(it.to_string()))?;
-                Some((tap, network.guest_mac.as_deref().and_then(mac)))
+                Some((tap, network.guest_mac.as_ref().map(|mac| mac.0)))
             }
         };
         Ok(Life {
@@ -205,8 +208,9 @@ impl Machine {
         self.guest_config = saved.guest;
         for drive in saved.drives {
             let path = drive.path_on_host.clone().unwrap_or_default();
-            let file = files::open_drive(&path, drive.is_read_only == Some(true))?;
-            self.drives.push((drive, Some(file)));
+            let file = files::open_drive(&path, drive.is_read_only == Some(true))
+                .map_err(Refusal::bad_request)?;
+            self.drives.push((drive, file));
         }
         for override_ in &wanted.network_overrides {
             if !saved.networks.iter().any(|it| it.iface_id == override_.iface_id) {
@@ -333,12 +337,6 @@ fn told(initrd: &Path) -> Result<Option<GuestConfig>, Refusal> {
             "Start microvm error: Error with initrd initialization: {error}."
         ))
     })
-}
-
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> =
-        text.split(':').map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
-    bytes?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ async fn a_load_that_fails_is_answered_and_ends_the_process_with_code_1() {
     let missing = json!({"snapshot_path": place.path("gone")});
     for (name, version, and, says) in [
         ("missing", "1.15.1", missing, "Failed to open snapshot file"),
-        ("other", "1.14.0", json!({}), "Invalid data version: 15.0.0"),
+        ("other", "1.14.0", json!({}), "Invalid data version: 9.0.0"),
         // The old socket is still there.
         ("taken", "1.15.1", json!({}), "Error binding to the host-side Unix socket"),
     ] {
