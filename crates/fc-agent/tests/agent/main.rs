@@ -4,7 +4,9 @@
 
 mod harness;
 
+mod attach;
 mod connections;
 mod exec;
 mod lines;
+mod terminals;
 mod transports;
