@@ -23,6 +23,7 @@ mod endpoint;
 mod error;
 mod process;
 mod stdin;
+mod upgrade;
 
 pub use aetherium_agent_proto::{
     AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo, ProcessLimits,

@@ -1,20 +1,23 @@
 //! The command line, for an agent that is not an init.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use aetherium_agent_proto::Token;
 
 use crate::serve::{self, Ending, Listen, Role, ServeConfig};
+use crate::upgrade;
 
 const HELP: &str = "\
 fc-agent: runs commands for a host, inside a guest
 
 usage: fc-agent --listen ADDRESS [--listen ADDRESS]... [--token-file FILE]
-       fc-agent --version | --help
+       fc-agent --version | --handover-format | --help
 
   --listen ADDRESS    unix:PATH, tcp:IP:PORT or vsock:PORT; may be given several times
   --token-file FILE   the secret that callers over TCP must prove; required with tcp:
+  --handover-format   how this program takes over from the one before it in an upgrade
 
 For each address a line `listening ADDRESS` is printed, with the port that was taken.
 As PID 1 without --listen it is an init and reads /aetherium/guest.json.
@@ -39,6 +42,8 @@ enum UsageError {
 enum Action {
     Help,
     Version,
+    HandoverFormat,
+    Resume { state: RawFd },
     Serve { listen: Vec<Listen>, token_file: Option<PathBuf> },
 }
 
@@ -47,6 +52,11 @@ pub(crate) fn run(args: Vec<String>) -> i32 {
     match parse(args.into_iter().skip(1)) {
         Ok(Action::Help) => print(HELP),
         Ok(Action::Version) => print(&format!("fc-agent {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(Action::HandoverFormat) => print(&format!("{}\n", upgrade::FORMAT)),
+        Ok(Action::Resume { state }) => match upgrade::resume(state) {
+            Ok(Ending::Asked) => 0,
+            Err(error) => fail(&error.to_string()),
+        },
         Ok(Action::Serve { listen, token_file }) => match serve_by_hand(listen, token_file) {
             Ok(()) => 0,
             Err(error) => fail(&error),
@@ -74,6 +84,7 @@ fn serve_by_hand(listen: Vec<Listen>, token_file: Option<PathBuf>) -> Result<(),
         listen,
         token,
         role: Role::Process,
+        estate: None,
         started_uptime_ms: crate::clock::uptime_ms(),
     };
     match serve::run(config, |bound| println!("listening {bound}")) {
@@ -95,6 +106,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, UsageError> {
         match arg.as_str() {
             "--help" | "-h" => return Ok(Action::Help),
             "--version" | "-V" => return Ok(Action::Version),
+            "--handover-format" => return Ok(Action::HandoverFormat),
+            // An agent says this to the program that takes its place, and nobody else does.
+            "--resume" => {
+                let value = args.next().ok_or(UsageError::MissingValue("--resume"))?;
+                let state = value.parse().map_err(|_| UsageError::Unknown(value))?;
+                return Ok(Action::Resume { state });
+            }
             "--listen" => {
                 let value = args.next().ok_or(UsageError::MissingValue("--listen"))?;
                 listen.push(parse_listen(&value).ok_or(UsageError::BadAddress(value))?);

@@ -280,6 +280,36 @@ impl Log {
         }
     }
 
+    pub(super) fn floor(&self) -> Option<StreamOffsets> {
+        self.floor
+    }
+
+    /// Where what is held begins, and its pieces.
+    pub(super) fn contents(&self) -> (StreamOffsets, [Vec<Bytes>; 2]) {
+        let start = StreamOffsets { stdout: self.stdout.start, stderr: self.stderr.start };
+        let pieces = StreamId::ALL.map(|it| self.tail(it).pieces.iter().cloned().collect());
+        (start, pieces)
+    }
+
+    /// Fills an empty log with what another one held.
+    pub(super) fn refill(
+        &mut self,
+        start: StreamOffsets,
+        held: [Bytes; 2],
+        floor: Option<StreamOffsets>,
+    ) {
+        self.floor = floor;
+        for (stream, data) in StreamId::ALL.into_iter().zip(held) {
+            let at = stream.of(&start);
+            (self.tail_mut(stream).start, self.tail_mut(stream).end) = (at, at);
+            // A copy: the bytes share one buffer with those of every other process.
+            let data = Bytes::copy_from_slice(&data);
+            if !data.is_empty() {
+                self.change(stream, |tail| tail.push(data));
+            }
+        }
+    }
+
     fn trim(&mut self, stream: StreamId) {
         let keep = if self.budget.is_used_up() { SCARCE_TAIL_BYTES } else { TAIL_BYTES };
         let floor = self.floor.as_ref().map(|floor| stream.of(floor));

@@ -25,8 +25,9 @@ use aetherium_agent_proto::config::{EndsBy, GUEST_CONFIG_PATH, GuestConfig, Mode
 use aetherium_agent_proto::console::{ConsoleLine, FatalCode, SeenDisk, Stage};
 
 use crate::clock;
-use crate::serve::{self, Listen, Role, ServeConfig};
+use crate::serve::{self, Ending, Listen, Role, ServeConfig, ServeError};
 use crate::server::vsock_is_there;
+use crate::upgrade::Estate;
 
 /// A boot that cannot go on.
 #[derive(Debug)]
@@ -99,8 +100,29 @@ fn boot(started_uptime_ms: u64, ends_by: &mut EndsBy) -> Result<Option<root::Wri
     net::bring_up(config.net.as_ref());
     stage(Stage::Net);
     power::take_ctrl_alt_del();
-    serve(config, started_uptime_ms)?;
+    let estate =
+        Estate { disk: disk.as_ref().map(root::WritableDisk::descriptor), ends_by: config.ends_by };
+    serve(config, estate, started_uptime_ms)?;
     Ok(disk)
+}
+
+/// Goes on in the place of the init's former program, whose estate this is. Never returns.
+pub(crate) fn resume(estate: Estate, serve: impl FnOnce() -> Result<Ending, ServeError>) -> ! {
+    end_on_panic();
+    match serve() {
+        Ok(Ending::Asked) => {
+            console::say(&ConsoleLine::PowerOff);
+            if let Some(disk) = estate.disk.map(root::WritableDisk::adopt) {
+                disk.close();
+            }
+        }
+        Err(error) => {
+            let fatal = Fatal::new(FatalCode::Internal, error.to_string());
+            let Fatal { code, detail, seen } = fatal;
+            console::say(&ConsoleLine::Fatal { code, detail, seen });
+        }
+    }
+    power::end(estate.ends_by)
 }
 
 fn read_config() -> Result<GuestConfig, Fatal> {
@@ -114,14 +136,20 @@ fn read_config() -> Result<GuestConfig, Fatal> {
     })
 }
 
-fn serve(config: GuestConfig, started_uptime_ms: u64) -> Result<(), Fatal> {
+fn serve(config: GuestConfig, estate: Estate, started_uptime_ms: u64) -> Result<(), Fatal> {
     let listen = listeners(&config);
     if listen.is_empty() {
         let detail = "vsock is absent or not wanted, and TCP not wanted or without a token";
         return Err(Fatal::new(FatalCode::ListenFailed, detail));
     }
     let mut left = listen.len();
-    let config = ServeConfig { listen, token: config.token, role: Role::Init, started_uptime_ms };
+    let config = ServeConfig {
+        listen,
+        token: config.token,
+        role: Role::Init,
+        estate: Some(estate),
+        started_uptime_ms,
+    };
     let served = serve::run(config, |_| {
         left -= 1;
         if left == 0 {

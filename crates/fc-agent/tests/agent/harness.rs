@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The agent as built.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_fc-agent");
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// A running agent. Killed, with its files, when dropped.
@@ -30,7 +32,7 @@ impl Agent {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fc-agent"))
+        let mut child = Command::new(PROGRAM)
             .arg("--listen")
             .arg(format!("unix:{}", dir.path().join("agent.sock").display()))
             .args(["--listen", "tcp:127.0.0.1:0", "--token-file"])

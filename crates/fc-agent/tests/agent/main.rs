@@ -10,3 +10,4 @@ mod exec;
 mod lines;
 mod terminals;
 mod transports;
+mod upgrades;
