@@ -10,13 +10,18 @@ use aetherium_agent_proto::{
     AgentTransport, ExecSpec, ExitReport, Hello, ProcessInfo, ProcessSelector, StreamOffsets,
     TerminalSize,
 };
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::connection::{Connection, SINCE_1_1};
 use crate::dial::{self, DialError, Waiting, Winner};
 use crate::process::{self, Process, Role};
 use crate::stdin::Stdin;
+use crate::upgrade;
 use crate::{AgentError, Deadlines, Endpoint, Files, Ports, System};
+
+/// How long an agent that has let a caller go may take to be back.
+const REDIAL_TIME: Duration = Duration::from_secs(10);
 
 /// How often a wait is asked again after its connection was lost.
 const WAIT_RETRIES: u32 = 3;
@@ -134,8 +139,8 @@ impl AgentClient {
     ) -> Result<ExitReport, AgentError> {
         let selector = process.into();
         let mut lost = 0;
+        let mut connection = self.connection().await?;
         loop {
-            let connection = self.connection().await?;
             connection.require("wait", SINCE_1_1)?;
             let request = wire::WaitRequest {
                 process: wire::ProcessSelector::from(selector.clone()).into(),
@@ -155,6 +160,7 @@ impl AgentClient {
                 return Err(error);
             }
             self.give_up(&connection).await;
+            connection = self.connection().await?;
         }
     }
 
@@ -231,6 +237,17 @@ impl AgentClient {
         });
         let list = answer.await?.into_owned();
         Ok(list.processes.into_iter().map(ProcessInfo::from).collect())
+    }
+
+    /// Gives the agent another program, which goes on in its place: processes keep running, and the
+    /// streams of those followed through this library come back by themselves. Returns the new
+    /// agent's greeting.
+    ///
+    /// # Errors
+    /// [`AgentError::UpgradeRefused`] when the agent goes on as it was, with nothing lost;
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn upgrade(&self, program: Bytes) -> Result<Hello, AgentError> {
+        upgrade::upgrade(self, program).await
     }
 
     /// Asks the agent to end every process and then itself; as PID 1 it powers the guest off.
@@ -329,6 +346,13 @@ impl AgentClient {
         if slot.as_ref().is_some_and(|open| open.is(connection)) {
             *slot = None;
         }
+    }
+
+    /// Leaves a connection for a new one, which may take a moment to be had.
+    pub(crate) async fn redial(&self, left: &Connection) -> Result<Connection, AgentError> {
+        self.give_up(left).await;
+        self.wait_ready(REDIAL_TIME).await?;
+        self.connection().await
     }
 
     /// The open connection, or a new one.

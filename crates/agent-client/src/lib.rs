@@ -29,6 +29,7 @@ mod ports;
 mod process;
 mod stdin;
 mod system;
+mod upgrade;
 mod upload;
 
 pub use aetherium_agent_proto::{

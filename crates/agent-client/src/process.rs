@@ -155,13 +155,14 @@ async fn open(
 /// Comes back after a handover. What was read before ends at `at`, so nothing may be missing.
 async fn come_back(
     client: AgentClient,
+    left: Connection,
     pid: u32,
     at: StreamOffsets,
     role: Role,
 ) -> Result<Live, AgentError> {
     let work = async {
+        let mut connection = client.redial(&left).await?;
         loop {
-            let connection = client.connection().await?;
             match open(connection.clone(), pid.into(), Some(at), role).await {
                 Ok((live, _, now, _)) if now == at || role == Role::Viewer => return Ok(live),
                 Ok((_, _, now, _)) => {
@@ -169,7 +170,9 @@ async fn come_back(
                     return Err(unexpected("attach", &detail));
                 }
                 // The connection went with the old program.
-                Err(AgentError::ConnectionLost { .. }) => client.give_up(&connection).await,
+                Err(AgentError::ConnectionLost { .. }) => {
+                    connection = client.redial(&connection).await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -313,10 +316,7 @@ impl Process {
     /// In a task of its own: a caller that stops waiting must not lose the process.
     fn come_back(&mut self, left: Connection) {
         let (client, pid, at, role) = (self.client.clone(), self.pid, self.at, self.role);
-        self.link = Link::Returning(tokio::spawn(async move {
-            client.give_up(&left).await;
-            come_back(client, pid, at, role).await
-        }));
+        self.link = Link::Returning(tokio::spawn(come_back(client, left, pid, at, role)));
     }
 
     /// Keeps the place up to date.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use aetherium_agent_proto::rpc::wire;
 use aetherium_agent_proto::rpc::{GUEST_STREAM_WINDOW, MAX_CHUNK_BYTES};
@@ -44,6 +44,8 @@ struct Feed {
     sent_bytes: usize,
     /// Which call may take pieces. One that was handed over may not any more.
     call: u32,
+    /// Wakes the call under way, to be told when it may not take pieces any more.
+    waiting: Option<Waker>,
 }
 
 impl Stdin {
@@ -132,8 +134,8 @@ async fn feed(
         if !answer.handed_over {
             return Ok(());
         }
-        client.give_up(&connection).await;
         lock(&feed).resume(answer.taken)?;
+        next = Some(client.redial(&connection).await?);
     }
 }
 
@@ -148,7 +150,7 @@ fn lock(feed: &Mutex<Feed>) -> MutexGuard<'_, Feed> {
 impl Feed {
     fn new(queue: mpsc::Receiver<Bytes>) -> Self {
         let (again, sent) = (VecDeque::new(), VecDeque::new());
-        Self { queue, again, sent, certain: 0, sent_bytes: 0, call: 0 }
+        Self { queue, again, sent, certain: 0, sent_bytes: 0, call: 0, waiting: None }
     }
 
     /// The next piece for a call.
@@ -160,6 +162,9 @@ impl Feed {
             Some(piece) => Poll::Ready(Some(piece)),
             None => self.queue.poll_recv(cx),
         };
+        if piece.is_pending() {
+            self.waiting = Some(cx.waker().clone());
+        }
         if let Poll::Ready(Some(piece)) = &piece {
             self.sent_bytes += piece.len();
             self.sent.push_back(piece.clone());
@@ -194,6 +199,10 @@ impl Feed {
         self.again = again;
         (self.certain, self.sent_bytes) = (0, 0);
         self.call += 1;
+        // Its half of the stream would else stay open, and with it the connection.
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main ─┬─ init ──► serve ──► power off        PID 1
-//!       └─ cli ───► serve ──► exit             otherwise
+//!       └─ cli ───► serve ──► exit             otherwise, or in the place of a former program
 //! ```
 //!
 //! Must never exit or panic as PID 1: the kernel would panic with it and say nothing of use.
@@ -25,6 +25,7 @@ mod refuse;
 mod serve;
 mod server;
 mod system;
+mod upgrade;
 
 /// The program's entry.
 ///
@@ -38,7 +39,7 @@ extern "C" fn main() -> libc::c_int {
     tune_allocator();
     let args: Vec<String> =
         std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let serves_by_hand = args.iter().any(|arg| arg == "--listen");
+    let serves_by_hand = args.iter().any(|arg| arg == "--listen" || arg == "--resume");
     if std::process::id() == 1 && !serves_by_hand {
         init::run();
     }

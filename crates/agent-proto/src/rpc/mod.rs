@@ -41,7 +41,7 @@ pub const MAX_CHUNK_BYTES: usize = 128 * 1024;
 /// The largest message either side takes, in bytes: a start with a full environment, or a chunk.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// The most streams a connection may have at once.
-pub const MAX_STREAMS: u32 = 512;
+pub const MAX_STREAMS: u32 = 1536;
 /// What a host lets one unread stream of a guest hold, in bytes.
 pub const HOST_STREAM_WINDOW: u32 = 1024 * 1024;
 /// What a guest lets one unread stream of a host hold, in bytes.

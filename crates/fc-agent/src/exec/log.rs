@@ -280,6 +280,36 @@ impl Log {
         }
     }
 
+    pub(super) fn floor(&self) -> Option<StreamOffsets> {
+        self.floor
+    }
+
+    /// Where what is held begins, and its pieces.
+    pub(super) fn contents(&self) -> (StreamOffsets, [Vec<Bytes>; 2]) {
+        let start = StreamOffsets { stdout: self.stdout.start, stderr: self.stderr.start };
+        let pieces = StreamId::ALL.map(|it| self.tail(it).pieces.iter().cloned().collect());
+        (start, pieces)
+    }
+
+    /// Fills an empty log with what another one held.
+    pub(super) fn refill(
+        &mut self,
+        start: StreamOffsets,
+        held: [Bytes; 2],
+        floor: Option<StreamOffsets>,
+    ) {
+        self.floor = floor;
+        for (stream, data) in StreamId::ALL.into_iter().zip(held) {
+            let at = stream.of(&start);
+            (self.tail_mut(stream).start, self.tail_mut(stream).end) = (at, at);
+            // A copy: the bytes share one buffer with those of every other process.
+            let data = Bytes::copy_from_slice(&data);
+            if !data.is_empty() {
+                self.change(stream, |tail| tail.push(data));
+            }
+        }
+    }
+
     fn trim(&mut self, stream: StreamId) {
         let keep = if self.budget.is_used_up() { SCARCE_TAIL_BYTES } else { TAIL_BYTES };
         let floor = self.floor.as_ref().map(|floor| stream.of(floor));
@@ -301,5 +331,144 @@ impl Drop for Log {
     fn drop(&mut self) {
         let held = self.stdout.held() + self.stderr.held();
         self.budget.held.fetch_sub(held, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes_at(stream: StreamId, from: u64, len: usize) -> Bytes {
+        let salt = if stream == StreamId::Stdout { 0 } else { 101 };
+        (from..from + len as u64).map(|at| ((at * 31 + salt) % 251) as u8).collect()
+    }
+
+    /// What can happen to a log.
+    #[derive(Debug, Clone)]
+    enum Act {
+        Write(bool, usize),
+        Read,
+        StarterLeaves,
+        StarterReturns,
+        View,
+        Settle,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => (any::<bool>(), prop_oneof![1..64_usize, 1..40_000_usize])
+                .prop_map(|(stream, len)| Act::Write(stream, len)),
+            4 => Just(Act::Read),
+            1 => Just(Act::StarterLeaves),
+            1 => Just(Act::StarterReturns),
+            2 => Just(Act::View),
+            1 => Just(Act::Settle),
+        ]
+    }
+
+    /// A reader that checks every byte by its offset.
+    struct Checked {
+        cursor: Cursor,
+    }
+
+    impl Checked {
+        fn read(&mut self, log: &Log) -> Option<StreamOffsets> {
+            let before = self.cursor.at();
+            match log.next(&mut self.cursor)? {
+                Piece::Output(stream, data) => {
+                    let from = stream.of(&before);
+                    assert!(data == bytes_at(stream, from, data.len()), "{stream:?} at {from}");
+                    assert_eq!(stream.of(&self.cursor.at()), from + data.len() as u64);
+                    None
+                }
+                Piece::Skipped(bytes) => Some(bytes),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_starter_loses_nothing_and_a_viewer_knows_what_it_lost(
+            acts in prop::collection::vec(act(), 1..200),
+        ) {
+            let budget = Arc::new(Budget::default());
+            let mut log = Log::new(budget.clone());
+            let mut starter = Some(Checked { cursor: log.cursor(None) });
+            let mut left_at = StreamOffsets::default();
+            let mut viewer = Checked { cursor: log.cursor(None) };
+            for act in acts {
+                match act {
+                    Act::Write(is_stdout, len) => {
+                        let stream = if is_stdout { StreamId::Stdout } else { StreamId::Stderr };
+                        let len = len.min(log.room(stream));
+                        let from = log.tail(stream).end;
+                        log.push(stream, bytes_at(stream, from, len));
+                    }
+                    Act::Read => if let Some(starter) = &mut starter {
+                        prop_assert_eq!(starter.read(&log), None, "the starter misses nothing");
+                        log.set_floor(Some(starter.cursor.at()));
+                    },
+                    Act::StarterLeaves => if let Some(gone) = starter.take() {
+                        left_at = gone.cursor.at();
+                        log.set_floor(None);
+                    },
+                    Act::StarterReturns => if starter.is_none() {
+                        let cursor = log.cursor(Some(left_at));
+                        for stream in StreamId::ALL {
+                            // Where it resumes is told; it is never before where it left.
+                            prop_assert!(stream.of(&cursor.at()) >= stream.of(&left_at));
+                        }
+                        log.set_floor(Some(cursor.at()));
+                        starter = Some(Checked { cursor });
+                    },
+                    Act::View => { viewer.read(&log); }
+                    Act::Settle => log.settle(),
+                }
+                for stream in StreamId::ALL {
+                    let tail = log.tail(stream);
+                    let held: usize = tail.pieces.iter().map(Bytes::len).sum();
+                    prop_assert_eq!(held, tail.held());
+                    prop_assert!(held < UNREAD_BYTES + MAX_CHUNK_BYTES);
+                    prop_assert!(starter.is_some() || held <= TAIL_BYTES);
+                    prop_assert!(tail.pieces.len() < 200, "{} pieces", tail.pieces.len());
+                }
+            }
+            drop(log);
+            prop_assert_eq!(budget.held.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn a_busy_stream_does_not_hide_the_other() {
+        let mut log = Log::new(Arc::default());
+        for _ in 0..3 {
+            log.push(StreamId::Stdout, Bytes::from(vec![1; 5_000]));
+        }
+        log.push(StreamId::Stderr, Bytes::from_static(b"help"));
+        let mut cursor = log.cursor(None);
+        let read: Vec<_> = std::iter::from_fn(|| log.next(&mut cursor)).take(2).collect();
+        assert!(matches!(&read[1], Piece::Output(StreamId::Stderr, data) if &data[..] == b"help"));
+    }
+
+    #[test]
+    fn when_the_budget_is_used_up_each_stream_gets_little() {
+        let budget = Arc::new(Budget::default());
+        let logs: Vec<Log> = (0..BUDGET_BYTES / TAIL_BYTES)
+            .map(|_| {
+                let mut log = Log::new(budget.clone());
+                log.push(StreamId::Stdout, Bytes::from(vec![1; TAIL_BYTES]));
+                log
+            })
+            .collect();
+        let mut late = Log::new(budget);
+        assert_eq!(late.room(StreamId::Stdout), SCARCE_UNREAD_BYTES);
+        late.push(StreamId::Stdout, Bytes::from(vec![1; SCARCE_UNREAD_BYTES]));
+        assert_eq!(late.room(StreamId::Stdout), 0, "it waits for its starter");
+        late.set_floor(None);
+        assert_eq!(late.tail(StreamId::Stdout).held(), SCARCE_TAIL_BYTES);
+        drop(logs);
+        assert_eq!(late.room(StreamId::Stdout), MAX_CHUNK_BYTES);
     }
 }

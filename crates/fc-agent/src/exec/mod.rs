@@ -14,6 +14,7 @@
 mod cgroup;
 mod children;
 mod descriptor;
+mod handover;
 mod launch;
 mod log;
 mod process;
@@ -26,6 +27,7 @@ mod wait;
 use std::time::Duration;
 
 pub(crate) use children::{AttachError, Children, Phase, SignalError, reap_forever};
+pub(crate) use handover::{Saved, SavedProcess};
 pub(crate) use log::StreamId;
 pub(crate) use process::{Event, Reader, StdinError, Writer};
 pub(crate) use user::{Accounts, User};

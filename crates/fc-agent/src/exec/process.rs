@@ -27,7 +27,7 @@ use super::terminal;
 pub(crate) struct Process {
     info: ProcessInfo,
     state: Mutex<State>,
-    input: Mutex<Input>,
+    stdin: Mutex<Stdin>,
     /// Told to readers and waiters: there is output, or the end.
     news: Notify,
     /// Told to the supervisor: the starter's place or its reader's position has changed.
@@ -55,7 +55,7 @@ pub(super) enum Place {
 }
 
 /// Where what is written to a process goes.
-enum Input {
+pub(super) enum Stdin {
     Pipe(Descriptor),
     /// A writer has the pipe.
     Lent,
@@ -84,15 +84,27 @@ pub(crate) enum ResizeError {
 impl Process {
     /// A process that has just been started, with its starter's place taken.
     pub(super) fn new(info: ProcessInfo, log: Log, ends: &mut Ends) -> Self {
-        let input = match ends {
-            Ends::Pipes { stdin, .. } => stdin.take().map_or(Input::Closed, Input::Pipe),
-            Ends::Terminal(terminal) => Input::Terminal(terminal.clone()),
+        let stdin = match ends {
+            Ends::Pipes { stdin, .. } => stdin.take().map_or(Stdin::Closed, Stdin::Pipe),
+            Ends::Terminal(terminal) => Stdin::Terminal(terminal.clone()),
         };
-        let state = State { log, place: Place::Taken, readers: 0, exit: None, drained: false };
+        Self::restore(info, log, stdin, Place::Taken, None, false)
+    }
+
+    /// A process as it was left.
+    pub(super) fn restore(
+        info: ProcessInfo,
+        log: Log,
+        stdin: Stdin,
+        place: Place,
+        exit: Option<ExitReport>,
+        drained: bool,
+    ) -> Self {
+        let state = State { log, place, readers: 0, exit, drained };
         Self {
             info,
             state: Mutex::new(state),
-            input: Mutex::new(input),
+            stdin: Mutex::new(stdin),
             news: Notify::new(),
             wake: Notify::new(),
         }
@@ -102,8 +114,8 @@ impl Process {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn input(&self) -> MutexGuard<'_, Input> {
-        self.input.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stdin(&self) -> MutexGuard<'_, Stdin> {
+        self.stdin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -124,6 +136,14 @@ impl Process {
 
     pub(crate) fn has_terminal(&self) -> bool {
         self.info.terminal
+    }
+
+    pub(super) fn with_log<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        look(&self.state().log)
+    }
+
+    pub(super) fn with_stdin<T>(&self, look: impl FnOnce(&Stdin) -> T) -> T {
+        look(&self.stdin())
     }
 
     // What the supervisor does.
@@ -165,7 +185,7 @@ impl Process {
 
     pub(super) fn set_exit(&self, report: ExitReport) {
         self.state().exit = Some(report);
-        *self.input() = Input::Closed;
+        *self.stdin() = Stdin::Closed;
         self.news.notify_waiters();
     }
 
@@ -232,8 +252,8 @@ impl Process {
 
     pub(crate) fn resize(&self, size: TerminalSize) -> Result<(), ResizeError> {
         let pid = self.pid();
-        match &*self.input() {
-            Input::Terminal(end) => terminal::resize(end.get(), size)
+        match &*self.stdin() {
+            Stdin::Terminal(end) => terminal::resize(end.get(), size)
                 .map_err(|source| ResizeError::Refused { pid, source }),
             _ => Err(ResizeError::NoTerminal(pid)),
         }
@@ -241,16 +261,16 @@ impl Process {
 
     /// Takes the stdin to write to it.
     pub(crate) fn writer(self: &Arc<Self>) -> Result<Writer, StdinError> {
-        let mut input = self.input();
-        match std::mem::replace(&mut *input, Input::Lent) {
-            Input::Pipe(pipe) => Ok(Writer::Pipe { pipe: Some(pipe), process: self.clone() }),
-            Input::Terminal(terminal) => {
-                *input = Input::Terminal(terminal.clone());
+        let mut stdin = self.stdin();
+        match std::mem::replace(&mut *stdin, Stdin::Lent) {
+            Stdin::Pipe(pipe) => Ok(Writer::Pipe { pipe: Some(pipe), process: self.clone() }),
+            Stdin::Terminal(terminal) => {
+                *stdin = Stdin::Terminal(terminal.clone());
                 Ok(Writer::Terminal(terminal))
             }
-            Input::Lent => Err(StdinError::Busy(self.pid())),
-            Input::Closed => {
-                *input = Input::Closed;
+            Stdin::Lent => Err(StdinError::Busy(self.pid())),
+            Stdin::Closed => {
+                *stdin = Stdin::Closed;
                 Err(StdinError::NotOpen(self.pid()))
             }
         }
@@ -279,7 +299,7 @@ impl Writer {
     pub(crate) fn close(mut self) {
         if let Self::Pipe { pipe, process } = &mut self {
             *pipe = None;
-            *process.input() = Input::Closed;
+            *process.stdin() = Stdin::Closed;
         }
     }
 }
@@ -289,9 +309,9 @@ impl Drop for Writer {
         if let Self::Pipe { pipe, process } = self
             && let Some(pipe) = pipe.take()
         {
-            let mut input = process.input();
-            if matches!(*input, Input::Lent) {
-                *input = Input::Pipe(pipe);
+            let mut stdin = process.stdin();
+            if matches!(*stdin, Stdin::Lent) {
+                *stdin = Stdin::Pipe(pipe);
             }
         }
     }

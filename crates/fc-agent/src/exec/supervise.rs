@@ -192,7 +192,7 @@ impl Supervisor {
         self.process.push(stream, data);
     }
 
-    fn begin_drain(&mut self, exit: &Exit) {
+    pub(super) fn begin_drain(&mut self, exit: &Exit) {
         let report = self.report(exit);
         self.process.set_exit(report);
         self.drain = Some(Drain::begin());

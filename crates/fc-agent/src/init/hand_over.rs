@@ -23,8 +23,9 @@ use aetherium_agent_proto::console::{ConsoleLine, FatalCode, Stage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{Fatal, console, note, power, serve, stage};
-use crate::serve::{Ending, Role};
+use super::{Fatal, console, end_beside, last_will, note, serve, stage};
+use crate::serve::Role;
+use crate::upgrade::Estate;
 
 /// How long the agent may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -117,20 +118,15 @@ fn serve_beside(config: GuestConfig, started_uptime_ms: u64, listening: impl FnM
     // In a session of its own no terminal that init hangs up takes the agent with it.
     let _ = rustix::process::setsid();
     leave_inits_cgroup();
-    let ends_by = config.ends_by;
-    let code = match serve(config, Role::Process, started_uptime_ms, listening) {
-        Ok(Ending::Wished) => {
-            console::say(&ConsoleLine::PowerOff);
-            match power::ask(ends_by) {
-                Ok(()) => 0,
-                Err(error) => {
-                    note(format!("init was not asked for the machine's end: {error}"));
-                    1
-                }
+    let estate = Estate { disk: None, will: last_will() };
+    let code = match serve(config, Role::Process, estate, started_uptime_ms, listening) {
+        Ok(ending) => match end_beside(ending, Some(estate)) {
+            Ok(()) => 0,
+            Err(error) => {
+                note(format!("init was not asked for the machine's end: {error}"));
+                1
             }
-        }
-        // Init ends the machine, and with it the agent.
-        Ok(Ending::Signalled) => 0,
+        },
         Err(Fatal { code, detail, seen }) => {
             console::say(&ConsoleLine::Fatal { code, detail, seen });
             1

@@ -29,10 +29,12 @@ use aetherium_agent_proto::config::{
 };
 use aetherium_agent_proto::console::{ConsoleLine, FatalCode, SeenDisk, Stage};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock;
-use crate::serve::{self, Ending, Listen, Role, ServeConfig};
+use crate::serve::{self, Ending, Listen, Role, ServeConfig, ServeError};
 use crate::server::vsock_is_there;
-use crate::system::Machine;
+use crate::upgrade::Estate;
 
 /// A boot that cannot go on.
 #[derive(Debug)]
@@ -54,20 +56,14 @@ pub(crate) fn run() -> ! {
     console::open();
     end_on_panic();
     match boot(started_uptime_ms) {
-        Ok(disk) => {
-            console::say(&ConsoleLine::PowerOff);
-            if let Some(disk) = disk {
-                disk.close();
-            }
-            power::end(last_will().ends_by)
-        }
+        Ok(disk) => end_machine(disk),
         Err(fatal) => give_up(fatal),
     }
 }
 
 /// How the machine ends, and what an end that nobody asked for comes to.
-#[derive(Debug, Clone, Copy, Default)]
-struct LastWill {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct LastWill {
     ends_by: EndsBy,
     on_fatal: OnFatal,
 }
@@ -96,10 +92,18 @@ fn end_on_panic() {
     }));
 }
 
-/// Ends the machine as one that is not its first process must: it asks that one, if it is known to
-/// listen, and otherwise stops the machine itself.
-pub(crate) fn ask_for_end(ends_by: EndsBy) -> std::io::Result<()> {
-    power::ask(ends_by)
+/// Does what the ending of an agent beside another first process means. Where the machine is the
+/// agent's own and a caller wished for the end, that process is asked for it, if it is known to listen;
+/// otherwise the machine is stopped from here.
+pub(crate) fn end_beside(ending: Ending, estate: Option<Estate>) -> std::io::Result<()> {
+    match (ending, estate) {
+        (Ending::Wished, Some(estate)) => {
+            console::say(&ConsoleLine::PowerOff);
+            power::ask(estate.will.ends_by)
+        }
+        // The one who sent the signal ends the machine, if anybody does.
+        (Ending::Signalled, _) | (Ending::Wished, None) => Ok(()),
+    }
 }
 
 /// Everything from the first mount to the last process. Returns the writable disk to be closed.
@@ -128,8 +132,28 @@ fn boot(started_uptime_ms: u64) -> Result<Option<root::WritableDisk>, Fatal> {
         return Err(hand_over::to(&program.clone(), config, started_uptime_ms));
     }
     power::take_ctrl_alt_del();
-    serve(config, Role::Init, started_uptime_ms, || stage(Stage::Listening))?;
+    let disk_descriptor = disk.as_ref().map(root::WritableDisk::descriptor);
+    let estate = Estate { disk: disk_descriptor, will: last_will() };
+    serve(config, Role::Init, estate, started_uptime_ms, || stage(Stage::Listening))?;
     Ok(disk)
+}
+
+/// Goes on in the place of the init's former program, whose estate this is. Never returns.
+pub(crate) fn resume(estate: Estate, serve: impl FnOnce() -> Result<Ending, ServeError>) -> ! {
+    LAST_WILL.get_or_init(|| estate.will);
+    end_on_panic();
+    match serve() {
+        Ok(_) => end_machine(estate.disk.map(root::WritableDisk::adopt)),
+        Err(error) => give_up(Fatal::new(FatalCode::Internal, error.to_string())),
+    }
+}
+
+fn end_machine(disk: Option<root::WritableDisk>) -> ! {
+    console::say(&ConsoleLine::PowerOff);
+    if let Some(disk) = disk {
+        disk.close();
+    }
+    power::end(last_will().ends_by)
 }
 
 fn read_config() -> Result<GuestConfig, Fatal> {
@@ -147,6 +171,7 @@ fn read_config() -> Result<GuestConfig, Fatal> {
 fn serve(
     config: GuestConfig,
     role: Role,
+    estate: Estate,
     started_uptime_ms: u64,
     mut listening: impl FnMut(),
 ) -> Result<Ending, Fatal> {
@@ -156,8 +181,8 @@ fn serve(
         return Err(Fatal::new(FatalCode::ListenFailed, detail));
     }
     let mut left = listen.len();
-    let config =
-        ServeConfig { listen, token: config.token, role, machine: Machine::Own, started_uptime_ms };
+    let estate = Some(estate);
+    let config = ServeConfig { listen, token: config.token, role, estate, started_uptime_ms };
     let served = serve::run(config, |_| {
         left -= 1;
         if left == 0 {

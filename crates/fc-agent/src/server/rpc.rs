@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tower::Service as _;
 
 use super::limits::Admission;
-use super::{Agent, Caller, PROOF_DEADLINE, verbs};
+use super::{Agent, Caller, Doors, PROOF_DEADLINE, verbs};
 
 /// The most bytes of one stream that wait to be sent.
 const SEND_BUFFER: usize = 256 * 1024;
@@ -45,6 +45,7 @@ struct Session {
 /// Serves RPCs until the caller leaves, breaks a rule, or the agent ends.
 pub(super) async fn serve(caller: Caller, agent: Arc<Agent>) {
     let Caller { socket, admission, must_prove } = caller;
+    let (socket, left) = socket.to_be_left();
     let limits = connectrpc::Limits::default().with_max_message_size(rpc::MAX_MESSAGE_BYTES);
     // Input may go on for as long as a process reads it: a body has no end to count to.
     let limits = limits.with_max_request_body_size(usize::MAX);
@@ -69,34 +70,47 @@ pub(super) async fn serve(caller: Caller, agent: Arc<Agent>) {
             }
         })
     };
-    let connection = pin!(
-        Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_frame_size(rpc::MAX_FRAME_BYTES)
-            .initial_stream_window_size(rpc::GUEST_STREAM_WINDOW)
-            .initial_connection_window_size(rpc::connection_window(rpc::GUEST_STREAM_WINDOW))
-            .max_concurrent_streams(rpc::MAX_STREAMS)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .serve_connection(TokioIo::new(socket), service)
-    );
-    drive(connection, &session, |it| it.graceful_shutdown()).await;
+    {
+        let connection = pin!(
+            Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_frame_size(rpc::MAX_FRAME_BYTES)
+                .initial_stream_window_size(rpc::GUEST_STREAM_WINDOW)
+                .initial_connection_window_size(rpc::connection_window(rpc::GUEST_STREAM_WINDOW))
+                .max_concurrent_streams(rpc::MAX_STREAMS)
+                .max_send_buf_size(SEND_BUFFER)
+                .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+                .serve_connection(TokioIo::new(socket), service)
+        );
+        drive(connection, &session, |it| it.graceful_shutdown()).await;
+    }
+    // The connection is gone and has left its stream, unless a task of it still holds that.
+    if let Ok(Ok(stream)) = tokio::time::timeout(REFUSAL_TIME, left).await {
+        stream.linger().await;
+    }
 }
 
 /// Drives a connection to its end. How it failed is its caller's to see.
-async fn drive<C>(mut connection: Pin<&mut C>, session: &Session, finish: impl FnOnce(Pin<&mut C>))
+async fn drive<C>(mut connection: Pin<&mut C>, session: &Session, finish: impl Fn(Pin<&mut C>))
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let deadline = tokio::time::sleep(PROOF_DEADLINE);
-    let mut deadline = pin!(deadline);
+    let mut deadline = pin!(tokio::time::sleep(PROOF_DEADLINE));
     let mut proof_is_due = true;
+    let mut doors = session.agent.doors();
     let patience = loop {
+        let now = *doors.borrow_and_update();
+        match now {
+            Doors::Open => {}
+            // Whoever has not taken everything yet may go on doing so.
+            Doors::Leaving => finish(connection.as_mut()),
+            Doors::Closed => break FINISH_TIME,
+        }
         tokio::select! {
             _ = connection.as_mut() => return,
             () = session.refused.notified() => break REFUSAL_TIME,
-            () = session.agent.stopped() => break FINISH_TIME,
+            _ = doors.changed() => {}
             () = &mut deadline, if proof_is_due => {
                 if !session.proven.load(Ordering::Relaxed) {
                     return;

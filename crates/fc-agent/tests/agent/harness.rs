@@ -5,12 +5,18 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, Output, Process, Token, collect};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The agent as built.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_fc-agent");
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// A running agent. Killed, with its files, when dropped.
@@ -26,7 +32,7 @@ impl Agent {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fc-agent"))
+        let mut child = Command::new(PROGRAM)
             .arg("--listen")
             .arg(format!("unix:{}", dir.path().join("agent.sock").display()))
             .args(["--listen", "tcp:127.0.0.1:0", "--token-file"])
@@ -91,6 +97,11 @@ impl Agent {
         eventually(|| self.child.try_wait().unwrap()).await.code().unwrap()
     }
 
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// The resident memory in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
         self.status_kib("VmRSS:")
@@ -152,5 +163,86 @@ pub(crate) fn lives(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(") ").next().unwrap().starts_with('Z'),
         Err(_) => false,
+    }
+}
+
+/// A way to an agent that can be cut.
+pub(crate) struct Proxy {
+    path: PathBuf,
+    cut: tokio::sync::watch::Sender<bool>,
+    passed: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A way that lasts until [`Proxy::cut`].
+    pub(crate) fn start(agent: &Agent) -> Self {
+        Self::cut_after(agent, usize::MAX)
+    }
+
+    /// A way that passes so many bytes, both ways together, and is then cut.
+    pub(crate) fn cut_after(agent: &Agent, bytes: usize) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = agent.dir().join(format!("proxy-{number}.sock"));
+        let listener = UnixListener::bind(&path).unwrap();
+        let (target, passed) = (agent.socket(), Arc::new(AtomicUsize::new(0)));
+        let cut = tokio::sync::watch::Sender::new(false);
+        let (count, mut is_cut) = (passed.clone(), cut.subscribe());
+        let task = tokio::spawn(async move {
+            let mut ways = tokio::task::JoinSet::new();
+            let accepting = async {
+                loop {
+                    let (near, _) = listener.accept().await.unwrap();
+                    let far = UnixStream::connect(&target).await.unwrap();
+                    ways.spawn(pass(near, far, count.clone(), bytes));
+                }
+            };
+            tokio::select! {
+                () = accepting => {}
+                _ = is_cut.wait_for(|cut| *cut) => {}
+            }
+        });
+        Self { path, cut, passed, task }
+    }
+
+    pub(crate) fn client(&self) -> AgentClient {
+        client(vec![Endpoint::Unix { path: self.path.clone() }])
+    }
+
+    /// Cuts every connection; new ones are refused.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// How many bytes have passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Passes bytes both ways until `limit` of them have.
+async fn pass(mut near: UnixStream, mut far: UnixStream, passed: Arc<AtomicUsize>, limit: usize) {
+    let (mut there, mut back) = ([0; 4096], [0; 4096]);
+    loop {
+        let left = limit - passed.load(Ordering::Relaxed);
+        if left == 0 {
+            return;
+        }
+        let (read, to, data) = tokio::select! {
+            read = near.read(&mut there[..left.min(4096)]) => (read, &mut far, &there),
+            read = far.read(&mut back[..left.min(4096)]) => (read, &mut near, &back),
+        };
+        let Ok(len @ 1..) = read else { return };
+        passed.fetch_add(len, Ordering::Relaxed);
+        if to.write_all(&data[..len]).await.is_err() {
+            return;
+        }
     }
 }

@@ -5,11 +5,14 @@
 mod harness;
 
 mod archives;
+mod attach;
 mod connections;
 mod exec;
 mod files;
 mod lines;
 mod machine;
 mod ports;
+mod terminals;
 mod transports;
+mod upgrades;
 mod watch;

@@ -13,11 +13,12 @@ use aetherium_agent_proto::config::{
 };
 use aetherium_image::cpio::{Entry, segment};
 use aetherium_model::VmId;
+use aetherium_model::kernel::KernelFacts;
 use aetherium_model::resources::{NetworkMode, Resources};
 use aetherium_model::template::KernelFormat;
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, DriverConfig, LaunchSpec, Machine, Qemu, Vmm as _, VmmExit,
-    VsockChoice,
+    AgentAddress, Boot, Disk, DriverConfig, GuestKernel, LaunchSpec, Machine, Qemu, Vmm as _,
+    VmmExit, VsockChoice, firecracker::plan::TransportChoice,
 };
 use tempfile::TempDir;
 
@@ -50,6 +51,23 @@ pub(crate) fn config() -> GuestConfig {
     }
 }
 
+/// The distribution's kernel, as `make test` provides it.
+fn kernel() -> GuestKernel {
+    GuestKernel {
+        image: asset("data/templates/default/kernel"),
+        elf: None,
+        facts: KernelFacts {
+            release: "of the host's distribution".to_owned(),
+            format: KernelFormat::BzImage,
+            needs_bytes: 0,
+            config: None,
+        },
+        extra_args: Vec::new(),
+        modules: Vec::new(),
+        cpu_template: None,
+    }
+}
+
 impl Guest {
     /// Boots a guest.
     pub(crate) async fn boot(config: &GuestConfig) -> Self {
@@ -59,9 +77,7 @@ impl Guest {
             run_dir: dir.path().join("run"),
             resources: Resources { memory_mib: 256.try_into().unwrap(), ..Resources::default() },
             boot: Boot::Kernel {
-                kernel: asset("data/templates/default/kernel"),
-                format: KernelFormat::BzImage,
-                extra_args: Vec::new(),
+                kernel: kernel(),
                 initrd: initramfs(dir.path(), config),
                 disks: vec![Disk {
                     path: root(dir.path()),
@@ -71,6 +87,9 @@ impl Guest {
             },
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Off,
+            transport: TransportChoice::Auto,
+            track_dirty_pages: false,
+            slot: None,
         };
         fs::create_dir(&spec.run_dir).unwrap();
         let driver = DriverConfig {

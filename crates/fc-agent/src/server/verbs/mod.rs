@@ -5,6 +5,7 @@
 
 mod processes;
 mod stdin;
+mod upgrade;
 
 use std::sync::Arc;
 

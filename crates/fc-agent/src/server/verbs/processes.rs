@@ -12,7 +12,7 @@ use connectrpc::{
 };
 use futures::StreamExt as _;
 
-use super::stdin;
+use super::{stdin, upgrade};
 use crate::exec::{AttachError, Event, Phase, Reader, SignalError, StreamId};
 use crate::server::Agent;
 
@@ -149,9 +149,9 @@ impl wire::Agent for Processes {
     async fn upgrade<'a>(
         &'a self,
         _context: RequestContext,
-        _requests: InboundStream<wire::UpgradeRequest>,
+        requests: InboundStream<wire::UpgradeRequest>,
     ) -> ServiceResult<impl Encodable<wire::UpgradeResponse> + Send + use<'a>> {
-        Err::<Response<wire::UpgradeResponse>, _>(ConnectError::unimplemented("no upgrade"))
+        Response::ok(upgrade::receive(&self.agent, requests).await?)
     }
 }
 
