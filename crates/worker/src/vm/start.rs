@@ -35,7 +35,7 @@ const INITRD: &str = "initrd";
 /// The token's file, for an agent that has no initramfs.
 const TOKEN: &str = "token";
 /// The disk of a VM without a workspace; it ends with the VM.
-const OVERLAY: &str = "overlay.ext4";
+pub(super) const OVERLAY: &str = "overlay.ext4";
 
 /// A VM that runs: its processes and its agent.
 pub(crate) struct Machinery {
@@ -179,22 +179,25 @@ async fn prepare_guest(
         ends_by: ends_by(driver),
     };
     write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
-    let kernel = guest_kernel(&template);
+    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
+    Ok((kernel_boot(&template, initrd, overlay), transport))
+}
+
+/// What a VM of a template boots.
+pub(super) fn kernel_boot(template: &InstalledTemplate, initrd: PathBuf, overlay: PathBuf) -> Boot {
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
         path,
         read_only,
         serial: serial.to_owned(),
     };
-    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
-    let boot = Boot::Kernel {
-        kernel,
+    Boot::Kernel {
+        kernel: guest_kernel(template),
         initrd,
         disks: vec![
             disk(template.rootfs(), true, "aetherium-root"),
             disk(overlay, false, "aetherium-rw"),
         ],
-    };
-    Ok((boot, transport))
+    }
 }
 
 /// The kernel of a template, as drivers take it.
