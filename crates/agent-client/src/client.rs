@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::connection::Connection;
 use crate::dial::{self, DialError, Waiting, Winner};
 use crate::process::{self, Process};
-use crate::{AgentError, Deadlines, Endpoint};
+use crate::{AgentError, Deadlines, Endpoint, Files, Ports, System};
 
 /// A VM's agent. Cheap to clone; clones share one connection.
 #[derive(Clone)]
@@ -133,6 +133,24 @@ impl AgentClient {
         *self.inner.connection.lock().await = None;
     }
 
+    /// The guest's files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// The guest's TCP ports.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        Ports::new(self.clone())
+    }
+
+    /// The guest as a machine.
+    #[must_use]
+    pub fn system(&self) -> System {
+        System::new(self.clone())
+    }
+
     /// Says that the VM is over: every call under way and every later one ends with
     /// [`AgentError::VmEnded`]. The first reason stays.
     pub fn close(&self, reason: impl Into<String>) {
@@ -157,6 +175,16 @@ impl AgentClient {
         }
     }
 
+    /// Runs a call that has one answer, or one stream, within the call deadline and the VM's life.
+    pub(crate) async fn unary<T>(
+        &self,
+        connection: &Connection,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, connectrpc::ConnectError>>,
+    ) -> Result<T, AgentError> {
+        self.call(call, async { answer.await.map_err(|e| connection.error(call, &e)) }).await
+    }
+
     /// Runs anything unless the VM ends first.
     pub(crate) async fn unless_ended<T>(
         &self,
@@ -175,7 +203,7 @@ impl AgentClient {
     }
 
     /// The open connection, or a new one.
-    async fn connection(&self) -> Result<Connection, AgentError> {
+    pub(crate) async fn connection(&self) -> Result<Connection, AgentError> {
         let after = self.inner.deadlines.dial;
         let dial = tokio::time::timeout(after, async {
             let mut slot = self.inner.connection.lock().await;

@@ -53,6 +53,9 @@ impl Drop for Shared {
 }
 
 pub(crate) type WireClient = wire::AgentClient<Connection>;
+pub(crate) type WireFiles = wire::FilesClient<Connection>;
+pub(crate) type WirePorts = wire::PortsClient<Connection>;
+pub(crate) type WireSystem = wire::SystemClient<Connection>;
 
 impl Connection {
     /// Opens an HTTP/2 session over a socket.
@@ -96,9 +99,22 @@ impl Connection {
 
     /// The generated client over this connection.
     pub(crate) fn wire(&self) -> WireClient {
-        let config = ClientConfig::new(Uri::from_static("http://agent"))
-            .with_default_max_message_size(rpc::MAX_MESSAGE_BYTES);
-        wire::AgentClient::new(self.clone(), config)
+        wire::AgentClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the files' service.
+    pub(crate) fn files(&self) -> WireFiles {
+        wire::FilesClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the ports' service.
+    pub(crate) fn ports(&self) -> WirePorts {
+        wire::PortsClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the machine's service.
+    pub(crate) fn system(&self) -> WireSystem {
+        wire::SystemClient::new(self.clone(), config())
     }
 
     /// Greets the agent.
@@ -124,6 +140,11 @@ impl Connection {
     pub(crate) fn error(&self, call: &'static str, error: &connectrpc::ConnectError) -> AgentError {
         AgentError::from_wire(call, &self.shared.endpoint, self.shared.transport, error)
     }
+}
+
+fn config() -> ClientConfig {
+    ClientConfig::new(Uri::from_static("http://agent"))
+        .with_default_max_message_size(rpc::MAX_MESSAGE_BYTES)
 }
 
 /// A token holds visible ASCII alone, so it always makes a header.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aetherium_agent_proto::{AgentTransport, ProtocolVersion, SpawnErrorKind};
+use aetherium_agent_proto::rpc::refusal;
+use aetherium_agent_proto::{
+    AgentTransport, ProtocolVersion, Refusal, RefusalKind, SpawnErrorKind,
+};
 use connectrpc::{ConnectError, ErrorCode};
 
 /// A call to an agent that did not succeed.
@@ -82,6 +85,14 @@ pub enum AgentError {
         /// What the agent said.
         detail: String,
     },
+    /// The guest could not, or would not, do what was asked of a file, a port or itself.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        kind: RefusalKind,
+        /// What happened and with which value, in the agent's words.
+        detail: String,
+    },
     /// The agent answered something else than the protocol allows, or refused.
     #[error("the agent answered `{call}` with {code}: {detail}")]
     Agent {
@@ -108,6 +119,7 @@ impl AgentError {
             Self::Spawn { kind, .. } => kind.code(),
             Self::NoSuchProcess { .. } => "no_such_process",
             Self::StdinClosed { .. } => "stdin_closed",
+            Self::Refused { kind, .. } => kind.code(),
             Self::Agent { .. } => "agent_protocol_error",
         }
     }
@@ -126,6 +138,7 @@ impl AgentError {
             | Self::ConnectionLost { .. }
             | Self::DeadlineExceeded { .. }
             | Self::StdinClosed { .. }
+            | Self::Refused { .. }
             | Self::Agent { .. } => true,
         }
     }
@@ -137,6 +150,9 @@ impl AgentError {
         transport: AgentTransport,
         error: &ConnectError,
     ) -> Self {
+        if let Some(Refusal { kind, detail }) = refusal(error) {
+            return Self::Refused { kind, detail };
+        }
         let detail = error.message.clone().unwrap_or_else(|| error.to_string());
         match error.code {
             ErrorCode::Unauthenticated => Self::Unauthorized { endpoint: endpoint.to_owned() },

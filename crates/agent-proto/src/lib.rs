@@ -11,11 +11,15 @@
 
 pub mod config;
 pub mod console;
+pub mod files;
 mod hello;
 pub mod line;
+pub mod ports;
 mod process;
+mod refusal;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+pub mod system;
 mod token;
 
 pub use config::GuestConfig;
@@ -24,6 +28,7 @@ pub use process::{
     DEFAULT_KILL_GRACE_MS, ExecSpec, ExitReport, ExitStatus, ProcessInfo, SpawnErrorKind,
     UnknownSpawnErrorKind,
 };
+pub use refusal::{Refusal, RefusalKind};
 pub use token::{InvalidToken, Token};
 
 /// The port the agent listens on, over vsock and TCP alike.

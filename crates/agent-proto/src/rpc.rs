@@ -2,6 +2,12 @@
 //!
 //! Generated code stays behind this module: the rest of the project speaks in domain types.
 
+pub mod files;
+mod outgoing;
+mod ports;
+mod refusal;
+mod system;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use connectrpc::{CodecFormat, ConnectError, Encodable, EncodedBody};
 
@@ -27,8 +33,11 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/agent_rpc.rs"));
 }
 
-/// Messages and service of the wire, as generated.
+/// Messages and services of the wire, as generated.
 pub use generated::aetherium::agent::v1 as wire;
+pub use outgoing::{CarriesData, Outgoing};
+pub use refusal::{REFUSAL_TYPE, refusal};
+pub use system::InvalidNetwork;
 
 /// The most bytes of output one event carries.
 pub const MAX_CHUNK_BYTES: usize = 128 * 1024;

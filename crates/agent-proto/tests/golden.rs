@@ -115,6 +115,7 @@ fn text_formats_keep_their_form() {
             address_cidr: "172.16.0.2/24".parse().unwrap(),
             gateway: Some([172, 16, 0, 1].into()),
             dns: vec![[172, 16, 0, 1].into()],
+            routes: Vec::new(),
         }),
         transports: Transports { vsock: true, tcp: false },
         root_deadline_ms: 5_000,

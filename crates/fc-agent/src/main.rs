@@ -14,12 +14,17 @@
 // Without the entry below, which a test build replaces, most of the program is unreachable.
 #![cfg_attr(test, allow(dead_code))]
 
+mod actor;
 mod cli;
 mod clock;
 mod exec;
+mod files;
 mod init;
+mod ports;
+mod refuse;
 mod serve;
 mod server;
+mod system;
 
 /// The program's entry.
 ///
@@ -51,9 +56,12 @@ fn ignore_sigpipe() {
 fn tune_allocator() {
     const MMAP_THRESHOLD: libc::c_int = 4 << 20;
     const TRIM_THRESHOLD: libc::c_int = 2 << 20;
+    // Threads come and go; an arena for each would keep memory that no other uses.
+    const ARENAS: libc::c_int = 1;
     // SAFETY: mallopt only sets parameters, before any other thread runs.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
 }

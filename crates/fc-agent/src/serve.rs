@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::exec::Children;
 use crate::server::{self, Agent, Identity, Listener};
+use crate::system::Machine;
 
 /// How long processes get between TERM and KILL when the agent ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -59,14 +60,17 @@ pub(crate) struct ServeConfig {
     /// Required of callers over TCP.
     pub(crate) token: Option<Token>,
     pub(crate) role: Role,
+    pub(crate) machine: Machine,
     pub(crate) started_uptime_ms: u64,
 }
 
 /// Why serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By a signal or a caller's wish.
-    Asked,
+    /// By a caller, who means the whole machine where it is the agent's own.
+    Wished,
+    /// By a signal to the agent.
+    Signalled,
 }
 
 /// Why it could not begin.
@@ -97,19 +101,19 @@ async fn serve(config: ServeConfig, mut ready: impl FnMut(&Listen)) -> Result<En
         listeners.push(listener);
     }
     let identity = Identity::new(config.role, config.started_uptime_ms, transports(&listeners));
-    let agent = Arc::new(Agent::new(identity, children.clone(), config.token));
+    let agent = Arc::new(Agent::new(identity, children.clone(), config.token, config.machine));
     listeners.iter().for_each(|listener| ready(listener.address()));
 
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(server::accept_forever(listener, agent.clone()));
     }
-    tokio::select! {
-        () = asked_to_stop() => {}
-        () = agent.stop_wanted() => {}
+    let ending = tokio::select! {
+        () = asked_to_stop() => Ending::Signalled,
+        () = agent.stop_wanted() => Ending::Wished,
         // Without its reaper the agent would never see a process end.
-        _ = &mut reaper => {}
-    }
+        _ = &mut reaper => Ending::Signalled,
+    };
     agent.stop();
     end_processes(&children, config.role).await;
     // Accepting ends by itself once every connection has sent its last answer.
@@ -118,7 +122,7 @@ async fn serve(config: ServeConfig, mut ready: impl FnMut(&Listen)) -> Result<En
     })
     .await;
     reaper.abort();
-    Ok(Ending::Asked)
+    Ok(ending)
 }
 
 fn transports(listeners: &[Listener]) -> Vec<AgentTransport> {

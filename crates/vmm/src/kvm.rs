@@ -230,22 +230,27 @@ pub(crate) fn unprobed(reason: &str) -> Finding {
     Finding::warn(CHECK, reason, WHY, "build a template: its kernel is what is probed")
 }
 
-/// Opens KVM's device as a VMM would.
-pub(crate) fn open_device() -> io::Result<File> {
-    open(Path::new(DEVICE))
-}
-
 fn open(device: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(device)
 }
 
-fn key(vmm: &str, kernel_sha256: &str) -> Key {
+/// The host's CPU, as far as a guest can see it.
+pub(crate) fn host_cpu() -> String {
+    cpu_fields(&["vendor_id", "cpu family", "model\t", "stepping", "model name"])
+}
+
+/// Fields of the first CPU in `/proc/cpuinfo`, see proc(5).
+fn cpu_fields(names: &[&str]) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
+    let field = |name: &&str| {
         let line = cpuinfo.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_once(':')).map_or("", |it| it.1.trim())
     };
-    let cpu = ["model name", "cpu family", "model", "stepping", "microcode"].map(field).join("/");
+    names.iter().map(field).collect::<Vec<_>>().join("/")
+}
+
+fn key(vmm: &str, kernel_sha256: &str) -> Key {
+    let cpu = cpu_fields(&["model name", "cpu family", "model", "stepping", "microcode"]);
     Key {
         kernel_sha256: kernel_sha256.to_owned(),
         vmm: vmm.to_owned(),

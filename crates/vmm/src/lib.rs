@@ -39,6 +39,7 @@ mod needs;
 mod process;
 mod procfs;
 mod qemu;
+mod snapshot;
 mod spawn;
 mod strays;
 mod supervise;
@@ -51,4 +52,8 @@ pub use launch::{Boot, Disk, GuestKernel, LaunchSpec, ProbeGuest, VsockChoice};
 pub use machine::{Machine, Vmm, VmmExit};
 pub use process::AgentProcess;
 pub use qemu::Qemu;
+pub use snapshot::{
+    Mismatch, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround, SnapshotKind,
+    SnapshotManifest, SnapshotVmm,
+};
 pub use strays::{Stray, strays};

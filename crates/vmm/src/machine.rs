@@ -1,6 +1,9 @@
 //! The two traits that every driver implements.
 
-use crate::{Footprint, LaunchSpec, ProbeGuest, VmmError, firecracker::plan::RateLimits};
+use crate::{
+    Footprint, LaunchSpec, ProbeGuest, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
+    firecracker::plan::RateLimits,
+};
 use aetherium_model::{VmId, finding::Finding, resources::DriverKind};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -32,6 +35,31 @@ pub trait Vmm: Send + Sync {
     /// # Errors
     /// When it cannot be told whether the VMM lives, or what it left cannot be removed.
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError>;
+
+    /// What snapshots of this driver on this host depend on.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`] where it takes none.
+    async fn snapshots(&self) -> Result<SnapshotVmm, VmmError> {
+        let (driver, why) = (self.kind(), "it has no means for that".to_owned());
+        Err(VmmError::Unsupported { driver, verb: "take snapshots", why })
+    }
+
+    /// Starts a VM from a snapshot that fits, see [`crate::SnapshotGround::check`]. It is paused; its
+    /// agent's connections are gone, and its clock and its secrets are those of the snapshot.
+    ///
+    /// # Errors
+    /// Whatever kept the VMM from loading it. Nothing of the VM is left then but its logs.
+    async fn restore(
+        &self,
+        spec: &LaunchSpec,
+        files: &SnapshotFiles,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        let _ = (spec, files);
+        self.snapshots().await?;
+        let (driver, why) = (self.kind(), "it has no means for that".to_owned());
+        Err(VmmError::Unsupported { driver, verb: "load a snapshot", why })
+    }
 
     /// Removes what a VM without a machine has left outside of its run directory, whether it was
     /// ever launched or not. Its processes have been ended; see [`crate::strays`].
@@ -84,6 +112,15 @@ pub trait Machine: Send + Sync {
     /// [`VmmError::Unsupported`], or the VMM's refusal.
     async fn resume(&self) -> Result<(), VmmError> {
         Err(self.unsupported("resume a VM"))
+    }
+
+    /// Writes a snapshot of a paused guest, which stays paused. The files are made here.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal; the files are then worth nothing.
+    async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
+        let _ = (files, kind);
+        Err(self.unsupported("take a snapshot"))
     }
 
     /// Takes `mib` MiB of memory away from the guest, or gives back what was taken before.

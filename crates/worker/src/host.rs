@@ -266,7 +266,7 @@ pub fn guest_net() -> GuestNet {
     let cidr = format!("{}/{}", net.address, net.prefix);
     #[expect(clippy::expect_used, reason = "a constant, and a test below parses it")]
     let address_cidr = cidr.parse().expect("the common guest network is a valid one");
-    GuestNet { address_cidr, gateway: Some(net.gateway), dns: vec![net.dns] }
+    GuestNet { address_cidr, gateway: Some(net.gateway), dns: vec![net.dns], routes: Vec::new() }
 }
 
 /// Reads the worker's id, or makes one on the first start.

@@ -97,11 +97,18 @@ fn show(plan: &Plan) -> Result<(), CliError> {
     print::table(&["CHOICE", "CHOSEN", "WHY"], &reasons);
     println!("\nprogram:   firecracker {}", plan.program_args.join(" "));
     println!("kernel:    {}", plan.kernel_args);
-    println!("           and by Firecracker: {}", plan.appended_args.join(" "));
+    if !plan.appended_args.is_empty() {
+        println!("           to which Firecracker adds {}", plan.appended_args.join(" "));
+    }
     println!("agent:     {}", plan.agent.iter().map(way).collect::<Vec<_>>().join(", else "));
     let devices: Vec<String> =
         plan.devices.iter().map(|it| format!("{} ({})", it.guest_name, it.purpose)).collect();
-    println!("devices:   {}\n", devices.join(", "));
+    println!("devices:   {}", devices.join(", "));
+    for file in &plan.files {
+        let usage = format!("{:?}", file.usage).to_lowercase();
+        println!("file:      {} is {} ({usage})", file.vmm.display(), file.host.display());
+    }
+    println!();
     for call in &plan.calls {
         println!("{} {} {}", call.method(), call.path(), call.body().map_err(Fault::internal)?);
     }

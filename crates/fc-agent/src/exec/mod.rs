@@ -16,3 +16,4 @@ mod user;
 
 pub(crate) use children::{Children, SignalError, reap_forever};
 pub(crate) use supervise::{ChildEvent, Running, start};
+pub(crate) use user::{Accounts, User};

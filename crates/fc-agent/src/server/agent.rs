@@ -9,6 +9,7 @@ use super::limits::Limits;
 use crate::clock;
 use crate::exec::Children;
 use crate::serve::Role;
+use crate::system::Machine;
 
 /// What does not change about this agent.
 pub(crate) struct Identity {
@@ -38,17 +39,24 @@ pub(crate) struct Agent {
     identity: Identity,
     children: Arc<Children>,
     token: Option<Token>,
+    machine: Machine,
     limits: Limits,
     stop_wanted: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
 }
 
 impl Agent {
-    pub(crate) fn new(identity: Identity, children: Arc<Children>, token: Option<Token>) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        children: Arc<Children>,
+        token: Option<Token>,
+        machine: Machine,
+    ) -> Self {
         Self {
             identity,
             children,
             token,
+            machine,
             limits: Limits::new(),
             stop_wanted: watch::Sender::new(false),
             stopped: watch::Sender::new(false),
@@ -71,6 +79,10 @@ impl Agent {
 
     pub(crate) fn children(&self) -> &Arc<Children> {
         &self.children
+    }
+
+    pub(super) fn machine(&self) -> Machine {
+        self.machine
     }
 
     pub(super) fn limits(&self) -> &Limits {

@@ -29,6 +29,9 @@ use tower::Service as _;
 use super::limits::Admission;
 use super::{Agent, Caller, PROOF_DEADLINE};
 use crate::exec::{self, ChildEvent, Running, SignalError};
+use crate::files::FileVerbs;
+use crate::ports::PortVerbs;
+use crate::system::SystemVerbs;
 
 /// The most bytes of one stream that wait to be sent.
 const SEND_BUFFER: usize = 256 * 1024;
@@ -52,7 +55,11 @@ struct Session {
 /// Serves RPCs until the caller leaves, breaks a rule, or the agent ends.
 pub(super) async fn serve(caller: Caller, agent: Arc<Agent>) {
     let Caller { socket, admission, must_prove } = caller;
-    let router = Router::new().add_service(Arc::new(Verbs { agent: agent.clone() }));
+    let router = Router::new()
+        .add_service(Arc::new(Verbs { agent: agent.clone() }))
+        .add_service(Arc::new(FileVerbs))
+        .add_service(Arc::new(PortVerbs))
+        .add_service(Arc::new(SystemVerbs { machine: agent.machine() }));
     let limits = connectrpc::Limits::default().with_max_message_size(rpc::MAX_MESSAGE_BYTES);
     // Input may go on for as long as a process reads it: a body has no end to count to.
     let limits = limits.with_max_request_body_size(usize::MAX);

@@ -44,6 +44,28 @@ impl Agent {
         Self { child, dir, tcp }
     }
 
+    /// An agent that takes its machine for its own, in namespaces where that is harmless: `/etc` and
+    /// `/run` are empty and its own, `eth0` leads nowhere, host name and mounts are nobody else's.
+    /// It listens on a Unix socket alone.
+    pub(crate) fn start_as_machine() -> Self {
+        const PREPARE: &str = "set -e; mount -t tmpfs tmpfs /etc; mount -t tmpfs tmpfs /run; \
+            mkdir /run/small; mount -t tmpfs -o size=1m tmpfs /run/small; \
+            ip link add eth0 type veth peer name peer0; ip link set peer0 up; exec \"$@\"";
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "--uts", "--net", "--"])
+            .args(["sh", "-c", PREPARE, "sh", env!("CARGO_BIN_EXE_fc-agent"), "--machine"])
+            .arg("--listen")
+            .arg(format!("unix:{}", dir.path().join("agent.sock").display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next().expect("the agent ended before it listened").unwrap();
+        assert!(line.starts_with("listening unix:"), "{line}");
+        Self { child, dir, tcp: ([0, 0, 0, 0], 0).into() }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -71,8 +93,17 @@ impl Agent {
 
     /// The resident memory in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most resident memory there ever was, in KiB.
+    pub(crate) fn peak_rss_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }
@@ -90,10 +121,15 @@ pub(crate) fn client(endpoints: Vec<Endpoint>) -> AgentClient {
 
 /// Runs a test's story within [`PATIENCE`].
 pub(crate) fn story(story: impl Future<Output = ()>) {
+    long_story(PATIENCE, story);
+}
+
+/// Runs a test's story that moves much, within a time of its own.
+pub(crate) fn long_story(patience: Duration, story: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, story).await.expect("it took too long") });
+        .block_on(async { tokio::time::timeout(patience, story).await.expect("it took too long") });
 }
 
 /// Asks again until there is an answer.

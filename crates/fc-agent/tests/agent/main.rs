@@ -4,7 +4,12 @@
 
 mod harness;
 
+mod archives;
 mod connections;
 mod exec;
+mod files;
 mod lines;
+mod machine;
+mod ports;
 mod transports;
+mod watch;

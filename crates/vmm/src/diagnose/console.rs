@@ -54,6 +54,7 @@ fn fatal(lines: &[String]) -> Option<Fault> {
         | FatalCode::ConfigInvalid
         | FatalCode::MountFailed
         | FatalCode::SwitchFailed
+        | FatalCode::HandOverFailed
         | FatalCode::ListenFailed
         | FatalCode::Internal => {
             Fault::new(Code::InitExited, format!("the guest's init gave up: {code}: {detail}"))

@@ -125,7 +125,7 @@ impl Jail {
         args
     }
 
-    /// Lets the jail read a file of the host under the name `inside`, which begins with `/`.
+    /// Lets the jail read a file of the host under the name `inside`.
     pub(crate) fn share(&self, host: &Path, inside: &Path) -> Result<(), VmmError> {
         let (source, place) = self.link(host, inside)?;
         let readable =

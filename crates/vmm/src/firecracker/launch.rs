@@ -7,13 +7,14 @@ use super::{
     plan::{
         AgentTransport, ApiCall, BalloonRequest, Confinement, Console, DiskRequest, FileUse,
         FirecrackerVersion, HostFacts, HugePages, InitramfsFacts, KernelFiles, NetworkRequest,
-        Plan, PlanRequest, RateLimits, Start, TemplateFacts, VsockRequest, plan,
+        Plan, PlanRequest, RateLimits, SharedFile, Start, TemplateFacts, VsockRequest, plan,
     },
     program::Info,
+    snapshot,
 };
 use crate::{
     Accelerator, AgentAddress, Boot, Disk, DriverConfig, Footprint, JailFootprint, LaunchSpec,
-    Role, VmmError, VsockChoice,
+    Role, SnapshotFiles, VmmError, VsockChoice,
     diagnose::tail_lines,
     held::Held,
     needs::boot_needs_bytes,
@@ -25,6 +26,7 @@ use serde_json::json;
 use std::{
     ffi::OsString,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -101,12 +103,13 @@ pub(super) fn jailer_finding(config: &DriverConfig) -> Finding {
     }
 }
 
-/// Starts a VM.
+/// Starts a VM; one from a snapshot is paused.
 pub(super) async fn launch(
     config: &DriverConfig,
     users: &Users,
     info: &Info,
     spec: &LaunchSpec,
+    from: Source<'_>,
     accelerator_reason: String,
 ) -> Result<FirecrackerMachine, VmmError> {
     let Boot::Kernel { kernel, initrd, .. } = &spec.boot else {
@@ -115,7 +118,7 @@ pub(super) async fn launch(
     let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
     let place = Place::make(&Confine::choose(config)?, users, info, spec)?;
     let plan = planned(info.version, spec, place.confinement())?;
-    let launch = Launch { info, spec, place: &place, plan: &plan };
+    let launch = Launch { info, spec, place: &place, plan: &plan, from };
     let started = launch.run().await;
     let (main, agent, sockets) = match started {
         Ok(started) => started,
@@ -140,7 +143,8 @@ pub(super) async fn launch(
         memory_mib: spec.resources.memory_mib.get(),
         boot_needs_bytes,
     };
-    Ok(FirecrackerMachine::new(Supervised::new(footprint, main.kept(), Vec::new())))
+    let processes = Supervised::new(footprint, main.kept(), Vec::new());
+    Ok(FirecrackerMachine::new(processes, info.version))
 }
 
 /// Where a VM's files are, as the host names them.
@@ -200,13 +204,23 @@ impl<'a> Place<'a> {
     }
 
     /// Puts the files of a plan where Firecracker will look for them.
-    pub(super) fn furnish(&self, plan: &Plan) -> Result<(), VmmError> {
-        for file in &plan.files {
+    pub(super) fn furnish(&self, plan: &Plan, from: Source<'_>) -> Result<(), VmmError> {
+        if let Source::Snapshot(files) = from {
+            self.share(&files.memory, Path::new(snapshot::MEMORY))?;
+            self.share(&files.state, Path::new(snapshot::STATE))?;
+        }
+        // What a kernel starts from is in a snapshot already.
+        let boots = |file: &&SharedFile| {
+            let name = file.vmm.as_os_str();
+            matches!(from, Source::Kernel) || (name != "kernel" && name != "initramfs")
+        };
+        for file in plan.files.iter().filter(boots) {
             let jail = self.jailed.as_ref().map(|it| &it.1);
             match (file.usage, jail) {
-                (FileUse::Read, Some(jail)) => jail.share(&file.host, &file.vmm)?,
+                (FileUse::Read, _) => self.share(&file.host, &file.vmm)?,
                 (FileUse::Write, Some(jail)) => jail.give(&file.host, &file.vmm)?,
-                (FileUse::Read | FileUse::Write | FileUse::Create, None) => {}
+                (FileUse::Write, None) => self.link(&file.host, &file.vmm)?,
+                (FileUse::Create, None) => {}
                 (FileUse::Append, jail) => {
                     let own = self.name(&file_name(&file.vmm));
                     drop(open_log(&own)?);
@@ -224,20 +238,39 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Lets Firecracker read a file of the host.
+    fn share(&self, host: &Path, name: &Path) -> Result<(), VmmError> {
+        match &self.jailed {
+            Some((_, jail)) => jail.share(host, name),
+            None => self.link(host, name),
+        }
+    }
+
+    /// Makes a file of the host visible in the run directory, where Firecracker runs.
+    fn link(&self, host: &Path, name: &Path) -> Result<(), VmmError> {
+        let place = self.spec.run_dir.join(name);
+        remove_if_there(&place)?;
+        symlink(host, &place).map_err(VmmError::io("make a link at", &place))
+    }
+
+    /// Takes a file back that Firecracker has read and needs no more.
+    fn withdraw(&self, name: &Path) -> Result<(), VmmError> {
+        remove_if_there(&match &self.jailed {
+            Some((_, jail)) => jail.root().join(name),
+            None => self.spec.run_dir.join(name),
+        })
+    }
+
     /// The program to start, and its arguments.
     pub(super) fn command(&self, plan: &Plan) -> (PathBuf, Vec<OsString>) {
         let mut program_args = plan.program_args.clone();
+        program_args.extend(["--api-sock".to_owned(), API_SOCKET.to_owned()]);
         match &self.jailed {
             None => {
-                let socket = self.name(API_SOCKET).into_os_string();
-                let id = jail::jail_id(self.spec.vm_id);
-                let mut args: Vec<OsString> = vec!["--id".into(), id.into()];
-                args.extend(["--api-sock".into(), socket]);
-                args.extend(program_args.into_iter().map(OsString::from));
-                (self.info.path.clone(), args)
+                program_args.extend(["--id".to_owned(), jail::jail_id(self.spec.vm_id)]);
+                (self.info.path.clone(), program_args.into_iter().map(OsString::from).collect())
             }
             Some((jailer, jail)) => {
-                program_args.extend(["--api-sock".to_owned(), format!("/{API_SOCKET}")]);
                 let netns = self.spec.slot.as_ref().map(|slot| slot.netns.as_path());
                 let size = &self.spec.resources;
                 (jailer.clone(), jail.args(&self.info.path, size, netns, &program_args))
@@ -269,12 +302,22 @@ struct Launch<'a> {
     spec: &'a LaunchSpec,
     place: &'a Place<'a>,
     plan: &'a Plan,
+    from: Source<'a>,
+}
+
+/// What a guest starts from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// Its kernel.
+    Kernel,
+    /// This snapshot; it is paused then.
+    Snapshot(&'a SnapshotFiles),
 }
 
 impl Launch<'_> {
     /// Starts Firecracker, tells it everything and starts the guest. On an error the process ends.
     async fn run(&self) -> Result<(Held, Vec<AgentAddress>, Vec<PathBuf>), VmmError> {
-        self.place.furnish(self.plan)?;
+        self.place.furnish(self.plan, self.from)?;
         let (program, args) = self.place.command(self.plan);
         let log = self.place.log();
         let spawn = Spawn {
@@ -290,9 +333,15 @@ impl Launch<'_> {
         let main = spawn.start()?;
         let api = Api::new(self.place.name(API_SOCKET));
         listening(&main, &api, &self.info.path, &log).await?;
-        if let Err(error) = tell(&api, &self.plan.calls).await {
+        let told = match self.from {
+            Source::Kernel => tell(&api, &self.plan.calls).await,
+            Source::Snapshot(_) => snapshot::load(&api, self.info.version, self.spec).await,
+        };
+        if let Err(error) = told {
             return Err(last_words(&main, &self.info.path, &log, error).await);
         }
+        // It is in the guest's memory now, and only that guest may know what is in it.
+        self.place.withdraw(Path::new("initramfs"))?;
         let mut sockets = vec![self.place.name(API_SOCKET)];
         let mut agent = Vec::new();
         for way in &self.plan.agent {

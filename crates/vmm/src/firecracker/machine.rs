@@ -2,9 +2,13 @@
 
 use super::{
     api::{Api, CALL_DEADLINE},
-    plan::{RateLimiter, RateLimits},
+    plan::{FirecrackerVersion, KnownBad, RateLimiter, RateLimits},
+    snapshot,
 };
-use crate::{Footprint, Machine, VmmError, VmmExit, supervise::Supervised};
+use crate::{
+    AgentAddress, Footprint, Machine, SnapshotFiles, SnapshotKind, VmmError, VmmExit,
+    supervise::Supervised,
+};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,18 +24,30 @@ const METRICS: &str = "metrics.json";
 /// A running Firecracker.
 pub(crate) struct FirecrackerMachine {
     processes: Supervised,
-    api: Api,
+    pub(super) api: Api,
     metrics: PathBuf,
+    version: FirecrackerVersion,
 }
 
 impl FirecrackerMachine {
     /// The Firecracker of these processes.
-    pub(super) fn new(processes: Supervised) -> Self {
+    pub(super) fn new(processes: Supervised, version: FirecrackerVersion) -> Self {
         let footprint = processes.footprint();
         // One without a control socket is none that this driver started: every call will say so.
         let api = Api::new(footprint.control.clone().unwrap_or_default());
         let metrics = footprint.vmm_log.with_file_name(METRICS);
-        Self { processes, api, metrics }
+        Self { processes, api, metrics, version }
+    }
+
+    pub(super) const fn version(&self) -> FirecrackerVersion {
+        self.version
+    }
+
+    /// Whether a bare pause would cost this VM its virtio socket.
+    fn loses_vsock(&self) -> bool {
+        let has_vsock =
+            self.footprint().agent.iter().any(|it| matches!(it, AgentAddress::Vsock { .. }));
+        has_vsock && self.version.known_bad().any(|bad| bad == KnownBad::PausedVsock)
     }
 
     async fn set_state(&self, state: &str) -> Result<(), VmmError> {
@@ -59,7 +75,21 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
-        self.set_state("Paused").await
+        self.set_state("Paused").await?;
+        if !self.loses_vsock() {
+            return Ok(());
+        }
+        // A snapshot tells the guest that its connections are gone, which a bare pause does not do;
+        // without being told, such a version gives the guest nothing more after it has resumed.
+        if let Err(error) = snapshot::take_and_discard(self).await {
+            self.set_state("Resumed").await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
+        snapshot::take(self, files, kind).await
     }
 
     async fn resume(&self) -> Result<(), VmmError> {

@@ -17,9 +17,11 @@ pub mod plan;
 mod preflight;
 mod probe;
 mod program;
+mod snapshot;
 
 use crate::{
-    Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, Vmm, VmmError, host,
+    Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, SnapshotFiles, SnapshotVmm,
+    Vmm, VmmError, host,
     kvm::{self, Kvm},
     spawn::find_program,
     supervise::Supervised,
@@ -131,7 +133,27 @@ impl Vmm for Firecracker {
             None => "Firecracker runs guests under KVM alone".to_owned(),
         };
         let info = self.program.info().await?;
-        let machine = launch::launch(&self.config, &self.users, &info, spec, reason).await?;
+        let from = launch::Source::Kernel;
+        let machine = launch::launch(&self.config, &self.users, &info, spec, from, reason).await?;
+        Ok(Arc::new(machine))
+    }
+
+    async fn snapshots(&self) -> Result<SnapshotVmm, VmmError> {
+        let info = self.program.info().await?;
+        snapshot::of_this_host(&info).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &LaunchSpec,
+        files: &SnapshotFiles,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        spec.check_paths()?;
+        let info = self.program.info().await?;
+        snapshot::refuse_known_bad(info.version, spec)?;
+        let (from, reason) =
+            (launch::Source::Snapshot(files), "it ran under KVM before".to_owned());
+        let machine = launch::launch(&self.config, &self.users, &info, spec, from, reason).await?;
         Ok(Arc::new(machine))
     }
 
@@ -140,8 +162,9 @@ impl Vmm for Firecracker {
             let (theirs, ours) = (footprint.driver, DriverKind::Firecracker);
             return Err(VmmError::WrongDriver { theirs, ours });
         }
+        let version = self.program.info().await?.version;
         let adopted = Supervised::adopt(footprint).await?;
-        Ok(adopted.map(|it| Arc::new(FirecrackerMachine::new(it)) as Arc<dyn Machine>))
+        Ok(adopted.map(|it| Arc::new(FirecrackerMachine::new(it, version)) as Arc<dyn Machine>))
     }
 
     async fn sweep(&self, vm_id: VmId, run_dir: &Path) -> Result<(), VmmError> {

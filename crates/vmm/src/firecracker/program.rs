@@ -54,7 +54,7 @@ impl Program {
         let wanted = || self.configured.clone().unwrap_or_else(|| PROGRAM.into());
         let path = find_program(self.configured.as_deref(), PROGRAM)
             .ok_or_else(|| VmmError::ProgramMissing { program: wanted(), remedy: REMEDY })?;
-        let text = version_text(&path).await?;
+        let text = ask(&path, "--version").await?;
         let version = text.parse().map_err(|_| VmmError::Control {
             command: format!("{} --version", path.display()),
             answer: text.chars().take(200).collect(),
@@ -63,9 +63,10 @@ impl Program {
     }
 }
 
-async fn version_text(path: &Path) -> Result<String, VmmError> {
+/// What Firecracker prints for a question.
+pub(super) async fn ask(path: &Path, question: &str) -> Result<String, VmmError> {
     let mut command = Command::new(path);
-    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    command.arg(question).stdin(Stdio::null()).kill_on_drop(true);
     let not_ready =
         |_| VmmError::NotReady { program: path.to_owned(), waited: DEADLINE, log: Vec::new() };
     let output = timeout(DEADLINE, command.output()).await.map_err(not_ready)?;

@@ -7,6 +7,7 @@
 //! A launch that fails or is given up leaves no process behind.
 
 mod command;
+mod machine;
 mod monitor;
 mod preflight;
 mod probe;
@@ -31,6 +32,7 @@ use aetherium_model::{
 use aetherium_net::{GuestNet, usernet};
 use async_trait::async_trait;
 use command::Plan;
+use machine::QemuMachine;
 use monitor::Monitor;
 use program::Program;
 use std::{
@@ -184,7 +186,7 @@ impl Vmm for Qemu {
             memory_mib: spec.resources.memory_mib.get(),
             boot_needs_bytes,
         };
-        Ok(Arc::new(Supervised::new(footprint, main, helpers)))
+        Ok(Arc::new(QemuMachine::new(Supervised::new(footprint, main, helpers))))
     }
 
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError> {
@@ -193,7 +195,7 @@ impl Vmm for Qemu {
             return Err(VmmError::WrongDriver { theirs, ours });
         }
         let adopted = Supervised::adopt(footprint).await?;
-        Ok(adopted.map(|it| Arc::new(it) as Arc<dyn Machine>))
+        Ok(adopted.map(|it| Arc::new(QemuMachine::new(it)) as Arc<dyn Machine>))
     }
 }
 

@@ -44,7 +44,7 @@ impl Draft<'_> {
         for (letter, disk) in ('a'..='z').zip(disks) {
             check_id(&disk.id)?;
             let usage = if disk.read_only { FileUse::Read } else { FileUse::Write };
-            let path_on_host = self.share(&disk.path, &format!("disk_{}", disk.id), usage)?;
+            let path_on_host = self.share(&disk.path, &format!("disk_{}", disk.id), usage);
             let guest_name = format!("/dev/vd{letter}");
             self.device(&disk.id, guest_name, disk.purpose);
             self.plan.calls.push(ApiCall::Drive(Drive {
@@ -120,7 +120,7 @@ impl Draft<'_> {
                 return Ok(());
             }
         };
-        let (uds, uds_path) = self.own("vsock", FileUse::Create)?;
+        let (uds, uds_path) = self.own("vsock", FileUse::Create);
         self.device("vsock", "/dev/vsock".to_owned(), "virtio socket");
         let guest_cid = vsock.guest_cid;
         self.plan.calls.push(ApiCall::Vsock(Vsock { guest_cid, uds_path }));

@@ -118,38 +118,23 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Gives Firecracker a file of the host.
-    pub(super) fn share(
-        &mut self,
-        host: &Path,
-        in_jail: &str,
-        usage: FileUse,
-    ) -> Result<String, PlanError> {
-        let vmm = match &self.request.confinement {
-            Confinement::Plain => host.to_owned(),
-            Confinement::Jailed { .. } => Path::new("/").join(in_jail),
-        };
-        let name = text(&vmm)?;
-        self.plan.files.push(SharedFile { host: host.to_owned(), vmm, usage });
-        Ok(name)
+    /// Gives Firecracker a file of the host, under a name in the directory it runs in.
+    ///
+    /// Jailed or not, it is told names without a directory: a snapshot holds them, and so it loads in
+    /// any VM's place.
+    pub(super) fn share(&mut self, host: &Path, name: &str, usage: FileUse) -> String {
+        self.plan.files.push(SharedFile { host: host.to_owned(), vmm: name.into(), usage });
+        name.to_owned()
     }
 
     /// Names a file that is this VM's own; gives its name on the host and Firecracker's for it.
-    pub(super) fn own(
-        &mut self,
-        name: &str,
-        usage: FileUse,
-    ) -> Result<(PathBuf, String), PlanError> {
-        let (host, vmm) = match &self.request.confinement {
-            Confinement::Plain => {
-                let path = self.request.run_dir.join(name);
-                (path.clone(), path)
-            }
-            Confinement::Jailed { root } => (root.join(name), Path::new("/").join(name)),
+    pub(super) fn own(&mut self, name: &str, usage: FileUse) -> (PathBuf, String) {
+        let host = match &self.request.confinement {
+            Confinement::Plain => self.request.run_dir.join(name),
+            Confinement::Jailed { root } => root.join(name),
         };
-        let vmm_name = text(&vmm)?;
-        self.plan.files.push(SharedFile { host: host.clone(), vmm, usage });
-        Ok((host, vmm_name))
+        self.plan.files.push(SharedFile { host: host.clone(), vmm: name.into(), usage });
+        (host, name.to_owned())
     }
 }
 
@@ -159,13 +144,4 @@ pub(super) fn extra_args<'a>(
     request: &'a PlanRequest,
 ) -> impl Iterator<Item = &'a str> + Clone {
     template.kernel_args.iter().chain(&request.kernel_args).map(String::as_str)
-}
-
-/// A path as Firecracker's API takes it.
-fn text(path: &Path) -> Result<String, PlanError> {
-    path.to_str().map(str::to_owned).ok_or_else(|| PlanError::BadValue {
-        what: "path",
-        value: path.display().to_string(),
-        why: "it is not UTF-8",
-    })
 }

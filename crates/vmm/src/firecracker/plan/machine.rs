@@ -35,9 +35,9 @@ impl Draft<'_> {
 
     /// Firecracker's log and metrics, as arguments: so they are there before the first call, and for a
     /// snapshot, before whose load nothing may be configured.
-    pub(super) fn logs(&mut self) -> Result<(), PlanError> {
-        let (log, log_path) = self.own("vmm.log", FileUse::Append)?;
-        let (_, metrics_path) = self.own("metrics.json", FileUse::Append)?;
+    pub(super) fn logs(&mut self) {
+        let (log, log_path) = self.own("vmm.log", FileUse::Append);
+        let (_, metrics_path) = self.own("metrics.json", FileUse::Append);
         self.plan.program_args.extend(
             ["--log-path", &log_path, "--level", "Info", "--show-level"]
                 .into_iter()
@@ -50,7 +50,6 @@ impl Draft<'_> {
             "what Firecracker says of a failure is kept with the VM; both files must exist before"
         };
         self.because(Topic::Logs, log.display().to_string(), why);
-        Ok(())
     }
 
     /// Where the guest's console goes: to standard output, which whoever starts Firecracker opens for
@@ -129,7 +128,10 @@ impl Draft<'_> {
 
     /// The built-in template's name, or the call that sets a custom one.
     fn cpu(&mut self) -> Result<(Option<NamedCpuTemplate>, Option<ApiCall>), PlanError> {
-        let vcpus = format!("{} vCPUs", self.request.resources.vcpus);
+        let vcpus = match self.request.resources.vcpus.get() {
+            1 => "1 vCPU".to_owned(),
+            count => format!("{count} vCPUs"),
+        };
         match &self.template.cpu {
             None => {
                 self.because(Topic::Cpu, vcpus, "no CPU template: the guest sees the host's CPU");
@@ -177,7 +179,7 @@ impl Draft<'_> {
         self.because(Topic::KernelArgs, self.plan.kernel_args.clone(), why);
 
         let kernel = self.kernel_file()?;
-        let kernel_image_path = self.share(&kernel, "kernel", FileUse::Read)?;
+        let kernel_image_path = self.share(&kernel, "kernel", FileUse::Read);
         let initrd_path = self.start()?;
         let boot_args = self.plan.kernel_args.clone();
         self.plan.calls.push(ApiCall::BootSource(BootSource {
@@ -214,7 +216,7 @@ impl Draft<'_> {
                 self.require(KernelOption::Initramfs, "to start from an initramfs")?;
                 let why = "the agent finds its root by UUID, whatever the device is called";
                 self.because(Topic::Root, "initramfs with the agent as /init", why);
-                self.share(&initramfs.path, "initramfs", FileUse::Read).map(Some)
+                Ok(Some(self.share(&initramfs.path, "initramfs", FileUse::Read)))
             }
             Start::Disk { .. } => {
                 if self.request.disks.is_empty() {

@@ -104,10 +104,11 @@ pub enum AgentTransport {
 /// A file that Firecracker uses, under both its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SharedFile {
-    /// The name on the host. Under the jailer this is the source of what must be put in place for
-    /// [`FileUse::Read`] and [`FileUse::Write`], and the place inside the jail for the rest.
+    /// The name on the host: the source of what must be put in place for [`FileUse::Read`] and
+    /// [`FileUse::Write`], and the place itself for the rest.
     pub host: PathBuf,
-    /// The name that Firecracker is given; the same but under the jailer.
+    /// The name that Firecracker is given: one without a directory, in the jail's root or in the run
+    /// directory, where Firecracker runs.
     pub vmm: PathBuf,
     /// What Firecracker does with it.
     pub usage: FileUse,
@@ -213,7 +214,7 @@ pub fn plan(
     let guest = Guest::new(kernel, template);
     let mut draft = Draft::begin(host, firecracker, guest, template, request)?;
     draft.jail();
-    draft.logs()?;
+    draft.logs();
     draft.console();
     draft.machine()?;
     draft.disks()?;
