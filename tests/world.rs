@@ -48,8 +48,11 @@ impl Place {
         let source = assets().join("data/templates/default");
         let target = self.path().join("templates").join(name);
         fs::create_dir_all(&target).unwrap();
-        for file in ["kernel", "initramfs.cpio", "rootfs.ext4"] {
-            symlink(source.join(file), target.join(file)).unwrap();
+        for file in fs::read_dir(&source).unwrap() {
+            let file = file.unwrap().file_name();
+            if file != "template.json" {
+                symlink(source.join(&file), target.join(&file)).unwrap();
+            }
         }
         let text = fs::read(source.join("template.json")).unwrap();
         let mut manifest: Value = serde_json::from_slice(&text).unwrap();

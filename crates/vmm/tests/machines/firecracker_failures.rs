@@ -6,7 +6,7 @@
 //! the unit tests of the classifier read it. Firecracker is driven by hand: what is wrong with these
 //! VMs is what the driver would not let through.
 
-use crate::guest::{archive, init};
+use crate::guest::{archive, init, is_elf};
 use aetherium_model::{Code, Fault};
 use aetherium_vmm::{
     VmmExit,
@@ -79,12 +79,6 @@ impl Real {
         assert!(made.unwrap().success());
         path
     }
-}
-
-fn is_elf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
-        && magic == *b"\x7fELF"
 }
 
 /// A VM that does not come up.
