@@ -39,6 +39,8 @@ fn each_recorded_console_has_its_verdict() {
 
 /// What a VM of the real Firecracker left: its console and Firecracker's log. Recorded by
 /// `cargo test --test machines firecracker_failures::record -- --ignored`.
+///
+/// `kvm_gives_up` is a distribution's kernel on a host whose KVM could not run it to the end.
 macro_rules! firecracker {
     ($name:literal) => {
         (
@@ -97,6 +99,7 @@ fn each_recorded_failure_of_firecracker_has_its_verdict() {
             Code::NetworkFailed,
             "/dev/net/tun: Permission denied",
         ),
+        (firecracker!("kvm_gives_up"), ENDED, Code::KvmFailed, "KVM_EXIT_INTERNAL_ERROR"),
         (firecracker!("kvm_is_not_ours"), None, Code::KvmFailed, "Permission denied"),
     ];
     for ((name, console, log), exit, code, says) in table {
