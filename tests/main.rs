@@ -8,6 +8,7 @@
 mod boot_failures;
 mod command_line;
 mod crash;
+mod drivers;
 mod runs;
 mod seed;
 mod server;

@@ -1,6 +1,6 @@
 //! The bodies of the calls that change something, once the rules have passed their fields.
 
-use crate::refusal::Refusal;
+use crate::{refusal::Refusal, rules::Action};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -10,12 +10,41 @@ pub(crate) fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refusal> {
     serde_json::from_value(body).map_err(Refusal::body)
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Whether a body can be read as what its call takes. Firecracker looks at this before it asks
+/// whether the call may come now.
+pub(crate) fn check(action: Action, body: &Value) -> Result<(), Refusal> {
+    fn is<T: DeserializeOwned>(body: &Value) -> Result<(), Refusal> {
+        T::deserialize(body).map(drop).map_err(Refusal::body)
+    }
+    match action {
+        Action::SetBootSource => is::<BootSource>(body),
+        Action::SetMachine => is::<MachineConfig>(body),
+        Action::SetLogger => is::<LoggerBody>(body),
+        Action::SetMetrics => is::<MetricsBody>(body),
+        Action::SetSerial => is::<SerialBody>(body),
+        Action::SetDrive => is::<Drive>(body),
+        Action::UpdateDrive => is::<DriveUpdate>(body),
+        Action::SetNetwork => is::<NetworkInterface>(body),
+        Action::SetVsock => is::<Vsock>(body),
+        Action::SetBalloon => is::<Balloon>(body),
+        Action::UpdateBalloon => is::<BalloonUpdate>(body),
+        Action::UpdateBalloonStats => is::<BalloonStatsUpdate>(body),
+        Action::Act => is::<ActionBody>(body),
+        Action::SetState => is::<StateBody>(body),
+        Action::CreateSnapshot => is::<CreateSnapshot>(body),
+        Action::LoadSnapshot => {
+            LoadSnapshot::deserialize(body).map_err(Refusal::body)?.memory().map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct BootSource {
     pub(crate) kernel_image_path: PathBuf,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub(crate) initrd_path: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub(crate) boot_args: Option<String>,
 }
 
@@ -55,15 +84,35 @@ impl Default for MachineConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Drive {
     pub(crate) drive_id: String,
-    pub(crate) is_root_device: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub(crate) partuuid: Option<String>,
+    pub(crate) is_root_device: bool,
+    #[serde(default)]
+    cache_type: CacheType,
     #[serde(default)]
     pub(crate) is_read_only: Option<bool>,
     #[serde(default)]
     pub(crate) path_on_host: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) rate_limiter: Option<Value>,
+    #[serde(default)]
+    rate_limiter: Option<Value>,
+    #[serde(default)]
+    io_engine: IoEngine,
+    #[serde(default)]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+enum CacheType {
+    #[default]
+    Unsafe,
+    Writeback,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+enum IoEngine {
+    #[default]
+    Sync,
+    Async,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -76,8 +125,36 @@ pub(crate) struct DriveUpdate {
 pub(crate) struct NetworkInterface {
     pub(crate) iface_id: String,
     pub(crate) host_dev_name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) guest_mac: Option<String>,
+    #[serde(default)]
+    pub(crate) guest_mac: Option<Mac>,
+    #[serde(default)]
+    mtu: Option<u16>,
+    #[serde(default)]
+    rx_rate_limiter: Option<Value>,
+    #[serde(default)]
+    tx_rate_limiter: Option<Value>,
+}
+
+/// A hardware address: six pairs of hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Mac(pub(crate) [u8; 6]);
+
+impl TryFrom<String> for Mac {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let pair = |it: &str| u8::from_str_radix(it, 16).ok().filter(|_| it.len() == 2);
+        let bytes: Option<Vec<u8>> = text.split(':').map(pair).collect();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("The provided MAC address is invalid.")
+    }
+}
+
+impl From<Mac> for String {
+    fn from(Mac(bytes): Mac) -> Self {
+        bytes.map(|byte| format!("{byte:02x}")).join(":")
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -92,6 +169,11 @@ pub(crate) struct Balloon {
     pub(crate) deflate_on_oom: bool,
     #[serde(default)]
     pub(crate) stats_polling_interval_s: u16,
+    /// Known, and shown, since 1.14.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) free_page_hinting: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) free_page_reporting: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,9 +188,9 @@ pub(crate) struct BalloonStatsUpdate {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(crate) enum ActionType {
+    FlushMetrics,
     InstanceStart,
     SendCtrlAltDel,
-    FlushMetrics,
 }
 
 #[derive(Debug, Deserialize)]
@@ -202,6 +284,23 @@ pub(crate) struct VsockOverride {
 pub(crate) struct LoggerBody {
     #[serde(default)]
     pub(crate) log_path: Option<PathBuf>,
+    #[serde(default, rename = "level")]
+    _level: Option<Level>,
+}
+
+/// How much is logged; of no effect here.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Level;
+
+impl TryFrom<String> for Level {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let known = ["off", "error", "warn", "warning", "info", "debug", "trace"];
+        let known = known.iter().any(|level| text.eq_ignore_ascii_case(level));
+        known.then_some(Self).ok_or("Invalid LevelFilter")
+    }
 }
 
 #[derive(Debug, Deserialize)]

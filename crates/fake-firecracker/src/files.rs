@@ -13,6 +13,15 @@ pub(crate) fn open_output(path: &Path, version: Version) -> io::Result<File> {
     OpenOptions::new().append(true).create(version >= Version::V1_14).open(path)
 }
 
+/// Opens the file that the serial console goes to, which must be there.
+pub(crate) fn open_serial(path: &Path) -> Result<File, Refusal> {
+    OpenOptions::new().append(true).open(path).map_err(|error| {
+        Refusal::bad_request(format!(
+            "Start microvm error: Failed to create device manager: Error with EventFd: {error}"
+        ))
+    })
+}
+
 /// Opens a kernel or an initrd.
 pub(crate) fn open_boot_file(path: &Path, says: &str) -> Result<File, Refusal> {
     File::open(path)
@@ -35,18 +44,15 @@ pub(crate) fn check_kernel(path: &Path, version: Version) -> Result<(), Refusal>
     Err(Refusal::bad_request(
         "Start microvm error: System configuration error: Cannot load kernel due to invalid memory \
          configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image: \
-         Invalid Elf magic number",
+         Kernel Loader: Invalid Elf magic number",
     ))
 }
 
-/// Opens a drive as the guest is to use it.
-pub(crate) fn open_drive(path: &Path, read_only: bool) -> Result<File, Refusal> {
+/// Opens a drive as the guest is to use it. The error is the device's own.
+pub(crate) fn open_drive(path: &Path, read_only: bool) -> Result<File, String> {
     OpenOptions::new().read(true).write(!read_only).open(path).map_err(|error| {
-        Refusal::bad_request(format!(
-            "Drive config error: Unable to create the virtio block device: Virtio backend error: \
-             Error manipulating the backing file: {error} {}",
-            path.display()
-        ))
+        let path = path.display();
+        format!("Virtio backend error: Error manipulating the backing file: {error} {path}")
     })
 }
 

@@ -22,6 +22,7 @@ use aetherium_agent_proto::config::GuestConfig;
 use serde_json::{Value, json};
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -68,11 +69,15 @@ pub(crate) struct Machine {
     boot: Option<BootSource>,
     machine: MachineConfig,
     /// The root first, whatever the order of the calls.
-    drives: Vec<(Drive, Option<File>)>,
+    drives: Vec<(Drive, File)>,
     networks: Vec<(NetworkInterface, File)>,
     vsock: Option<(Vsock, Device)>,
     balloon: Option<Balloon>,
-    metrics: bool,
+    entropy: Option<Value>,
+    serial: Option<PathBuf>,
+    metrics: Option<File>,
+    /// Whether a snapshot was taken since the guest was paused.
+    snapshot_taken: bool,
     /// What the guest was told at its boot.
     guest_config: Option<GuestConfig>,
     guest: watch::Sender<Option<Arc<Guest>>>,
@@ -81,11 +86,19 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(temper: Temper, serve: &Serve, log: Arc<Log>, over: Arc<Notify>) -> Self {
-        Self {
+    /// A machine of which nothing is configured, but for what the command line says.
+    pub(crate) fn new(
+        temper: Temper,
+        serve: &Serve,
+        metrics: Option<File>,
+        log: Arc<Log>,
+        over: Arc<Notify>,
+    ) -> io::Result<Self> {
+        let socket = std::path::absolute(&serve.api_socket)?;
+        Ok(Self {
             temper,
             id: serve.id.clone(),
-            dir: serve.api_socket.parent().map(Path::to_owned).unwrap_or_default(),
+            dir: socket.parent().map(Path::to_owned).unwrap_or_default(),
             pci: serve.pci,
             log,
             console: Arc::default(),
@@ -97,11 +110,14 @@ impl Machine {
             networks: Vec::new(),
             vsock: None,
             balloon: None,
-            metrics: serve.metrics.is_some(),
+            entropy: None,
+            serial: None,
+            metrics,
+            snapshot_taken: false,
             guest_config: None,
             guest: watch::Sender::new(None),
             over,
-        }
+        })
     }
 
     /// Does what a call asks, if it may come now. A value is what to answer with.
@@ -117,7 +133,7 @@ impl Machine {
             Action::DescribeMachine => return Ok(Some(json!(self.machine))),
             Action::DescribeBalloon => return self.describe_balloon().map(Some),
             Action::DescribeBalloonStats => return self.describe_balloon_stats().map(Some),
-            Action::DescribeMemoryHotplug => return Err(no_device("Memory hotplug")),
+            Action::DescribeMemoryHotplug => return Err(no_device("Internal VMM")),
             Action::SetBootSource => self.set_boot_source(body)?,
             Action::SetCpuConfig => {}
             Action::SetMachine | Action::UpdateMachine => self.set_machine(body)?,
@@ -132,10 +148,12 @@ impl Machine {
             Action::SetBalloon => self.set_balloon(body)?,
             Action::UpdateBalloon => self.update_balloon(body)?,
             Action::UpdateBalloonStats => self.update_balloon_stats(body)?,
-            Action::SetEntropy | Action::SetPmem | Action::SetMemoryHotplug => {
+            Action::SetEntropy => {
                 self.boot_path = true;
+                self.entropy = Some(json!({ "rate_limiter": body["rate_limiter"] }));
             }
-            Action::UpdateMemoryHotplug => return Err(no_device("Memory hotplug")),
+            Action::SetPmem | Action::SetMemoryHotplug => self.boot_path = true,
+            Action::UpdateMemoryHotplug => return Err(no_device("Memory hotplug update")),
             Action::Act => self.act(body)?,
             Action::SetState => self.set_state(body)?,
             Action::CreateSnapshot => self.create_snapshot(body)?,
@@ -173,10 +191,17 @@ impl Machine {
         let networks: Vec<&NetworkInterface> = self.networks.iter().map(|(it, _)| it).collect();
         json!({
             "balloon": self.balloon,
-            "boot-source": self.boot,
+            "boot-source": self.boot.clone().unwrap_or_default(),
+            "cpu-config": null,
             "drives": drives,
+            "entropy": self.entropy,
+            "logger": null,
             "machine-config": self.machine,
+            "memory-hotplug": null,
+            "metrics": null,
+            "mmds-config": null,
             "network-interfaces": networks,
+            "pmem": [],
             "vsock": self.vsock.as_ref().map(|(vsock, _)| vsock),
         })
     }

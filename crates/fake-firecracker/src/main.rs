@@ -40,8 +40,8 @@ mod snapshot;
 mod version;
 mod vsock;
 
-use crate::{args::Command, settings::Settings};
-use std::process::ExitCode;
+use crate::{args::Command, log::Log, settings::Settings};
+use std::{process::ExitCode, sync::Arc};
 
 /// Firecracker's exit codes, from `FcExitCode` in `src/vmm/src/lib.rs`.
 mod exit {
@@ -52,40 +52,42 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    let log = Log::anonymous();
     let settings = match Settings::find() {
         Ok(settings) => settings,
-        Err(error) => return fail(&error, exit::GENERIC),
+        Err(error) => return fail(&log, &error, exit::GENERIC),
     };
     let command = match args::parse(std::env::args().skip(1), settings.version) {
         Ok(command) => command,
-        Err(error) => return fail(&format!("ParseArguments({error:?})"), exit::ARGUMENTS),
+        Err(error) => return fail(&log, &format!("ParseArguments({error:?})"), exit::ARGUMENTS),
     };
     match command {
-        Command::Version => {
-            println!("Firecracker v{}\n", settings.version);
-            ExitCode::SUCCESS
-        }
-        Command::SnapshotVersion => {
-            println!("v{}", settings.version.snapshot_format());
-            ExitCode::SUCCESS
-        }
-        Command::Serve(serve) => run(settings, serve),
+        Command::Version => println!("Firecracker v{}\n", settings.version),
+        Command::SnapshotVersion => println!("v{}", settings.version.snapshot_format()),
+        Command::Serve(serve) => return run(settings, serve),
     }
+    log.end(0);
+    ExitCode::SUCCESS
 }
 
 fn run(settings: Settings, serve: args::Serve) -> ExitCode {
+    let log = Arc::new(Log::new(&serve.id, None));
     // One thread: whom the kernel tells of its parent's end is decided by thread.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.to_string(), exit::GENERIC),
+        Err(error) => return fail(&log, &error.to_string(), exit::GENERIC),
     };
-    match runtime.block_on(server::run(settings, serve)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, exit::GENERIC),
+    match runtime.block_on(server::run(settings, serve, log.clone())) {
+        Ok(()) => {
+            log.end(0);
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&log, &error, exit::GENERIC),
     }
 }
 
-fn fail(error: &str, code: u8) -> ExitCode {
+fn fail(log: &Log, error: &str, code: u8) -> ExitCode {
     eprintln!("Error: {error}");
+    log.end(code);
     ExitCode::from(code)
 }

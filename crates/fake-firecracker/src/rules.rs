@@ -2,7 +2,7 @@
 //!
 //! A table, to be read beside Firecracker's swagger file. Pure.
 
-use crate::{refusal::Refusal, version::Version};
+use crate::{body, refusal::Refusal, version::Version};
 use http::Method;
 use serde_json::{Map, Value};
 
@@ -260,7 +260,14 @@ pub(crate) fn check(
         Verb::of(method) == Some(rule.verb) && rule.since <= version && fits(rule.path, &tokens)
     };
     let Some(rule) = RULES.iter().find(fits) else {
-        let unknown = tokens[0];
+        let unknown = match (method, &tokens[..]) {
+            (&Method::PUT, ["snapshot"]) => {
+                return Err(Refusal::bad_request("Missing snapshot operation type."));
+            }
+            (&Method::PUT, ["snapshot", other, ..]) => format!("/snapshot/{other}"),
+            (_, [first, ..]) => (*first).to_owned(),
+            (_, []) => String::new(),
+        };
         return Err(Refusal::bad_request(format!(
             "Invalid request method and/or path: {method} {unknown}."
         )));
@@ -279,6 +286,10 @@ pub(crate) fn check(
         let message = "The id from the path does not match the id from the body!";
         return Err(Refusal::bad_request(message));
     }
+    if rule.action == Action::UpdateMachine && body.as_object().is_some_and(Map::is_empty) {
+        return Err(Refusal::bad_request("Empty PATCH request."));
+    }
+    body::check(rule.action, &body)?;
     Ok(Call { rule, id, body })
 }
 

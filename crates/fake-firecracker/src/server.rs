@@ -44,7 +44,7 @@ struct Inner {
 }
 
 /// Serves until the guest is over. An error is what Firecracker would end with.
-pub(crate) async fn run(settings: Settings, serve: Serve) -> Result<(), String> {
+pub(crate) async fn run(settings: Settings, serve: Serve, log: Arc<Log>) -> Result<(), String> {
     let mut faults = Faults::new(settings.faults);
     if let Some(Err(refusal)) = faults.strike(&["start".to_owned()]).await {
         return Err(refusal.message);
@@ -52,20 +52,24 @@ pub(crate) async fn run(settings: Settings, serve: Serve) -> Result<(), String> 
     let version = settings.version;
     let open = |path: &std::path::PathBuf| files::open_output(path, version);
     let file = serve.log.as_ref().map(open).transpose();
-    let file = file.map_err(|error| format!("LoggerInitialization(File({error:?}))"))?;
-    let log = Arc::new(Log::new(&serve.id, file));
+    let file =
+        file.map_err(|error| format!("LoggerInitialization(LoggerUpdateError({error:?}))"))?;
+    if let Some(file) = file {
+        log.redirect(file);
+    }
     log.line("main", &format!("Running Firecracker v{version}"));
     let metrics = serve.metrics.as_ref().map(open).transpose();
-    metrics.map_err(|e| {
+    let metrics = metrics.map_err(|e| {
         format!("MetricsInitialization(InitializationFailure({:?}))", e.to_string())
     })?;
     let listener = UnixListener::bind(&serve.api_socket)
-        .map_err(|error| format!("RunWithApi(FailedToBindSocket({error:?}))"))?;
+        .map_err(|_| format!("RunWithApi(FailedToBindSocket({:?}))", serve.api_socket))?;
     log.line("main", &format!("Listening on API socket ({:?}).", serve.api_socket));
     let over = Arc::new(Notify::new());
     let temper =
         Temper { version, agent: settings.agent, guest: settings.guest, vsock: settings.vsock };
-    let machine = Machine::new(temper, &serve, log.clone(), over.clone());
+    let machine = Machine::new(temper, &serve, metrics, log.clone(), over.clone())
+        .map_err(|error| error.to_string())?;
     let shared = Arc::new(Shared {
         inner: Mutex::new(Inner { machine, faults }),
         log: log.clone(),
@@ -96,7 +100,7 @@ pub(crate) async fn run(settings: Settings, serve: Serve) -> Result<(), String> 
                 // The refusal is still to be sent.
                 let all = async { while connections.join_next().await.is_some() {} };
                 let _ = tokio::time::timeout(LAST_WORDS, all).await;
-                return Err("RunWithApi(BuildFromRequests(Restore))".to_owned());
+                return Err("RunWithApi(BuildMicroVmError(Restore))".to_owned());
             }
         }
     }

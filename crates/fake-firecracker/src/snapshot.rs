@@ -56,7 +56,8 @@ pub(crate) fn write(saved: &Saved, to: &CreateSnapshot) -> Result<(), Refusal> {
         }
     };
     memory
-        .and_then(|file| file.set_len(saved.machine.mem_size_mib * MIB))
+        .map_err(|error| refused("open", "memory", error))?
+        .set_len(saved.machine.mem_size_mib * MIB)
         .map_err(|error| refused("set_length", "memory", error))
 }
 
@@ -69,8 +70,9 @@ pub(crate) fn read(state: &Path, memory: &Path, version: Version) -> Result<Save
     let text = fs::read(state)
         .map_err(|error| from_file(format!("Failed to open snapshot file: {error}")))?;
     let broken = |why: String| from_file(format!("Failed to load snapshot state from file: {why}"));
-    let saved: Saved =
-        serde_json::from_slice(&text).map_err(|_| broken("CRC64 validation failed".to_owned()))?;
+    let saved: Saved = serde_json::from_slice(&text).map_err(|_| {
+        broken("An error occurred during bitcode serialization: bitcode error".to_owned())
+    })?;
     if saved.format != version.snapshot_format() {
         return Err(broken(format!("Invalid data version: {}", saved.format)));
     }

@@ -32,10 +32,10 @@ impl Version {
         Self { major, minor, patch }
     }
 
-    /// The version of its snapshots. The numbers are the fake's own; what they imitate is that every
-    /// minor release has another, and that a load of any other is refused.
+    /// The version of its snapshots. 1.16.1 says 10.0.0 and the sources after it 11.0.0; the others
+    /// are counted from there, as every minor release has had another.
     pub(crate) fn snapshot_format(self) -> String {
-        format!("{}.0.0", self.minor)
+        format!("{}.0.0", self.minor - 6)
     }
 
     /// Whether the connections of a vsock that a snapshot restored never come about: 1.16.0.

@@ -13,6 +13,7 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
+    vm::TakeSnapshot,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,9 +118,15 @@ pub struct CreateVm {
     /// How devices are attached; as the template says, or as fits best, where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<VirtioTransport>,
+    /// A snapshot on the worker to start from. Template, size and network must be those it was taken
+    /// with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
 }
 
 impl Check for CreateVm {}
+
+impl Check for TakeSnapshot {}
 
 /// Sends a prompt to a workspace's assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

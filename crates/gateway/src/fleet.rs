@@ -21,6 +21,7 @@ pub(crate) struct Wanted {
     pub(crate) disk_mib: Option<DiskMib>,
     pub(crate) network: Option<NetworkMode>,
     pub(crate) transport: Option<VirtioTransport>,
+    pub(crate) snapshot: Option<Name>,
 }
 
 /// Chooses a worker for what is wanted, and says what it then is to be.
@@ -41,7 +42,8 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
         disk_mib: wanted.disk_mib.unwrap_or(defaults.disk_mib),
     };
     let (network, transport) = (wanted.network.unwrap_or_default(), wanted.transport);
-    Ok((worker, VmSpec { template, resources, network, transport }))
+    let snapshot = wanted.snapshot;
+    Ok((worker, VmSpec { template, resources, network, transport, snapshot }))
 }
 
 /// The worker that owns a VM.

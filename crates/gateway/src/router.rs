@@ -100,6 +100,7 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::execute))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
+        .routes(routes!(vms::snapshot))
 }
 
 /// Get this description

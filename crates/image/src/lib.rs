@@ -43,4 +43,5 @@ pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build};
 pub use error::{ImageError, Result};
 pub use progress::{Progress, Silent};
+pub use sparse::copy_sparse;
 pub use store::{Check, InstalledTemplate, TemplateStore};

@@ -143,6 +143,17 @@ pub struct VmSpec {
     /// How its devices are attached; as its template says, or as fits best, where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<VirtioTransport>,
+    /// The snapshot it starts from, instead of its template's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
+}
+
+/// Takes a snapshot of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TakeSnapshot {
+    /// Its name, which no other snapshot of the worker has.
+    pub name: Name,
 }
 
 /// Over which channel the agent was reached.
@@ -291,6 +302,7 @@ mod tests {
                 resources: Resources::default(),
                 network: NetworkMode::Isolated,
                 transport: None,
+                snapshot: None,
             },
             worker_id: WorkerId::new(),
             workspace_id: None,

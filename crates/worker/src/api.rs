@@ -6,6 +6,7 @@
 //! | `GET /internal/v1/vms/{id}/exec` | a WebSocket: see `aetherium_model::interactive` |
 //! | `GET /internal/v1/vms/{id}/console` | the guest's console, or its tail |
 //! | `POST /internal/v1/vms/{id}/pause`, `…/resume` | freezes a VM, or lets it go on |
+//! | `POST /internal/v1/vms/{id}/snapshot` | writes a snapshot of a VM |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
@@ -18,7 +19,7 @@ use aetherium_model::{
     interactive::{Captured, MAX_FRAME_BYTES},
     run::Command,
     template::Template,
-    vm::Vm,
+    vm::{TakeSnapshot, Vm},
 };
 use axum::{
     Json, Router,
@@ -70,6 +71,7 @@ fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/vms/{id}/console", get(console))
         .route("/internal/v1/vms/{id}/pause", post(pause))
         .route("/internal/v1/vms/{id}/resume", post(resume))
+        .route("/internal/v1/vms/{id}/snapshot", post(snapshot))
         .route("/internal/v1/templates", get(templates))
         .route("/internal/v1/health", get(health))
         .with_state(host)
@@ -154,6 +156,14 @@ async fn pause(State(host): State<Arc<Host>>, Path(id): Path<VmId>) -> Result<Js
 
 async fn resume(State(host): State<Arc<Host>>, Path(id): Path<VmId>) -> Result<Json<Vm>, Refused> {
     perform(&host, id, Verb::Resume).await
+}
+
+async fn snapshot(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    Json(body): Json<TakeSnapshot>,
+) -> Result<Json<Vm>, Refused> {
+    perform(&host, id, Verb::Snapshot(body.name)).await
 }
 
 /// Does it, and answers with the VM as it then is.

@@ -397,6 +397,20 @@ pub(crate) enum VmCommand {
         /// Its id.
         vm: String,
     },
+    /// Take a snapshot of one, from which others can start.
+    Snapshot {
+        /// Its id.
+        vm: String,
+        /// The snapshot's name.
+        name: Name,
+    },
+    /// Start one from a snapshot and wait until it runs; template and size are the snapshot's.
+    Restore {
+        /// The snapshot's name.
+        name: Name,
+        #[command(flatten)]
+        vm: VmArgs,
+    },
     /// Print what its kernel and init wrote to the console.
     Console {
         /// Its id.

@@ -13,7 +13,7 @@ use aetherium_model::{
     Code, Fault,
     page::Page,
     task::Task,
-    vm::{Vm, VmState},
+    vm::{TakeSnapshot, Vm, VmState},
 };
 use std::time::Duration;
 
@@ -50,6 +50,17 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
                 println!("{vm} is being ended ({})", task.id);
             }
         }
+        VmCommand::Snapshot { vm, name } => {
+            let body = TakeSnapshot { name: name.clone() };
+            let vm: Vm = client.post(&format!("/vms/{vm}/snapshot"), &body).await?;
+            if args.json { print::json(&vm)? } else { println!("{name} is taken of {}", vm.id) }
+        }
+        VmCommand::Restore { name, vm } => {
+            let request = CreateVm { snapshot: Some(name.clone()), ..request(vm) };
+            let made: Vm = client.post("/vms", &request).await?;
+            let vm = running(&client, &made.id.to_string()).await?;
+            if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
+        }
         VmCommand::Pause { vm } => changed(args, &client, vm, "pause").await?,
         VmCommand::Resume { vm } => changed(args, &client, vm, "resume").await?,
         VmCommand::Console { vm } => {
@@ -78,6 +89,7 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         disk_mib: vm.disk_mib,
         network: vm.network,
         transport: vm.transport,
+        snapshot: None,
     }
 }
 

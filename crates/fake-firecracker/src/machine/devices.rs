@@ -12,6 +12,7 @@ use crate::{
     vsock::Device,
 };
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 /// Firecracker's own limit (`MAX_SUPPORTED_VCPUS`).
 const MAX_VCPUS: u8 = 32;
@@ -67,7 +68,7 @@ impl Machine {
     }
 
     pub(super) fn set_logger(&self, body: Value) -> Result<(), Refusal> {
-        let LoggerBody { log_path } = read(body)?;
+        let LoggerBody { log_path, .. } = read(body)?;
         let Some(path) = log_path else { return Ok(()) };
         let file = files::open_output(&path, self.temper.version).map_err(|error| {
             Refusal::bad_request(format!("Logger error: Failed to open target file: {error}"))
@@ -83,22 +84,29 @@ impl Machine {
                 "Metrics error: Cannot initialize the metrics system due to bad user input: {why}"
             ))
         };
-        files::open_output(&metrics_path, self.temper.version)
+        let file = files::open_output(&metrics_path, self.temper.version)
             .map_err(|error| refused(error.to_string()))?;
-        if self.metrics {
+        if self.metrics.is_some() {
             return Err(refused("Reinitialization of metrics not allowed.".to_owned()));
         }
-        self.metrics = true;
+        self.metrics = Some(file);
         Ok(())
     }
 
-    pub(super) fn set_serial(&self, body: Value) -> Result<(), Refusal> {
+    /// Writes one line of metrics, if there is a file for them.
+    pub(super) fn flush_metrics(&mut self) -> Result<(), Refusal> {
+        let Some(file) = self.metrics.as_mut() else { return Ok(()) };
+        let now = jiff::Timestamp::now().as_millisecond();
+        let line = json!({ "utc_timestamp_ms": now, "vcpu": { "failures": 0 } });
+        file.write_all(format!("{line}\n").as_bytes()).map_err(|error| {
+            Refusal::bad_request(format!("Internal VMM error: Metrics error: {error}"))
+        })
+    }
+
+    /// The file is opened with the device, at the start.
+    pub(super) fn set_serial(&mut self, body: Value) -> Result<(), Refusal> {
         let SerialBody { serial_out_path } = read(body)?;
-        let Some(path) = serial_out_path else { return Ok(()) };
-        let file = files::open_output(&path, self.temper.version).map_err(|error| {
-            Refusal::bad_request(format!("Serial error: Failed to open target file: {error}"))
-        })?;
-        self.console.redirect(file);
+        self.serial = serial_out_path;
         Ok(())
     }
 
@@ -120,10 +128,14 @@ impl Machine {
                 "Drive config error: Unable to create the virtio block device: Invalid block config.",
             ));
         };
-        let file = files::open_drive(path, read_only)?;
+        let file = files::open_drive(path, read_only).map_err(|why| {
+            let message =
+                format!("Drive config error: Unable to create the virtio block device: {why}");
+            Refusal::bad_request(message)
+        })?;
         self.drives.retain(|(it, _)| it.drive_id != drive.drive_id);
         let at = if drive.is_root_device { 0 } else { self.drives.len() };
-        self.drives.insert(at, (drive, Some(file)));
+        self.drives.insert(at, (drive, file));
         Ok(())
     }
 
@@ -136,7 +148,13 @@ impl Machine {
             ));
         };
         if let Some(path) = update.path_on_host {
-            *file = Some(files::open_drive(&path, drive.is_read_only == Some(true))?);
+            let opened = files::open_drive(&path, drive.is_read_only == Some(true));
+            *file = opened.map_err(|why| {
+                Refusal::bad_request(format!(
+                    "Drive config error: Unable to patch the block device: Block: {why} Please \
+                     verify the request arguments."
+                ))
+            })?;
             drive.path_on_host = Some(path);
         }
         Ok(())
@@ -151,6 +169,7 @@ impl Machine {
         if let Some(mac) = &network.guest_mac
             && self.networks.iter().any(|(it, _)| taken(it))
         {
+            let mac = String::from(mac.clone());
             let message = format!("Network config error: The MAC address is already in use: {mac}");
             return Err(Refusal::bad_request(message));
         }
@@ -192,7 +211,11 @@ impl Machine {
     }
 
     pub(super) fn set_balloon(&mut self, body: Value) -> Result<(), Refusal> {
-        let balloon: Balloon = read(body)?;
+        let mut balloon: Balloon = read(body)?;
+        if self.temper.version >= Version::V1_14 {
+            balloon.free_page_hinting.get_or_insert(false);
+            balloon.free_page_reporting.get_or_insert(false);
+        }
         self.boot_path = true;
         if balloon.amount_mib > self.machine.mem_size_mib {
             let message = "Balloon config error: Amount of pages requested is too large.";
@@ -232,6 +255,10 @@ impl Machine {
     pub(super) fn update_balloon(&mut self, body: Value) -> Result<(), Refusal> {
         let BalloonUpdate { amount_mib } = read(body)?;
         let Some(balloon) = self.balloon.as_mut() else { return Err(no_device("Balloon update")) };
+        if self.guest.borrow().is_none() {
+            let message = "Balloon update error: Balloon: Device not activated yet.";
+            return Err(Refusal::bad_request(message));
+        }
         if amount_mib > self.machine.mem_size_mib {
             return Err(Refusal::bad_request(format!(
                 "Balloon update error: Balloon: Requested memory should be less than {}MiB",

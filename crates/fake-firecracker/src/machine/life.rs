@@ -32,7 +32,7 @@ impl Machine {
             (ActionType::InstanceStart, State::NotStarted) => self.start(),
             (ActionType::InstanceStart, _) => Err(Refusal::after_boot()),
             (_, State::NotStarted) => Err(Refusal::before_boot()),
-            (ActionType::FlushMetrics, _) => Ok(()),
+            (ActionType::FlushMetrics, _) => self.flush_metrics(),
             (ActionType::SendCtrlAltDel, _) => {
                 if let Some(guest) = self.guest.borrow().as_ref() {
                     guest.press_ctrl_alt_del();
@@ -49,6 +49,9 @@ impl Machine {
                 "Start microvm error: Cannot start microvm without kernel configuration.",
             ));
         };
+        if let Some(path) = &self.serial {
+            self.console.redirect(files::open_serial(path)?);
+        }
         files::check_kernel(&boot.kernel_image_path, self.temper.version)?;
         self.guest_config = boot.initrd_path.as_deref().map(told).transpose()?.flatten();
         self.state = State::Running;
@@ -64,7 +67,7 @@ impl Machine {
             None => None,
             Some((network, tap)) => {
                 let tap = tap.try_clone().map_err(|it| Refusal::bad_request(it.to_string()))?;
-                Some((tap, network.guest_mac.as_deref().and_then(mac)))
+                Some((tap, network.guest_mac.as_ref().map(|mac| mac.0)))
             }
         };
         Ok(Life {
@@ -117,12 +120,15 @@ impl Machine {
             WantedState::Paused => {
                 guest.iter().for_each(|guest| guest.pause());
                 self.state = State::Paused;
+                self.snapshot_taken = false;
             }
             WantedState::Resumed => {
                 guest.iter().for_each(|guest| guest.resume());
                 self.state = State::Running;
+                // A snapshot tells the guest that its connections are gone, which cures it.
                 if let Some((_, device)) = &self.vsock
                     && self.temper.vsock == VsockKind::LostByResume
+                    && !self.snapshot_taken
                 {
                     device.behave(VsockKind::Silent);
                 }
@@ -157,6 +163,7 @@ impl Machine {
             pci: self.pci,
         };
         snapshot::write(&saved, &wanted)?;
+        self.snapshot_taken = true;
         // No connection survives a snapshot, on either side of it.
         if let Some((_, device)) = &self.vsock {
             device.cut();
@@ -201,8 +208,9 @@ impl Machine {
         self.guest_config = saved.guest;
         for drive in saved.drives {
             let path = drive.path_on_host.clone().unwrap_or_default();
-            let file = files::open_drive(&path, drive.is_read_only == Some(true))?;
-            self.drives.push((drive, Some(file)));
+            let file = files::open_drive(&path, drive.is_read_only == Some(true))
+                .map_err(Refusal::bad_request)?;
+            self.drives.push((drive, file));
         }
         for override_ in &wanted.network_overrides {
             if !saved.networks.iter().any(|it| it.iface_id == override_.iface_id) {
@@ -329,12 +337,6 @@ fn told(initrd: &Path) -> Result<Option<GuestConfig>, Refusal> {
             "Start microvm error: Error with initrd initialization: {error}."
         ))
     })
-}
-
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> =
-        text.split(':').map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
-    bytes?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which calls are taken when, and what is said of the others.
 
-use crate::harness::Place;
+use crate::harness::{PATIENCE, Place, agent_at};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -169,7 +169,9 @@ async fn unknown_paths_methods_and_fields_are_answered_400() {
 async fn the_command_line_is_firecrackers() {
     let place = Place::new();
     let output = place.program("fc", json!({"version": "1.9.1"})).arg("--version").output().await;
-    assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), "Firecracker v1.9.1\n\n");
+    let printed = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(printed.starts_with("Firecracker v1.9.1\n\n"), "{printed}");
+    assert!(printed.ends_with("Firecracker exiting successfully. exit_code=0\n"), "{printed}");
     for (args, code, says) in [
         (&["--enable-pci"][..], 153, "UnexpectedArgument"),
         // Until 1.14 the log must be there beforehand.
@@ -196,6 +198,7 @@ async fn balloons_are_updated_within_what_they_were_made_with() {
     fake.configure(&place, "quiet").await;
     fake.put("/balloon", json!({"amount_mib": 0, "deflate_on_oom": true})).await;
     fake.start().await;
+    agent_at(fake.vsock()).wait_ready(PATIENCE).await.unwrap();
     fake.patch("/balloon", json!({"amount_mib": 64})).await;
     assert_eq!(fake.get("/balloon").await["amount_mib"], 64);
     let said = fake.refused(Method::PATCH, "/balloon", json!({"amount_mib": 1000})).await;
@@ -206,4 +209,18 @@ async fn balloons_are_updated_within_what_they_were_made_with() {
     let said = fake.refused(Method::PATCH, "/balloon/statistics", stats).await;
     assert!(said.contains("Statistics cannot be enabled/disabled"), "{said}");
     assert_eq!(fake.get("/vm/config").await["boot-source"]["boot_args"], Value::from("quiet"));
+}
+
+#[tokio::test]
+async fn metrics_are_written_when_they_are_asked_for() {
+    let place = Place::new();
+    let fake = place.fake("fc", &["--metrics-path", "metrics"], json!({})).await;
+    let said = fake.refused(Method::PUT, "/metrics", json!({"metrics_path": "metrics"})).await;
+    assert!(said.contains("Reinitialization of metrics not allowed"), "{said}");
+    fake.configure(&place, "quiet").await;
+    fake.start().await;
+    fake.put("/actions", json!({"action_type": "FlushMetrics"})).await;
+    let text = std::fs::read_to_string(place.path("metrics")).unwrap();
+    let line: Value = serde_json::from_str(text.trim()).unwrap();
+    assert!(line["utc_timestamp_ms"].is_u64(), "{line}");
 }

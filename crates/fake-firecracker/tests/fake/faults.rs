@@ -65,6 +65,13 @@ async fn a_resumed_guest_can_lose_its_vsock() {
     fake.configure(&place, "quiet").await;
     fake.start().await;
     agent_at(fake.vsock()).wait_ready(crate::harness::PATIENCE).await.unwrap();
+    // A snapshot between the two cures it.
+    fake.set_state("Paused").await;
+    let files =
+        json!({"mem_file_path": place.path("memory"), "snapshot_path": place.path("state")});
+    fake.put("/snapshot/create", files).await;
+    fake.set_state("Resumed").await;
+    agent_at(fake.vsock()).wait_ready(crate::harness::PATIENCE).await.unwrap();
     fake.set_state("Paused").await;
     fake.set_state("Resumed").await;
     assert!(agent_at(fake.vsock()).wait_ready(SILENCE).await.is_err());

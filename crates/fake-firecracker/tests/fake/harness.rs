@@ -72,12 +72,23 @@ impl Place {
         settings: Value,
         spawn: impl FnOnce(&mut Command) -> Child,
     ) -> Fake {
+        let mut command = self.program(name, settings);
+        self.run(name, args, &mut command, spawn).await
+    }
+
+    /// Whatever serves the API as Firecracker does.
+    pub(crate) async fn run(
+        &self,
+        name: &str,
+        args: &[&str],
+        command: &mut Command,
+        spawn: impl FnOnce(&mut Command) -> Child,
+    ) -> Fake {
         let (socket, console) =
             (self.path(&format!("{name}.sock")), self.path(&format!("{name}.log")));
-        let mut command = self.program(name, settings);
         command.arg("--api-sock").arg(&socket).args(["--id", name]).args(args);
         command.stdout(fs::File::create(&console).unwrap());
-        let mut fake = Fake { process: spawn(&mut command), socket, console };
+        let mut fake = Fake { process: spawn(command), socket, console };
         let listening = async {
             while UnixStream::connect(&fake.socket).await.is_err() {
                 assert!(fake.process.try_wait().unwrap().is_none(), "it ended: {}", fake.console());

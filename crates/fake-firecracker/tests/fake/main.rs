@@ -15,5 +15,6 @@ mod harness;
 mod initramfs;
 mod lives;
 mod network;
+mod real;
 mod snapshots;
 mod vsock;

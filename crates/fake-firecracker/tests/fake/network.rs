@@ -16,7 +16,7 @@ fn enter(namespace: &File) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
 
-fn on_a_host_of_its_own(test: impl AsyncFnOnce() + Send) {
+fn on_a_host_of_its_own(test: impl AsyncFnOnce(&Place) + Send) {
     if !rustix::process::geteuid().is_root() {
         // Not by a macro, whose output is shown for failed tests alone.
         let _ = writeln!(
@@ -25,6 +25,8 @@ fn on_a_host_of_its_own(test: impl AsyncFnOnce() + Send) {
         );
         return;
     }
+    // Removed once the host is gone, and with it what is mounted there.
+    let place = Place::new();
     std::thread::scope(|threads| {
         let host = threads.spawn(|| {
             // SAFETY: this thread alone leaves the machine's network and mounts, and ends with the test.
@@ -32,7 +34,7 @@ fn on_a_host_of_its_own(test: impl AsyncFnOnce() + Send) {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(test());
+            runtime.block_on(test(&place));
         });
         if let Err(panic) = host.join() {
             std::panic::resume_unwind(panic);
@@ -42,6 +44,7 @@ fn on_a_host_of_its_own(test: impl AsyncFnOnce() + Send) {
 
 fn told(slot: &Slot, token: &Token) -> GuestConfig {
     let net = GuestNet {
+        routes: Vec::new(),
         address_cidr: format!("{}/{}", slot.guest.address, slot.guest.prefix).parse().unwrap(),
         gateway: Some(slot.guest.gateway),
         dns: vec![slot.guest.dns],
@@ -57,8 +60,7 @@ fn told(slot: &Slot, token: &Token) -> GuestConfig {
 
 #[test]
 fn with_vsock_taken_away_the_agent_is_reached_over_tcp_through_the_slot() {
-    on_a_host_of_its_own(async || {
-        let place = Place::new();
+    on_a_host_of_its_own(async |place| {
         let config = SlotsConfig {
             netns_dir: place.path("netns"),
             claims_dir: place.path("claims"),
@@ -77,7 +79,7 @@ fn with_vsock_taken_away_the_agent_is_reached_over_tcp_through_the_slot() {
             })
             .await;
         let token = Token::new("correct-horse-battery-staple").unwrap();
-        fake.configure_told(&place, &told(&slot, &token)).await;
+        fake.configure_told(place, &told(&slot, &token)).await;
         let network = json!({
             "iface_id": "eth0", "host_dev_name": slot.tap, "guest_mac": slot.guest.mac,
         });
@@ -100,8 +102,7 @@ fn with_vsock_taken_away_the_agent_is_reached_over_tcp_through_the_slot() {
 
 #[test]
 fn a_tap_that_is_not_there_is_named() {
-    on_a_host_of_its_own(async || {
-        let place = Place::new();
+    on_a_host_of_its_own(async |place| {
         let fake = place.plain().await;
         let network = json!({"iface_id": "eth0", "host_dev_name": "a-name-too-long-for-it"});
         let said = fake.refused(http::Method::PUT, "/network-interfaces/eth0", network).await;

@@ -3,7 +3,7 @@
 use crate::harness::{Fake, PATIENCE, Place, SILENCE, agent_at};
 use http::Method;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 async fn running(place: &Place, version: &str) -> Fake {
     let fake = place.fake("origin", &[], json!({ "version": version })).await;
@@ -37,6 +37,8 @@ async fn a_snapshot_is_taken_of_a_paused_guest_alone_and_cuts_its_connections() 
     let fake = running(&place, "1.16.1").await;
     let agent = agent_at(fake.vsock());
     agent.hello().await.unwrap();
+    let mut open = crate::vsock::dial(&fake.vsock(), "CONNECT 9999\n").await;
+    open.read_exact(&mut [0; 3]).await.unwrap();
     let said = fake.refused(Method::PUT, "/snapshot/create", files(&place)).await;
     assert!(
         said.contains("Operation not allowed: save/restore unavailable while running"),
@@ -45,6 +47,7 @@ async fn a_snapshot_is_taken_of_a_paused_guest_alone_and_cuts_its_connections() 
     fake.set_state("Paused").await;
     fake.put("/snapshot/create", files(&place)).await;
     assert_eq!(std::fs::metadata(place.path("memory")).unwrap().len(), 128 << 20);
+    crate::vsock::answer(open).await;
     fake.set_state("Resumed").await;
     // The old connection is dead; a new one comes about.
     agent.wait_ready(PATIENCE).await.unwrap();
@@ -84,7 +87,7 @@ async fn a_load_that_fails_is_answered_and_ends_the_process_with_code_1() {
     let missing = json!({"snapshot_path": place.path("gone")});
     for (name, version, and, says) in [
         ("missing", "1.15.1", missing, "Failed to open snapshot file"),
-        ("other", "1.14.0", json!({}), "Invalid data version: 15.0.0"),
+        ("other", "1.14.0", json!({}), "Invalid data version: 9.0.0"),
         // The old socket is still there.
         ("taken", "1.15.1", json!({}), "Error binding to the host-side Unix socket"),
     ] {

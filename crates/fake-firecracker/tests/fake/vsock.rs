@@ -10,14 +10,14 @@ use tokio::{
     time::timeout,
 };
 
-async fn dial(uds: &Path, request: &str) -> UnixStream {
+pub(crate) async fn dial(uds: &Path, request: &str) -> UnixStream {
     let mut stream = UnixStream::connect(uds).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
 
 /// What comes back until the end of the connection.
-async fn answer(mut stream: UnixStream) -> String {
+pub(crate) async fn answer(mut stream: UnixStream) -> String {
     let mut text = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut text)).await.expect("it stays open").unwrap();
     text

@@ -32,7 +32,8 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
     let CreateWorkspace { template, vcpus, memory_mib, disk_mib, network, transport, .. } = body;
-    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network, transport };
+    let wanted =
+        Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot: None };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let workspace = Workspace {

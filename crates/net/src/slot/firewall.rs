@@ -11,8 +11,9 @@ use super::{
     links::{TAP, UPLINK},
 };
 use aetherium_model::resources::NetworkMode;
+use serde::Deserialize;
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -176,6 +177,47 @@ pub(super) fn host_rules_removed(prefix: &Prefix) -> String {
     format!("table inet {prefix}\ndelete table inet {prefix}\n")
 }
 
+/// A chain of the host's firewall, so far as it concerns slots.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Chain {
+    family: String,
+    pub(super) table: String,
+    name: String,
+    /// Only base chains have one.
+    #[serde(default)]
+    hook: Option<String>,
+    #[serde(default)]
+    policy: Option<String>,
+}
+
+impl Chain {
+    /// Whether forwarded IPv4 packets end here unless a rule lets them through.
+    pub(super) fn drops_forwarded(&self) -> bool {
+        matches!(self.family.as_str(), "ip" | "inet")
+            && self.hook.as_deref() == Some("forward")
+            && self.policy.as_deref() == Some("drop")
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain {} of table {} {}", self.name, self.family, self.table)
+    }
+}
+
+/// What `nft -j list chains` prints: an array of objects of one key each.
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Listed>,
+}
+
+/// One of them. All but chains is passed over.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    chain: Option<Chain>,
+}
+
 /// The `nft` program.
 #[derive(Debug, Clone)]
 pub(super) struct Nft(PathBuf);
@@ -204,24 +246,39 @@ impl Nft {
 
     /// Lays `rules` in the calling thread's namespace, all of them or none. `of` says whose they are.
     pub(super) async fn apply(&self, rules: &str, of: &str) -> Result<(), NetError> {
+        self.run(&["-f", "-"], rules, of).await.map(drop)
+    }
+
+    /// All chains of the calling thread's namespace.
+    pub(super) async fn chains(&self) -> Result<Vec<Chain>, NetError> {
+        let of = "the host";
+        let printed = self.run(&["-j", "list", "chains"], "", of).await?;
+        let listing: Listing = serde_json::from_slice(&printed).map_err(|error| {
+            NetError::NftRefused { of: of.to_owned(), message: format!("its list reads: {error}") }
+        })?;
+        Ok(listing.nftables.into_iter().filter_map(|it| it.chain).collect())
+    }
+
+    /// Runs it in the calling thread's namespace and returns what it prints.
+    async fn run(&self, args: &[&str], input: &str, of: &str) -> Result<Vec<u8>, NetError> {
         let failed = |action| NetError::io(action, &self.0);
         let mut child = tokio::process::Command::new(&self.0)
-            .args(["-f", "-"])
+            .args(args)
             .env_clear()
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(failed("run"))?;
         // A program that ends early closes its end; what it then says is the better reason.
         let written = match child.stdin.take() {
-            Some(mut stdin) => stdin.write_all(rules.as_bytes()).await,
+            Some(mut stdin) => stdin.write_all(input.as_bytes()).await,
             None => Ok(()),
         };
         let output = child.wait_with_output().await.map_err(failed("wait for"))?;
         if output.status.success() {
-            return written.map_err(failed("write to"));
+            return written.map(|()| output.stdout).map_err(failed("write to"));
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said =

@@ -27,6 +27,7 @@ pub async fn preflight(config: &SlotsConfig) -> Vec<Finding> {
         forwarding(),
         range(config).await,
         resolvers(&config.resolvers),
+        other_firewalls(config).await,
     ]
 }
 
@@ -130,6 +131,35 @@ async fn range(config: &SlotsConfig) -> Finding {
     match on_thread("look at routes", look, drop).await {
         Ok(()) => Finding::ok(check, format!("{range} is free"), why),
         Err(error) => warn(check, why, &error),
+    }
+}
+
+/// Whether another firewall of the host, such as a container engine's, drops what VMs send. What one
+/// table lets through, another may still drop.
+async fn other_firewalls(config: &SlotsConfig) -> Finding {
+    let (check, why) = ("net.firewall", "VMs with egress need every firewall of the host to agree");
+    let (nft, own) = (Nft::find(config.nft.as_deref()), config.prefix.clone());
+    let look = move || {
+        let nft = nft?;
+        drive("list the host's rules", async { nft.chains().await })
+    };
+    let dropping = match on_thread("look at the host's rules", look, drop).await {
+        Ok(chains) => {
+            chains.into_iter().find(|it| it.drops_forwarded() && it.table != own.as_str())
+        }
+        Err(error) => return warn(check, why, &error),
+    };
+    match dropping {
+        None => Finding::ok(check, "no other drops what is forwarded", why),
+        Some(chain) => Finding::warn(
+            check,
+            format!("{chain} drops what is forwarded and not allowed: no VM with egress"),
+            why,
+            format!(
+                "allow {own}-* there both ways; with Docker: iptables -I DOCKER-USER -i {own}-+ -j \
+                 ACCEPT, and the same with -o"
+            ),
+        ),
     }
 }
 

@@ -197,7 +197,23 @@ fn a_host_that_is_ready_has_nothing_to_remedy() {
     on_a_host(async |host| {
         let findings = preflight(&host.config("aet")).await;
         assert!(findings.iter().all(|it| it.verdict == Verdict::Ok), "{findings:#?}");
-        assert_eq!(findings.len(), 6);
+        assert_eq!(findings.len(), 7);
+    });
+}
+
+#[test]
+fn another_firewall_that_drops_what_is_forwarded_is_named() {
+    on_a_host(async |host| {
+        let _own = host.slots().await;
+        let other = "add table ip engine; add chain ip engine FORWARD \
+            { type filter hook forward priority filter; policy drop; }";
+        let laid = host.network.run(|| std::process::Command::new("nft").arg(other).status());
+        assert!(laid.unwrap().success());
+        let findings = preflight(&host.config("aet")).await;
+        let firewall = findings.iter().find(|it| it.check == "net.firewall").unwrap();
+        assert_eq!(firewall.verdict, Verdict::Warn);
+        assert!(firewall.found.contains("chain FORWARD of table ip engine"), "{firewall:?}");
+        assert!(firewall.remedy.contains("aet-*"), "{firewall:?}");
     });
 }
 

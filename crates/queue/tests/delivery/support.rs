@@ -65,6 +65,7 @@ impl World {
                 resources: Resources::default(),
                 network: NetworkMode::Isolated,
                 transport: None,
+                snapshot: None,
             },
             worker_id: self.worker,
             workspace_id: None,

@@ -80,6 +80,7 @@ pub(crate) fn spec() -> VmSpec {
         resources: Resources::default(),
         network: NetworkMode::Isolated,
         transport: None,
+        snapshot: None,
     }
 }
 

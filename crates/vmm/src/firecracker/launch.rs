@@ -248,9 +248,7 @@ impl<'a> Place<'a> {
 
     /// Makes a file of the host visible in the run directory, where Firecracker runs.
     fn link(&self, host: &Path, name: &Path) -> Result<(), VmmError> {
-        let place = self.spec.run_dir.join(name);
-        remove_if_there(&place)?;
-        symlink(host, &place).map_err(VmmError::io("make a link at", &place))
+        link(&self.spec.run_dir, host, name)
     }
 
     /// Takes a file back that Firecracker has read and needs no more.
@@ -290,6 +288,25 @@ impl<'a> Place<'a> {
             tracing::warn!(vm = %self.spec.vm_id, %error, "something of a failed launch is left");
         }
     }
+}
+
+/// Makes a file of the host visible under a name in `dir`.
+fn link(dir: &Path, host: &Path, name: &Path) -> Result<(), VmmError> {
+    let place = dir.join(name);
+    remove_if_there(&place)?;
+    symlink(host, &place).map_err(VmmError::io("make a link at", &place))
+}
+
+/// Puts the files of a plan into the directory of a Firecracker without a jail and without disks.
+pub(super) fn furnish_plainly(dir: &Path, plan: &Plan) -> Result<(), VmmError> {
+    for file in &plan.files {
+        match file.usage {
+            FileUse::Read | FileUse::Write => link(dir, &file.host, &file.vmm)?,
+            FileUse::Append => open_log(&dir.join(&file.vmm)).map(drop)?,
+            FileUse::Create => {}
+        }
+    }
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

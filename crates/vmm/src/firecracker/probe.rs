@@ -2,7 +2,7 @@
 
 use super::{
     api::Api,
-    launch::{listening, tell},
+    launch::{furnish_plainly, listening, tell},
     plan::{
         Confinement, Console, HostFacts, HugePages, InitramfsFacts, KernelFiles, Plan, PlanRequest,
         RateLimits, Start, TemplateFacts, TransportChoice, VsockRequest, plan,
@@ -36,7 +36,7 @@ impl Prober for Info {
     ) -> Result<Held, VmmError> {
         let plan = planned(self, guest, size, dir)?;
         let (log, socket) = (dir.join("vmm.log"), dir.join("api.sock"));
-        drop(crate::spawn::open_log(&log)?);
+        furnish_plainly(dir, &plan)?;
         let mut args: Vec<OsString> = vec!["--api-sock".into(), socket.clone().into()];
         args.extend(plan.program_args.iter().map(OsString::from));
         let spawn = Spawn {

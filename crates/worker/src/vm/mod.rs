@@ -16,6 +16,8 @@ mod network;
 mod pause;
 mod preview;
 mod record;
+mod restore;
+mod snapshot;
 mod start;
 
 pub(crate) use activity::{Activity, Hold};
@@ -25,7 +27,7 @@ pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
 pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
-use aetherium_model::{Code, Fault, VmId, vm::VmState};
+use aetherium_model::{Code, Fault, Name, VmId, vm::VmState};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -48,20 +50,23 @@ pub(crate) enum Request {
 }
 
 /// What can be done to a VM that goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verb {
     /// Stop its CPUs.
     Pause,
     /// Let it go on.
     Resume,
+    /// Write a snapshot of this name.
+    Snapshot(Name),
 }
 
 impl Verb {
     /// The verb, as a person says it.
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Snapshot(_) => "be snapshotted",
         }
     }
 }

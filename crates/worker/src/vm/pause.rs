@@ -13,9 +13,16 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 impl Actor {
     /// Does what was asked. Asking for what already is, is done.
     pub(super) async fn perform(&mut self, verb: Verb) -> Result<(), Fault> {
-        match (verb, &self.record.vm().state) {
+        match (&verb, &self.record.vm().state) {
             (Verb::Pause, VmState::Running) => self.pause().await,
             (Verb::Resume, VmState::Paused) => self.resume().await,
+            (Verb::Snapshot(name), VmState::Paused) => self.snapshot(name).await,
+            (Verb::Snapshot(name), VmState::Running) => {
+                self.pause().await?;
+                let taken = self.snapshot(name).await;
+                self.resume().await?;
+                taken
+            }
             (Verb::Pause, VmState::Paused) | (Verb::Resume, VmState::Running) => Ok(()),
             (verb, state) => {
                 let detail = format!(
@@ -29,7 +36,7 @@ impl Actor {
         }
     }
 
-    async fn pause(&mut self) -> Result<(), Fault> {
+    pub(super) async fn pause(&mut self) -> Result<(), Fault> {
         let Some(machine) = self.machinery.as_ref().map(|it| it.machine.clone()) else {
             return Err(Fault::internal("a running VM without a machine"));
         };

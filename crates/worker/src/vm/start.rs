@@ -1,7 +1,7 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::{network, record::Record};
+use super::{network, record::Record, restore, snapshot::Snapshot};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
@@ -43,34 +43,78 @@ pub(crate) struct Machinery {
     pub(crate) agent: AgentClient,
 }
 
+/// A guest whose agent has answered.
+pub(super) struct Started {
+    pub(super) agent: AgentClient,
+    /// From the VMM's start to the guest's init, or to the restored agent's answer.
+    pub(super) boot: Duration,
+    /// From there until the VM was ready.
+    pub(super) agent_took: Duration,
+}
+
+/// What a VM is started from, with all files made.
+enum Origin {
+    Kernel(LaunchSpec),
+    Snapshot(restore::Prepared),
+}
+
 /// Starts a VM and waits for its agent's first answer.
 pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machinery, Fault> {
     let began = Instant::now();
-    let driver = host.driver()?;
     let vm = record.vm().clone();
-    let token = Token::from_random(rand::random());
+    let snapshot = vm.spec.snapshot.as_ref().map(|name| Snapshot::open(host, name)).transpose()?;
+    let token = match &snapshot {
+        Some(snapshot) => snapshot.record.token.clone(),
+        None => Token::from_random(rand::random()),
+    };
     crate::layout::private_dir(&host.layout.vm(vm.id))?;
     let slot = network::take_slot(host, &vm).await?;
     let mut journal =
         Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, slot, footprint: None };
     journal.write(&host.layout)?;
-    let spec = prepare(host, &vm, &journal).await?;
+    let origin = match snapshot {
+        None => Origin::Kernel(prepare(host, &vm, &journal).await?),
+        Some(it) => Origin::Snapshot(restore::prepare(host, &vm, &journal, it).await?),
+    };
     let prepared = began.elapsed();
-    let machine = driver.launch(&spec).await?;
+    let machine = match &origin {
+        Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
+        Origin::Snapshot(restored) => restored.load(host).await?,
+    };
     journal.footprint = Some(machine.footprint().clone());
     journal.write(&host.layout)?;
 
-    let launched = Instant::now();
     let footprint = machine.footprint();
     record.amend(|vm| {
         vm.driver = Some(footprint.driver);
         vm.accelerator = Some(footprint.accelerator.to_string());
         vm.virtio_transport = footprint.transport;
-        vm.address = spec.slot.as_ref().map(|slot| slot.address);
+        vm.address = journal.slot.as_ref().map(|slot| slot.address);
     });
     record.apply(VmEvent::Launched, None).await;
 
-    let agent = agent_client(footprint, &journal.token);
+    let Started { agent, boot, agent_took } = match origin {
+        Origin::Kernel(_) => boot(host, &machine, &journal.token).await?,
+        Origin::Snapshot(_) => restore::awaken(host, &vm, &machine, &journal).await?,
+    };
+    let transport = agent.transport().map(transport);
+    record.amend(|vm| {
+        vm.agent_transport = transport;
+        vm.timings = Some(StartTimings {
+            prepare_ms: millis(prepared),
+            boot_ms: millis(boot),
+            agent_ms: millis(agent_took),
+        });
+    });
+    // The VMM has read it, and it holds the token.
+    let _ = tokio::fs::remove_file(host.layout.vm(vm.id).join(INITRD)).await;
+    Ok(Machinery { machine, agent })
+}
+
+/// Waits for the first answer of a booting guest's agent.
+async fn boot(host: &Host, machine: &Arc<dyn Machine>, token: &Token) -> Result<Started, Fault> {
+    let launched = Instant::now();
+    let agent = agent_client(machine.footprint(), token);
     let hello = tokio::select! {
         ready = agent.wait_ready(host.settings.boot_deadline) => match ready {
             Ok(hello) => hello,
@@ -82,18 +126,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let since_launch = launched.elapsed();
     let in_init = Duration::from_millis(hello.uptime_ms.saturating_sub(hello.started_uptime_ms))
         .min(since_launch);
-    let transport = agent.transport().map(transport);
-    record.amend(|vm| {
-        vm.agent_transport = transport;
-        vm.timings = Some(StartTimings {
-            prepare_ms: millis(prepared),
-            boot_ms: millis(since_launch - in_init),
-            agent_ms: millis(in_init),
-        });
-    });
-    // The VMM has read it, and it holds the token.
-    let _ = tokio::fs::remove_file(spec.run_dir.join(INITRD)).await;
-    Ok(Machinery { machine, agent })
+    Ok(Started { agent, boot: since_launch - in_init, agent_took: in_init })
 }
 
 /// A client for the agent of a VM with this footprint.
@@ -183,7 +216,7 @@ async fn prepare_guest(
     Ok((kernel_boot(&template, initrd, overlay), transport))
 }
 
-/// What a VM of a template boots.
+/// A boot of a template's kernel with these disks.
 pub(super) fn kernel_boot(template: &InstalledTemplate, initrd: PathBuf, overlay: PathBuf) -> Boot {
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
         path,
@@ -315,12 +348,12 @@ async fn write_initrd(base: PathBuf, path: PathBuf, config: &GuestConfig) -> Res
 }
 
 /// A host name for the guest: letters, digits and hyphens, as RFC 1123 has it.
-fn hostname(vm: &Vm) -> String {
+pub(super) fn hostname(vm: &Vm) -> String {
     vm.id.to_string().replace('_', "-")
 }
 
 /// The agent did not answer in time: what the console and the VMM's log say about it.
-async fn silent(machine: &dyn Machine, error: &AgentError, waited: Duration) -> Fault {
+pub(super) async fn silent(machine: &dyn Machine, error: &AgentError, waited: Duration) -> Fault {
     tracing::debug!(%error, "the agent never answered");
     let evidence = diagnose::gather(machine.footprint(), Phase::Booting, None, Some(waited)).await;
     diagnose::explain(&evidence)
