@@ -169,7 +169,7 @@ pub(crate) fn init(dir: &Path) -> Vec<u8> {
 /// executable files.
 pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
-    for dir in ["dev", "proc"] {
+    for dir in ["dev", "proc", "sys", "run", "aetherium"] {
         entry(&mut out, dir, 0o40755, &[], (0, 0));
     }
     entry(&mut out, "dev/console", 0o20600, &[], (5, 1));
