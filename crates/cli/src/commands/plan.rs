@@ -63,6 +63,7 @@ impl Host<'_> {
             },
             network: vm.network.unwrap_or_default(),
             transport: vm.transport,
+            snapshot: None,
         };
         let vsock = if self.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto };
         let networked = rustix::process::geteuid().is_root() && !self.driver.no_slots;
