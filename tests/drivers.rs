@@ -18,12 +18,12 @@ use std::{
 };
 
 /// A driver under test, with a place of its own.
-struct Subject {
-    place: Place,
+pub(crate) struct Subject {
+    pub(crate) place: Place,
     driver: DriverKind,
     options: Vec<String>,
     /// What every VM here is asked to be.
-    vm: Value,
+    pub(crate) vm: Value,
     /// Whether its guests have a kernel of their own.
     has_kernel: bool,
     pauses: bool,
@@ -71,12 +71,17 @@ impl Subject {
     }
 
     fn real(transport: &str, more: &[&str]) -> Option<Self> {
+        // The machine's own interfaces are nothing for a test to touch.
+        Self::real_with_network(transport, &[&["--no-slots"], more].concat())
+    }
+
+    /// The real Firecracker with networks, for a test that has left the machine's own.
+    pub(crate) fn real_with_network(transport: &str, more: &[&str]) -> Option<Self> {
         let (program, kernel) = real_firecracker()?;
         let place = Place::new();
         real_template(&place, &kernel);
         let program = program.display().to_string();
-        // The machine's own interfaces are nothing for a test to touch.
-        let mut options = vec!["--firecracker", &program, "--no-slots"];
+        let mut options = vec!["--firecracker", &program];
         options.extend(more);
         let subject = Self::of(DriverKind::Firecracker, place, &options);
         let vm = json!({ "template": "lab", "transport": transport });
@@ -89,7 +94,7 @@ impl Subject {
         Self { place, driver, options, vm, has_kernel, pauses, snapshots }
     }
 
-    async fn server(&self) -> Server<'_> {
+    pub(crate) async fn server(&self) -> Server<'_> {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         Server::start_with(&self.place, self.driver, &options).await
     }
