@@ -2,6 +2,7 @@
 
 use crate::harness::{Fake, PATIENCE, Place, SILENCE, agent_at};
 use aetherium_agent_client::ExecSpec;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::path::Path;
 use tokio::time::timeout;
@@ -57,6 +58,10 @@ async fn a_killed_fake_takes_its_guest_and_all_that_ran_in_it_along() {
         }
     } else {
         eprintln!("SKIPPED: without root the commands of a killed fake outlive it");
+        for process in guest.into_iter().skip(1) {
+            let pid = Pid::from_raw(process.try_into().unwrap()).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+        }
     }
 }
 
