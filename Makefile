@@ -43,7 +43,7 @@ assets: agent
 	@mkdir -p $(assets)
 	@cp -f $(agent) $(assets)/fc-agent
 	@test -x $(helper) || cargo install --locked --debug --root $(assets)/tools vhost-device-vsock@0.3.0
-	cargo build --locked -p aetherium
+	cargo build --locked -p aetherium -p fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)
 
 # What a caller can send to an agent, led by coverage: FUZZ_SECONDS for each target. Any toolchain.

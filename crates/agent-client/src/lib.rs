@@ -31,7 +31,7 @@ mod system;
 mod upload;
 
 pub use aetherium_agent_proto::{
-    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, ProcessInfo, RefusalKind,
+    AGENT_PORT, AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, ProcessInfo, RefusalKind,
     SpawnErrorKind, Token,
 };
 pub use capture::{CollectError, Output, collect};

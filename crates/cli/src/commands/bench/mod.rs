@@ -6,6 +6,7 @@
 mod boot;
 mod exec;
 mod fallback;
+mod firecracker;
 mod idle;
 
 use crate::{
