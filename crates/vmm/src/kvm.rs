@@ -230,11 +230,6 @@ pub(crate) fn unprobed(reason: &str) -> Finding {
     Finding::warn(CHECK, reason, WHY, "build a template: its kernel is what is probed")
 }
 
-/// Opens KVM's device as a VMM would.
-pub(crate) fn open_device() -> io::Result<File> {
-    open(Path::new(DEVICE))
-}
-
 fn open(device: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(device)
 }

@@ -2,8 +2,10 @@
 
 mod bench;
 mod parse;
+mod plan;
 
 pub(crate) use bench::{BenchArgs, BenchCommand};
+pub(crate) use plan::PlanArgs;
 
 use aetherium_model::{
     Name,
@@ -365,6 +367,8 @@ pub(crate) enum WsCommand {
 pub(crate) enum VmCommand {
     /// Start one and wait until it runs.
     Create(VmArgs),
+    /// Print how Firecracker would be asked to start one, with the reason for each choice; starts nothing.
+    Plan(PlanArgs),
     /// List those that have not ended.
     List {
         /// Also those that have.

@@ -1,18 +1,19 @@
 //! `aetherium doctor`: what this host has, what it lacks, why that matters, and what to do.
 
-use super::template;
+use super::{plan, template};
 use crate::{
-    args::{Args, DriverArgs},
+    args::{Args, DriverArgs, VmArgs},
     datadir::DataDir,
     error::CliError,
     print, server,
 };
 use aetherium_image::Check;
 use aetherium_model::{
-    Fault,
+    Fault, WorkerId,
     finding::{Finding, Verdict},
     resources::{DriverChoice, DriverKind},
 };
+use aetherium_net::{Prefix, SlotsConfig};
 use aetherium_vmm::{AgentProcess, DriverConfig, Firecracker, Qemu, Vmm as _};
 use aetherium_worker::Layout;
 use std::process::ExitCode;
@@ -28,8 +29,13 @@ pub(crate) async fn doctor(args: &Args, driver: &DriverArgs) -> Result<ExitCode,
         DriverChoice::Only(DriverKind::Qemu) => Qemu::new(&config).preflight().await,
         DriverChoice::Auto => every_driver(&config).await,
     };
+    if firecracker_possible(&config, driver) && !driver.no_slots {
+        let slots = SlotsConfig::new(Prefix::of_worker(WorkerId::new()));
+        findings.extend(aetherium_net::slot::preflight(&slots).await);
+    }
     findings.push(agent_found(driver));
     findings.extend(templates(&data, driver.driver)?);
+    findings.extend(plans(&data, &plan::Host { config: &config, layout: &layout, driver }).await?);
     findings.push(server_found(&data));
     if args.json {
         print::json(&findings)?;
@@ -82,7 +88,9 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
     let mut findings = Vec::new();
     for manifest in list {
         let installed = store.get(&manifest.name).map_err(Fault::from)?;
-        let bad = installed.verify(Check::Quick).into_iter().find(|it| it.verdict != Verdict::Ok);
+        let mut checks =
+            installed.verify(Check::Quick).into_iter().chain(installed.verify_kernel());
+        let bad = checks.find(|it| it.verdict != Verdict::Ok);
         let check = format!("template.{}", manifest.name);
         findings.push(bad.map_or_else(
             || {
@@ -94,6 +102,36 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
             },
             |bad| Finding { check: check.clone(), ..bad },
         ));
+    }
+    Ok(findings)
+}
+
+/// Whether VMs may come to run under Firecracker here.
+fn firecracker_possible(config: &DriverConfig, driver: &DriverArgs) -> bool {
+    let chosen = match driver.driver {
+        DriverChoice::Auto => true,
+        DriverChoice::Only(kind) => kind == DriverKind::Firecracker,
+    };
+    chosen && Firecracker::is_installed(config)
+}
+
+/// Whether Firecracker would start VMs of each template, where there is one.
+async fn plans(data: &DataDir, host: &plan::Host<'_>) -> Result<Vec<Finding>, CliError> {
+    if !firecracker_possible(host.config, host.driver) {
+        return Ok(Vec::new());
+    }
+    let wanted = host.driver.driver == DriverChoice::Only(DriverKind::Firecracker);
+    let why = "what is known not to boot is refused before anything is started";
+    let store = template::open(data)?;
+    let mut findings = Vec::new();
+    for manifest in store.list().map_err(Fault::from)? {
+        let installed = store.get(&manifest.name).map_err(Fault::from)?;
+        let check = format!("template.{}.firecracker", manifest.name);
+        findings.push(match host.plan(&installed, &VmArgs::default(), None).await {
+            Ok(plan) => Finding::ok(&check, format!("boots over {}", plan.transport), why),
+            Err(fault) if wanted => Finding::fail(&check, fault.detail, why, fault.remedy),
+            Err(fault) => Finding::warn(&check, fault.detail, why, fault.remedy),
+        });
     }
     Ok(findings)
 }

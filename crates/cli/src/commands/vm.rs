@@ -18,8 +18,13 @@ use aetherium_model::{
 use std::time::Duration;
 
 pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliError> {
+    if let VmCommand::Plan(plan) = verb {
+        return super::plan::plan(args, plan).await;
+    }
     let client = Client::connect(args)?;
     match verb {
+        // Answered above: it needs no server.
+        VmCommand::Plan(_) => {}
         VmCommand::Create(vm) => {
             let made: Vm = client.post("/vms", &request(vm)).await?;
             let vm = running(&client, &made.id.to_string()).await?;

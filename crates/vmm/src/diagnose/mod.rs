@@ -17,6 +17,7 @@ use crate::{Footprint, VmmExit};
 use aetherium_agent_proto::console::Stage;
 use aetherium_model::{Code, Fault};
 use std::time::Duration;
+use vmm::Complaint;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -102,29 +103,29 @@ fn killed(evidence: &Evidence, vmm_log: &[String]) -> Option<Fault> {
 
 /// The VMM says what it, or KVM, refused to do.
 fn refused(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Option<Fault> {
-    // A VMM that ended in order was not refused anything that mattered.
-    if evidence.exit == Some(VmmExit::Code(0)) {
-        return None;
-    }
-    let never_ran = evidence.phase == Phase::Booting && console.is_empty();
-    match vmm::complaint(vmm_log)? {
-        vmm::Complaint::Kvm(line) => {
-            Some(Fault::new(Code::KvmFailed, format!("KVM refused: {line}")))
+    let fault = match vmm::complaint(vmm_log)? {
+        // Firecracker exits with 0 when KVM gives up under its guest, so how it ended tells nothing.
+        Complaint::Kvm(line) => Fault::new(Code::KvmFailed, format!("KVM failed: {line}")),
+        _ if !never_ran(evidence, console) => return None,
+        Complaint::Kernel(_) if lacks_memory(evidence) => memory_fault(evidence),
+        Complaint::Kernel(line) => {
+            Fault::new(Code::KernelUnsupported, format!("the VMM cannot load the kernel: {line}"))
         }
-        _ if !never_ran => None,
-        vmm::Complaint::Kernel(_) if lacks_memory(evidence) => Some(memory_fault(evidence)),
-        vmm::Complaint::Kernel(line) => {
-            Some(Fault::new(Code::KernelUnsupported, format!("the VMM cannot load it: {line}")))
+        Complaint::Network(line) => {
+            Fault::new(Code::NetworkFailed, format!("the VMM has no TAP: {line}"))
         }
-        vmm::Complaint::Network(line) => {
-            Some(Fault::new(Code::NetworkFailed, format!("the VMM has no TAP: {line}")))
+        Complaint::Api(line) => {
+            Fault::new(Code::VmmStartFailed, format!("the VMM refused its configuration: {line}"))
         }
-        vmm::Complaint::Api(line) => Some(Fault::new(
-            Code::VmmStartFailed,
-            format!("the VMM refused its configuration: {line}"),
-        )),
-    }
-    .map(|fault| fault.evidence(text::last(vmm_log)))
+    };
+    Some(fault.evidence(text::last(vmm_log)))
+}
+
+/// Whether the guest did not come to print anything, and did not end in order either.
+fn never_ran(evidence: &Evidence, console: &[String]) -> bool {
+    evidence.phase == Phase::Booting
+        && console.is_empty()
+        && evidence.exit != Some(VmmExit::Code(0))
 }
 
 /// The VMM failed, whatever the guest was doing.

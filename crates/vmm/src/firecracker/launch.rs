@@ -6,8 +6,8 @@ use super::{
     machine::FirecrackerMachine,
     plan::{
         AgentTransport, ApiCall, BalloonRequest, Confinement, Console, DiskRequest, FileUse,
-        HostFacts, HugePages, InitramfsFacts, KernelFiles, NetworkRequest, Plan, PlanRequest,
-        RateLimits, SharedFile, Start, TemplateFacts, VsockRequest, plan,
+        FirecrackerVersion, HostFacts, HugePages, InitramfsFacts, KernelFiles, NetworkRequest,
+        Plan, PlanRequest, RateLimits, SharedFile, Start, TemplateFacts, VsockRequest, plan,
     },
     program::Info,
     snapshot,
@@ -117,7 +117,7 @@ pub(super) async fn launch(
     };
     let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
     let place = Place::make(&Confine::choose(config)?, users, info, spec)?;
-    let plan = planned(info, spec, place.confinement())?;
+    let plan = planned(info.version, spec, place.confinement())?;
     let launch = Launch { info, spec, place: &place, plan: &plan, from };
     let started = launch.run().await;
     let (main, agent, sockets) = match started {
@@ -423,7 +423,7 @@ async fn last_words(main: &Held, program: &Path, log: &Path, error: VmmError) ->
 
 /// The plan for what is to be launched.
 pub(super) fn planned(
-    info: &Info,
+    version: FirecrackerVersion,
     spec: &LaunchSpec,
     confinement: Confinement,
 ) -> Result<Plan, VmmError> {
@@ -465,7 +465,7 @@ pub(super) fn planned(
         console: Console::Quiet,
         kernel_args: Vec::new(),
     };
-    Ok(plan(&HostFacts::default(), info.version, &kernel.facts, &template, &request)?)
+    Ok(plan(&HostFacts::of_host(), version, &kernel.facts, &template, &request)?)
 }
 
 /// The ids of a VM's disks, and what they are for.

@@ -29,7 +29,9 @@ use crate::{
 use aetherium_model::{VmId, finding::Finding, resources::DriverKind};
 use async_trait::async_trait;
 use jail::Users;
+use launch::Confine;
 use machine::FirecrackerMachine;
+use plan::{Confinement, FirecrackerVersion, Plan};
 use program::Program;
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -58,6 +60,32 @@ impl Firecracker {
             users: Users::new(),
             config: config.clone(),
         }
+    }
+
+    /// How this driver would start a VM, or why it would not; by the Firecracker that is installed
+    /// unless another `version` is named. Starts nothing.
+    ///
+    /// # Errors
+    /// The plan's refusal; or there is no Firecracker to ask for its version.
+    pub async fn plan(
+        &self,
+        spec: &LaunchSpec,
+        version: Option<FirecrackerVersion>,
+    ) -> Result<Plan, VmmError> {
+        let (version, info) = match (version, self.program.info().await) {
+            (Some(version), info) => (version, info.ok()),
+            (None, info) => {
+                let info = info?;
+                (info.version, Some(info))
+            }
+        };
+        let confinement = match (Confine::choose(&self.config), info) {
+            (Ok(Confine::Jailer(_)), Some(info)) => Confinement::Jailed {
+                root: jail::root(&spec.run_dir, &info.path, &jail::jail_id(spec.vm_id))?,
+            },
+            _ => Confinement::Plain,
+        };
+        launch::planned(version, spec, confinement)
     }
 }
 

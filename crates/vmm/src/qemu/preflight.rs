@@ -7,6 +7,7 @@ use super::{
 use crate::{
     DriverConfig, VmmError, host,
     kvm::{self, Kvm, Prober as _},
+    kvm_device,
     spawn::find_program,
 };
 use aetherium_model::finding::Finding;
@@ -65,12 +66,11 @@ fn sandbox(info: &Info) -> Finding {
 
 fn device() -> Finding {
     let (check, why) = ("kvm.device", "KVM runs guests at the host's speed");
-    match kvm::open_device() {
-        Ok(_) => Finding::ok(check, "/dev/kvm opens", why),
+    match kvm_device::try_vm() {
+        Ok(()) => Finding::ok(check, "/dev/kvm opens and makes a VM", why),
         Err(error) => {
-            let remedy = "enable virtualization in the firmware or the cloud's machine type, and join \
-                          the group that owns /dev/kvm; without it guests run under emulation";
-            Finding::warn(check, format!("/dev/kvm does not open: {error}"), why, remedy)
+            let remedy = format!("{}; without it guests run under emulation", error.remedy());
+            Finding::warn(check, error.to_string(), why, remedy)
         }
     }
 }

@@ -6,7 +6,7 @@
 //! the unit tests of the classifier read it. Firecracker is driven by hand: what is wrong with these
 //! VMs is what the driver would not let through.
 
-use crate::guest::{archive, init};
+use crate::guest::{archive, init, is_elf};
 use aetherium_model::{Code, Fault};
 use aetherium_vmm::{
     VmmExit,
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const NOBODY: u32 = 65_534;
 const ARGS: &str =
     "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd loglevel=5";
+
+const ROOT_UUID: &str = "0b1e77aa-0000-4000-8000-000000000001";
 
 /// What is at hand.
 struct Real {
@@ -65,26 +67,23 @@ impl Real {
         self.dir.path().join(name)
     }
 
-    /// An empty ext4 file system.
+    /// An ext4 file system without any program, whose UUID is [`ROOT_UUID`].
     fn ext4(&self) -> PathBuf {
         let (path, content) = (self.path("disk.ext4"), self.path("content"));
-        fs::create_dir(&content).unwrap();
+        // Where an init mounts what a running system needs.
+        for mount_point in ["dev", "proc", "sys", "run"] {
+            fs::create_dir_all(content.join(mount_point)).unwrap();
+        }
         File::create(&path).unwrap().set_len(16 << 20).unwrap();
         let search = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
         let made = Command::new("mkfs.ext4")
             .env("PATH", search)
-            .args(["-q", "-F", "-d"])
+            .args(["-q", "-F", "-U", ROOT_UUID, "-d"])
             .args([&content, &path])
             .status();
         assert!(made.unwrap().success());
         path
     }
-}
-
-fn is_elf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
-        && magic == *b"\x7fELF"
 }
 
 /// A VM that does not come up.
@@ -215,7 +214,52 @@ fn with_init(real: &Real, behave: &str) -> Broken {
     Broken { initrd: Some(initrd), args: format!("behave={behave}"), ..Broken::default() }
 }
 
-const CASES: [Case; 15] = [
+/// The real agent as init, told this, with a root disk.
+fn with_agent(real: &Real, mut config: Value) -> Broken {
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets/fc-agent");
+    let agent = fs::read(&agent).expect("the agent: run `make test`, which builds it");
+    config["ends_by"] = json!("restart");
+    let initrd = real.path("initrd");
+    let config = config.to_string();
+    let files: [(&str, &[u8]); 2] = [("init", &agent), ("aetherium/guest.json", config.as_bytes())];
+    fs::write(&initrd, archive(&files)).unwrap();
+    Broken { initrd: Some(initrd), drive: Some((real.ext4(), false)), ..Broken::default() }
+}
+
+const CASES: [Case; 18] = [
+    Case {
+        name: "agent_finds_another_root",
+        broken: |real| {
+            let other = "00000000-0000-4000-8000-000000000002";
+            let config = json!({ "root": { "by": { "uuid": other } }, "root_deadline_ms": 300 });
+            with_agent(real, config)
+        },
+        until: None,
+        code: Code::RootNotFound,
+        says: "the guest saw vda (ext4, 0b1e77aa-0000-4000-8000-000000000001)",
+    },
+    Case {
+        name: "agent_has_no_vsock",
+        broken: |real| {
+            let transports = json!({ "vsock": true, "tcp": false });
+            let root = json!({ "by": { "uuid": ROOT_UUID } });
+            with_agent(real, json!({ "root": root, "transports": transports }))
+        },
+        until: None,
+        code: Code::VsockMissing,
+        says: "vsock is absent",
+    },
+    Case {
+        name: "agent_has_no_interface",
+        broken: |real| {
+            let root = json!({ "by": { "uuid": ROOT_UUID } });
+            let net = json!({ "address_cidr": "172.16.0.2/24" });
+            with_agent(real, json!({ "root": root, "net": net, "token": "a-token-of-the-tests" }))
+        },
+        until: Some("stage=listening"),
+        code: Code::NetworkFailed,
+        says: "eth0 is not there",
+    },
     Case {
         name: "root_has_another_name",
         broken: |real| Broken {

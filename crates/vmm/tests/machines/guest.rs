@@ -12,6 +12,7 @@ use aetherium_vmm::{
 };
 use std::{
     fs,
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -26,10 +27,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// What a distribution's kernel needs to begin: more than 16 MiB, and less than the guests here have.
 const KERNEL_NEEDS_BYTES: u64 = 48 << 20;
 
-/// The kernel that guests boot: `AETHERIUM_TEST_KERNEL`, or what `make test` provides.
+/// The kernel that QEMU's guests boot: `AETHERIUM_TEST_KERNEL` if that is a bzImage, else what
+/// `make test` provides.
 pub(crate) fn kernel() -> PathBuf {
     let provided = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets/vmlinuz");
-    let path = std::env::var_os("AETHERIUM_TEST_KERNEL").map_or(provided, PathBuf::from);
+    let named = std::env::var_os("AETHERIUM_TEST_KERNEL").map(PathBuf::from);
+    // An uncompressed one is for Firecracker.
+    let path = named.filter(|path| !is_elf(path)).unwrap_or(provided);
     assert!(
         path.is_file(),
         "no kernel at {}: run `make test`, which provides one, or set AETHERIUM_TEST_KERNEL to a \
@@ -37,6 +41,13 @@ pub(crate) fn kernel() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Whether it is an uncompressed kernel.
+pub(crate) fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// The program that gives QEMU's guests a virtio socket.
@@ -158,7 +169,7 @@ pub(crate) fn init(dir: &Path) -> Vec<u8> {
 /// executable files.
 pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
-    for dir in ["dev", "proc"] {
+    for dir in ["dev", "proc", "sys", "run", "aetherium"] {
         entry(&mut out, dir, 0o40755, &[], (0, 0));
     }
     entry(&mut out, "dev/console", 0o20600, &[], (5, 1));

@@ -14,6 +14,7 @@ mod activity;
 mod actor;
 mod network;
 mod pause;
+mod preview;
 mod record;
 mod restore;
 mod snapshot;
@@ -21,6 +22,7 @@ mod start;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
+pub use preview::preview;
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
 pub(crate) use start::{Machinery, agent_client, transport};
 

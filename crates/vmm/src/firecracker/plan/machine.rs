@@ -128,7 +128,10 @@ impl Draft<'_> {
 
     /// The built-in template's name, or the call that sets a custom one.
     fn cpu(&mut self) -> Result<(Option<NamedCpuTemplate>, Option<ApiCall>), PlanError> {
-        let vcpus = format!("{} vCPUs", self.request.resources.vcpus);
+        let vcpus = match self.request.resources.vcpus.get() {
+            1 => "1 vCPU".to_owned(),
+            count => format!("{count} vCPUs"),
+        };
         match &self.template.cpu {
             None => {
                 self.because(Topic::Cpu, vcpus, "no CPU template: the guest sees the host's CPU");

@@ -39,7 +39,7 @@ use guest::Guest;
 
 use aetherium_model::{kernel::KernelFacts, resources::VirtioTransport};
 use serde::Serialize;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// How to start one VM. Pure data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -175,6 +175,29 @@ pub enum Topic {
     Logs,
     /// The jailer.
     Jail,
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transport => "transport",
+            Self::Kernel => "kernel",
+            Self::Root => "root",
+            Self::KernelArgs => "kernel args",
+            Self::Console => "console",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Disks => "disks",
+            Self::Network => "network",
+            Self::Vsock => "vsock",
+            Self::Agent => "agent",
+            Self::Balloon => "balloon",
+            Self::Entropy => "entropy",
+            Self::RateLimits => "rate limits",
+            Self::Logs => "logs",
+            Self::Jail => "jail",
+        })
+    }
 }
 
 /// Plans how to start a VM.

@@ -8,6 +8,7 @@ use aetherium_model::{
 };
 use aetherium_net::GuestNet;
 use proptest::prelude::*;
+use std::path::Path;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -283,7 +284,7 @@ fn a_bzimage_is_taken_unpacked_or_by_a_version_that_can() {
     };
     let loaded = |version: &str, elf| {
         planned(version, &kernel_but(&[]), &image(elf), &request()).map(|plan| {
-            plan.files.iter().find(|it| it.vmm == PathBuf::from("kernel")).unwrap().host.clone()
+            plan.files.iter().find(|it| it.vmm == Path::new("kernel")).unwrap().host.clone()
         })
     };
     assert_eq!(loaded("1.16.1", Some("/t/elf")).unwrap(), PathBuf::from("/t/elf"));
@@ -365,7 +366,7 @@ fn in_a_jail_firecracker_is_told_the_names_that_it_sees() {
     assert_eq!(body(&plan, "/boot-source")["kernel_image_path"], "kernel");
     assert_eq!(body(&plan, "/drives/overlay")["path_on_host"], "disk_overlay");
     assert_eq!(body(&plan, "/vsock")["uds_path"], "vsock");
-    let kernel = plan.files.iter().find(|it| it.vmm == PathBuf::from("kernel")).unwrap();
+    let kernel = plan.files.iter().find(|it| it.vmm == Path::new("kernel")).unwrap();
     assert_eq!((&kernel.host, kernel.usage), (&PathBuf::from("/t/kernel"), FileUse::Read));
     assert!(
         matches!(&plan.agent[0], AgentTransport::Vsock { uds, .. } if *uds == root.join("vsock"))
@@ -593,7 +594,7 @@ proptest! {
             let body = call.body().unwrap();
             for field in ["kernel_image_path", "initrd_path", "path_on_host", "uds_path"] {
                 let Some(path) = body.get(field).and_then(|it| it.as_str()) else { continue };
-                prop_assert!(plan.files.iter().any(|it| it.vmm == PathBuf::from(path)), "{}", path);
+                prop_assert!(plan.files.iter().any(|it| it.vmm == Path::new(path)), "{}", path);
             }
         }
         let topics: Vec<Topic> = plan.reasons.iter().map(|it| it.topic).collect();
