@@ -37,13 +37,15 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# What the tests boot: the agent, a template made as a user makes it, and a helper for vsock.
+# What the tests boot: the agent, a template made as a user makes it, a helper for vsock, and a
+# stand-in for Firecracker.
 assets: agent
 	@scripts/install-deps test
 	@mkdir -p $(assets)
 	@cp -f $(agent) $(assets)/fc-agent
 	@test -x $(helper) || cargo install --locked --debug --root $(assets)/tools vhost-device-vsock@0.3.0
 	cargo build --locked -p aetherium -p fake-firecracker
+	@cp -f target/debug/fake-firecracker $(assets)/fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)
 
 # What a caller can send to an agent, led by coverage: FUZZ_SECONDS for each target. Any toolchain.

@@ -2,6 +2,7 @@
 
 use crate::harness::{Fake, PATIENCE, Place, SILENCE, agent_at};
 use aetherium_agent_client::ExecSpec;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::path::Path;
 use tokio::time::timeout;
@@ -26,7 +27,9 @@ async fn gone(pid: u32) {
 
 /// All that runs below a process.
 fn below(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    // One that has ended meanwhile has no children to tell of.
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
     let children: Vec<u32> = children.split_whitespace().map(|it| it.parse().unwrap()).collect();
     children.iter().flat_map(|child| [vec![*child], below(*child)].concat()).collect()
 }
@@ -35,16 +38,30 @@ fn below(pid: u32) -> Vec<u32> {
 async fn a_killed_fake_takes_its_guest_and_all_that_ran_in_it_along() {
     let place = Place::new();
     let (mut fake, agent) = up(&place).await;
-    let _sleep = agent.exec(ExecSpec::new(["sleep", "1000"])).await.unwrap();
-    let guest = below(fake.process.id().unwrap());
-    assert_eq!(guest.len(), 2, "the agent and its command");
+    // In a session of its own, so that it would outlive the shell.
+    let daemon = ["sh", "-c", "setsid sleep 1000 & wait"];
+    let _shell = agent.exec(ExecSpec::new(daemon)).await.unwrap();
+    let own = fake.process.id().unwrap();
+    let all = async {
+        while below(own).len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("there is no agent, shell and sleep");
+    let guest = below(own);
     fake.process.kill().await.unwrap();
     gone(guest[0]).await;
     // Process numbers of their own, and with them this, need root.
     if rustix::process::geteuid().is_root() {
-        gone(guest[1]).await;
+        for process in guest {
+            gone(process).await;
+        }
     } else {
         eprintln!("SKIPPED: without root the commands of a killed fake outlive it");
+        for process in guest.into_iter().skip(1) {
+            let pid = Pid::from_raw(process.try_into().unwrap()).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+        }
     }
 }
 

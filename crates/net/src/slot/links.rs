@@ -9,6 +9,7 @@ use futures::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::AddressAttribute,
         link::{InfoData, InfoVeth, LinkAttribute},
         neighbour::NeighbourState,
         route::{RouteAddress, RouteAttribute},
@@ -16,7 +17,7 @@ use rtnetlink::{
 };
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd as _, AsRawFd as _},
     time::Duration,
 };
@@ -130,6 +131,17 @@ impl Links {
             .into_iter()
             .filter_map(|link| link.attributes.into_iter().find_map(name))
             .collect())
+    }
+
+    /// The IPv4 addresses of all links.
+    pub(super) async fn addresses(&self) -> Result<Vec<Ipv4Addr>, NetError> {
+        let listed = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
+        let addresses = listed.map_err(NetError::netlink("list", "addresses"))?;
+        let own = |attribute: AddressAttribute| match attribute {
+            AddressAttribute::Address(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        };
+        Ok(addresses.into_iter().filter_map(|it| it.attributes.into_iter().find_map(own)).collect())
     }
 
     /// The IPv4 networks that routes lead to, default routes and the host's own addresses left out.

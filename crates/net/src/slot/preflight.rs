@@ -26,7 +26,7 @@ pub async fn preflight(config: &SlotsConfig) -> Vec<Finding> {
         tun(),
         forwarding(),
         range(config).await,
-        resolvers(&config.resolvers),
+        resolvers(&config.resolvers).await,
         other_firewalls(config).await,
     ]
 }
@@ -163,16 +163,25 @@ async fn other_firewalls(config: &SlotsConfig) -> Finding {
     }
 }
 
-fn resolvers(configured: &[Ipv4Addr]) -> Finding {
+async fn resolvers(configured: &[Ipv4Addr]) -> Finding {
     let (check, why) = ("net.resolvers", "VMs with egress resolve names by the host's resolvers");
-    let usable: Vec<String> =
-        configured.iter().filter(|it| usable_resolver(it)).map(ToString::to_string).collect();
+    let remedy = "name resolvers outside this host in the configuration";
+    let list = || drive("list addresses", async { Links::open()?.addresses().await });
+    let own = match on_thread("look at addresses", list, drop).await {
+        Ok(own) => own,
+        Err(error) => return warn(check, why, &error),
+    };
+    let usable: Vec<&Ipv4Addr> = configured.iter().filter(|it| usable_resolver(it)).collect();
+    if let Some(closed) = usable.iter().find(|it| own.contains(it)) {
+        let found = format!("{closed} is this host's own address, which is closed to VMs");
+        return Finding::warn(check, found, why, remedy);
+    }
     if usable.is_empty() {
         let found = "none that a VM could be redirected to: names will not resolve in VMs";
-        Finding::warn(check, found, why, "name resolvers outside this host in the configuration")
-    } else {
-        Finding::ok(check, usable.join(", "), why)
+        return Finding::warn(check, found, why, remedy);
     }
+    let usable: Vec<String> = usable.into_iter().map(ToString::to_string).collect();
+    Finding::ok(check, usable.join(", "), why)
 }
 
 #[cfg(test)]

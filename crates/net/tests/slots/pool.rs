@@ -1,6 +1,6 @@
 //! How slots come and go.
 
-use crate::host::{Host, on_a_host};
+use crate::host::{HOST, Host, on_a_host};
 use aetherium_model::{
     Code, Fault, VmId,
     finding::Verdict,
@@ -11,6 +11,7 @@ use futures::future::join_all;
 use std::{
     collections::HashSet,
     fs::{self, Permissions},
+    net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -214,6 +215,22 @@ fn another_firewall_that_drops_what_is_forwarded_is_named() {
         assert_eq!(firewall.verdict, Verdict::Warn);
         assert!(firewall.found.contains("chain FORWARD of table ip engine"), "{firewall:?}");
         assert!(firewall.remedy.contains("aet-*"), "{firewall:?}");
+    });
+}
+
+#[test]
+fn a_resolver_that_no_guest_could_reach_is_named() {
+    on_a_host(async |host| {
+        for (resolvers, says) in [
+            (vec![HOST], "5.5.5.5 is this host's own address"),
+            (vec![Ipv4Addr::LOCALHOST], "none that a VM could be redirected to"),
+            (vec![], "none that a VM could be redirected to"),
+        ] {
+            let findings = preflight(&SlotsConfig { resolvers, ..host.config("aet") }).await;
+            let finding = findings.iter().find(|it| it.check == "net.resolvers").unwrap();
+            assert_eq!(finding.verdict, Verdict::Warn);
+            assert!(finding.found.contains(says) && !finding.remedy.is_empty(), "{finding:?}");
+        }
     });
 }
 
