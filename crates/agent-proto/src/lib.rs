@@ -35,4 +35,4 @@ pub use token::{InvalidToken, Token};
 pub const AGENT_PORT: u16 = 9999;
 
 /// The protocol version this build speaks.
-pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 0 };
+pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };
