@@ -43,11 +43,8 @@ impl Subject {
     /// The stand-in, which speaks Firecracker's API and runs the agent as a process.
     fn fake() -> Option<Self> {
         let place = Place::new();
-        let built = env::current_exe().unwrap().with_file_name("fake-firecracker");
-        let built = [built.clone(), built.parent().unwrap().with_file_name("fake-firecracker")]
-            .into_iter()
-            .find(|it| it.is_file())
-            .expect("no stand-in: run `cargo build -p fake-firecracker`");
+        let built = assets().join("fake-firecracker");
+        assert!(built.is_file(), "{} is missing: run `make assets`", built.display());
         let program = place.path().join("firecracker");
         symlink(built, &program).unwrap();
         let settings = json!({ "agent": assets().join("fc-agent") });

@@ -118,7 +118,7 @@ async fn a_guest_is_whole(transport: &str) {
         assert!(ids.contains("0x1af4") && ids.contains("0x1042"), "{ids}");
     }
     let root = run(&server, &vm, "grep ' / ' /proc/mounts; cat /proc/partitions").await;
-    assert!(root.contains("overlay / overlay") && root.contains("vda"), "{root}");
+    assert!(root.contains("overlay / overlay") && root.contains("vdb"), "{root}");
 
     // The network, seen from the guest, from its TAP and from the host.
     let seen = "cat /sys/class/net/eth0/operstate; cat /proc/net/fib_trie";

@@ -314,13 +314,15 @@ impl AgentClient {
     }
 
     /// Runs a call that has one answer, or one stream, within the call deadline and the VM's life.
-    pub(crate) async fn unary<T>(
-        &self,
-        connection: &Connection,
+    /// Boxed: the library's futures are tens of kilobytes, which no caller shall carry.
+    pub(crate) fn unary<'a, T: Send + 'a>(
+        &'a self,
+        connection: &'a Connection,
         call: &'static str,
-        answer: impl Future<Output = Result<T, connectrpc::ConnectError>>,
-    ) -> Result<T, AgentError> {
-        self.call(call, async { answer.await.map_err(|e| connection.error(call, &e)) }).await
+        answer: impl Future<Output = Result<T, connectrpc::ConnectError>> + Send + 'a,
+    ) -> futures::future::BoxFuture<'a, Result<T, AgentError>> {
+        let answer = async move { answer.await.map_err(|e| connection.error(call, &e)) };
+        Box::pin(self.call(call, answer))
     }
 
     /// Runs anything unless the VM ends first.

@@ -33,9 +33,9 @@ mod upgrade;
 mod upload;
 
 pub use aetherium_agent_proto::{
-    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo, ProcessLimits,
-    ProcessSelector, Program, RefusalKind, SpawnErrorKind, Stdio, StreamOffsets, Terminal,
-    TerminalSize, Token,
+    AGENT_PORT, AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo,
+    ProcessLimits, ProcessSelector, Program, RefusalKind, SpawnErrorKind, Stdio, StreamOffsets,
+    Terminal, TerminalSize, Token,
 };
 pub use capture::{CollectError, Output, collect};
 pub use client::AgentClient;

@@ -53,10 +53,8 @@ impl wire::Files for FileVerbs {
     ) -> ServiceResult<impl Encodable<wire::WriteResponse> + Send + use<'a>> {
         use wire::__buffa::oneof::write_part::Part;
         use wire::__buffa::view::oneof::write_part::Part as View;
-        let open = match first(&mut parts).await?.to_owned_message().part {
-            Some(Part::Open(open)) => open,
-            _ => return Err(not_opened()),
-        };
+        let first = first(&mut parts).await?.to_owned_message().part;
+        let Some(Part::Open(open)) = first else { return Err(not_opened()) };
         let options = open.options().map_err(invalid)?;
         let actor = Actor::find(open.user.as_deref())?;
         let path = absolute(open.path)?;
@@ -205,10 +203,8 @@ impl wire::Files for FileVerbs {
     ) -> ServiceResult<impl Encodable<wire::WriteTarResponse> + Send + use<'a>> {
         use wire::__buffa::oneof::write_tar_part::Part;
         use wire::__buffa::view::oneof::write_tar_part::Part as View;
-        let open = match first(&mut parts).await?.to_owned_message().part {
-            Some(Part::Open(open)) => open,
-            _ => return Err(not_opened()),
-        };
+        let first = first(&mut parts).await?.to_owned_message().part;
+        let Some(Part::Open(open)) = first else { return Err(not_opened()) };
         let links = if open.outward_links { LinkPolicy::Any } else { LinkPolicy::Inside };
         let actor = Actor::find(open.user.as_deref())?;
         let path: PathBuf = absolute(open.path)?;

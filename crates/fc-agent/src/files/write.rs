@@ -49,7 +49,7 @@ pub(super) fn write(
     }
     let wish = Wish::new(options)?;
     let mut destination = match options.placement {
-        Placement::Replace => Destination::Replace(Replacement::open(path, wish)?),
+        Placement::Replace => Destination::Replace(Box::new(Replacement::open(path, wish)?)),
         Placement::At(offset) => Destination::InPlace(open_at(path, offset, &wish)?),
     };
     loop {
@@ -69,7 +69,7 @@ pub(super) fn write(
 const WRITE: &str = "be written";
 
 enum Destination {
-    Replace(Replacement),
+    Replace(Box<Replacement>),
     InPlace(File),
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use aetherium_agent_client::{AgentError, RefusalKind, Watch};
 use aetherium_agent_proto::files::{Changed, FileEvent, Reach};
 
-use crate::harness::{Agent, story};
+use crate::harness::{Agent, PATIENCE, long_story, story};
 
 async fn until(watch: &mut Watch, wanted: &FileEvent) {
     loop {
@@ -70,14 +70,15 @@ fn a_watch_of_a_directory_alone_says_nothing_of_what_is_deeper() {
 #[test]
 fn lost_events_are_told_when_the_watcher_does_not_keep_up() {
     let (agent, dir) = (Agent::start(), tempfile::tempdir().unwrap());
-    story(async {
+    long_story(PATIENCE * 6, async {
         let mut watch = agent.unix().files().watch(dir.path(), Reach::Itself).await.unwrap();
         let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
         let limit: usize = limit.trim().parse().unwrap();
-        // More than the kernel queues and the connection's window holds together.
-        for index in 0..limit * 3 {
-            std::fs::write(dir.path().join(format!("{}-{index}", "x".repeat(100))), "").unwrap();
-            std::fs::remove_file(dir.path().join(format!("{}-{index}", "x".repeat(100)))).unwrap();
+        // Two events each: more than the kernel queues and the connection's window holds together.
+        for index in 0..limit * 3 / 2 {
+            let path = dir.path().join(format!("{}-{index}", "x".repeat(100)));
+            std::fs::write(&path, "").unwrap();
+            std::fs::remove_file(&path).unwrap();
         }
         until(&mut watch, &FileEvent::Lost).await;
     });

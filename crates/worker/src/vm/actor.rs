@@ -110,7 +110,7 @@ impl Actor {
                 let stop = tokio::select! {
                     biased;
                     reason = next_stop(&mut self.requests) => Some(reason),
-                    started = start::start(&self.host, &mut self.record) => {
+                    started = Box::pin(start::start(&self.host, &mut self.record)) => {
                         self.machinery = Some(started?);
                         None
                     }

@@ -82,21 +82,22 @@ pub(super) async fn awaken(
         return Err(silent(machine.as_ref(), &error, began.elapsed()).await);
     }
     let answered = began.elapsed();
-    renew(host, vm, &agent, journal).await?;
+    Box::pin(renew(host, vm, &agent, journal)).await?;
     Ok(Started { agent, boot: answered, agent_took: began.elapsed() - answered })
 }
 
 /// What a guest that was copied must have of its own.
 async fn renew(host: &Host, vm: &Vm, agent: &AgentClient, journal: &Journal) -> Result<(), Fault> {
     let system = agent.system();
-    system.reseed(&rand::random::<[u8; ENTROPY_BYTES]>()).await.map_err(refused)?;
-    system.set_clock(SystemTime::now()).await.map_err(refused)?;
+    let entropy = rand::random::<[u8; ENTROPY_BYTES]>();
+    Box::pin(system.reseed(&entropy)).await.map_err(refused)?;
+    Box::pin(system.set_clock(SystemTime::now())).await.map_err(refused)?;
     let driver = host.driver()?.kind();
     let identity = MachineIdentity {
         hostname: Some(hostname(vm)),
         network: network::seen_by_guest(driver, journal.slot.as_ref()),
     };
-    system.set_identity(identity).await.map_err(refused)
+    Box::pin(system.set_identity(identity)).await.map_err(refused)
 }
 
 /// A guest that cannot be made another must not run: it would be the one it was copied from.

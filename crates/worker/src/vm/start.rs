@@ -55,7 +55,7 @@ pub(super) struct Started {
 /// What a VM is started from, with all files made.
 enum Origin {
     Kernel(LaunchSpec),
-    Snapshot(restore::Prepared),
+    Snapshot(Box<restore::Prepared>),
 }
 
 /// Starts a VM and waits for its agent's first answer.
@@ -74,7 +74,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     journal.write(&host.layout)?;
     let origin = match snapshot {
         None => Origin::Kernel(prepare(host, &vm, &journal).await?),
-        Some(it) => Origin::Snapshot(restore::prepare(host, &vm, &journal, it).await?),
+        Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
     let machine = match &origin {
@@ -95,7 +95,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
 
     let Started { agent, boot, agent_took } = match origin {
         Origin::Kernel(_) => boot(host, &machine, &journal.token).await?,
-        Origin::Snapshot(_) => restore::awaken(host, &vm, &machine, &journal).await?,
+        Origin::Snapshot(_) => Box::pin(restore::awaken(host, &vm, &machine, &journal)).await?,
     };
     let transport = agent.transport().map(transport);
     record.amend(|vm| {
