@@ -268,8 +268,9 @@ impl Process {
 
     fn connection(&self) -> Option<Connection> {
         match &self.link {
-            Link::Live(live) => Some(live.connection.clone()),
-            Link::Returning(_) | Link::Ended => None,
+            // The events of a connection that is closing can still be read, and nothing be sent.
+            Link::Live(live) if live.connection.is_open() => Some(live.connection.clone()),
+            Link::Live(_) | Link::Returning(_) | Link::Ended => None,
         }
     }
 

@@ -131,7 +131,7 @@ fn everything_known_about_processes_is_known_to_the_next_program() {
 }
 
 #[test]
-fn what_ends_during_the_change_is_reaped_and_a_starter_that_stays_away_ends_its_process() {
+fn what_ends_during_the_change_is_reaped_and_told() {
     let agent = Agent::start();
     story(async {
         let client = agent.unix();
