@@ -7,6 +7,8 @@ mod harness;
 mod attach;
 mod connections;
 mod exec;
+mod faults;
+mod interleavings;
 mod lines;
 mod terminals;
 mod transports;
