@@ -75,13 +75,13 @@ fn a_connection_cut_anywhere_ends_in_an_answer_and_leaves_nothing_behind() {
         agent.unix().hello().await.unwrap();
         let descriptors = agent.descriptors();
         let whole = Proxy::start(&agent);
-        assert_eq!(session(&whole).await.unwrap(), ExitStatus::Code(3));
+        assert_eq!(Box::pin(session(&whole)).await.unwrap(), ExitStatus::Code(3));
         let bytes = whole.passed();
         assert!((200..5_000).contains(&bytes), "{bytes}");
         let (mut answered, mut failed) = (0, 0);
         for cut_after in 1..bytes {
             let proxy = Proxy::cut_after(&agent, cut_after);
-            match tokio::time::timeout(Duration::from_secs(5), session(&proxy)).await {
+            match tokio::time::timeout(Duration::from_secs(5), Box::pin(session(&proxy))).await {
                 Ok(Ok(status)) => {
                     assert_eq!(status, ExitStatus::Code(3), "after {cut_after} bytes");
                     answered += 1;
