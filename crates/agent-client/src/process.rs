@@ -70,7 +70,7 @@ pub struct Process {
 
 /// How events come.
 enum Link {
-    Live(Live),
+    Live(Box<Live>),
     /// The agent is replacing its program.
     Returning(JoinHandle<Result<Live, AgentError>>),
     Ended,
@@ -104,7 +104,7 @@ pub(crate) async fn start(
     match live.next().await? {
         Some(WireEvent::Started(pid)) => Ok(Process {
             client,
-            link: Link::Live(live),
+            link: Link::Live(Box::new(live)),
             role: Role::Starter,
             pid,
             at: StreamOffsets::default(),
@@ -125,7 +125,7 @@ pub(crate) async fn attach(
     role: Role,
 ) -> Result<Process, AgentError> {
     let (live, pid, at, terminal) = open(connection, selector, from, role).await?;
-    let link = Link::Live(live);
+    let link = Link::Live(Box::new(live));
     Ok(Process { client, link, role, pid, at, wants_stdin: terminal })
 }
 
@@ -268,8 +268,9 @@ impl Process {
 
     fn connection(&self) -> Option<Connection> {
         match &self.link {
-            Link::Live(live) => Some(live.connection.clone()),
-            Link::Returning(_) | Link::Ended => None,
+            // The events of a connection that is closing can still be read, and nothing be sent.
+            Link::Live(live) if live.connection.is_open() => Some(live.connection.clone()),
+            Link::Live(_) | Link::Returning(_) | Link::Ended => None,
         }
     }
 
@@ -298,7 +299,7 @@ impl Process {
                 Link::Returning(task) => {
                     let outcome = task.await;
                     match outcome {
-                        Ok(Ok(live)) => self.link = Link::Live(live),
+                        Ok(Ok(live)) => self.link = Link::Live(Box::new(live)),
                         Ok(Err(error)) => {
                             self.link = Link::Ended;
                             return Err(error);

@@ -145,7 +145,7 @@ fn what_1_1_brought_keeps_its_bytes() {
         ..Default::default()
     };
     let data = wire::UpgradeRequest {
-        part: Some(wire::__buffa::oneof::upgrade_request::Part::Data(b"\x7fELF".to_vec().into())),
+        part: Some(wire::__buffa::oneof::upgrade_request::Part::Data(b"\x7fELF".to_vec())),
         ..Default::default()
     };
     let upgrade = wire::UpgradeResponse { agent_version: "0.2.0".into(), ..Default::default() };

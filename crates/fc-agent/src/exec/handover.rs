@@ -61,7 +61,7 @@ enum SavedEnds {
 
 /// Every supervisor, stopped between two steps.
 pub(crate) struct Frozen {
-    supervisors: Vec<Box<Supervisor>>,
+    supervisors: Vec<Supervisor>,
 }
 
 /// What has been saved, in the order in which it is to be restored.
@@ -86,7 +86,7 @@ impl Children {
             std::mem::take(&mut *self.supervisors.lock().unwrap_or_else(PoisonError::into_inner));
         let mut supervisors = Vec::new();
         while let Some(stopped) = tasks.join_next().await {
-            supervisors.extend(stopped.ok().flatten());
+            supervisors.extend(stopped.ok().flatten().map(|supervisor| *supervisor));
         }
         for supervisor in &mut supervisors {
             supervisor.take_pending_exit();
@@ -97,7 +97,7 @@ impl Children {
     /// Lets the supervisors go on.
     pub(crate) fn thaw(&self, frozen: Frozen) {
         self.set_phase(Phase::Serving);
-        frozen.supervisors.into_iter().for_each(|supervisor| self.supervise(*supervisor));
+        frozen.supervisors.into_iter().for_each(|supervisor| self.supervise(supervisor));
     }
 
     /// Writes everything down.

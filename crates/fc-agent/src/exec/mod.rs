@@ -32,5 +32,6 @@ pub(crate) use log::StreamId;
 pub(crate) use process::{Event, Reader, StdinError, Writer};
 pub(crate) use user::{Accounts, User};
 
-/// How long a reader that was handed over may take to come back.
-const RETURN_TIME: Duration = Duration::from_secs(15);
+/// How long a reader that was handed over may take to come back. One that is busy elsewhere notices
+/// only when it reads on.
+const RETURN_TIME: Duration = Duration::from_secs(120);

@@ -359,7 +359,7 @@ impl Reader {
     }
 
     /// Stays to the process's end whatever the agent is about to do.
-    pub(crate) fn to_the_end(mut self) -> Self {
+    pub(crate) fn until_the_end(mut self) -> Self {
         self.phase = None;
         self
     }

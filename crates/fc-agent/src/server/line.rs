@@ -85,7 +85,7 @@ fn check(line: &[u8], must_prove: bool, agent: &Agent) -> Result<LineRequest, Li
 async fn run(request: LineRequest, agent: &Agent) -> LineResponse {
     let mut reader = match agent.children().start(request.into_spec()) {
         // This caller reads one answer and cannot come back for the rest of it.
-        Ok(reader) => reader.to_the_end(),
+        Ok(reader) => reader.until_the_end(),
         Err(error) => {
             let code = error.kind().code().to_owned();
             return failed(LineError { code, detail: error.to_string() });

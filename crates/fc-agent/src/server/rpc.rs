@@ -45,7 +45,7 @@ struct Session {
 /// Serves RPCs until the caller leaves, breaks a rule, or the agent ends.
 pub(super) async fn serve(caller: Caller, agent: Arc<Agent>) {
     let Caller { socket, admission, must_prove } = caller;
-    let (socket, left) = socket.to_be_left();
+    let (socket, left) = socket.giving_back();
     let limits = connectrpc::Limits::default().with_max_message_size(rpc::MAX_MESSAGE_BYTES);
     // Input may go on for as long as a process reads it: a body has no end to count to.
     let limits = limits.with_max_request_body_size(usize::MAX);

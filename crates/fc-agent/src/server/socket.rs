@@ -69,7 +69,7 @@ impl Socket {
     }
 
     /// A way to the stream once the connection has been dropped.
-    pub(crate) fn to_be_left(mut self) -> (Self, oneshot::Receiver<Stream>) {
+    pub(crate) fn giving_back(mut self) -> (Self, oneshot::Receiver<Stream>) {
         let (left, stream) = oneshot::channel();
         self.left = Some(left);
         (self, stream)

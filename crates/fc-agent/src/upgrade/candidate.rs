@@ -119,7 +119,7 @@ async fn ask(
     let trial = |outcome: String| UpgradeError::Trial { option, outcome };
     let spec = ExecSpec::new([path, option]).cwd("/").timeout(TRIAL_TIME);
     let started = children.start(spec).map_err(|error| trial(error.to_string()))?;
-    let mut reader = started.to_the_end();
+    let mut reader = started.until_the_end();
     let mut text = Vec::new();
     while let Some(event) = reader.next().await {
         match event {

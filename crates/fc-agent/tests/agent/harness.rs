@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The agent as built.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_fc-agent");
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
@@ -29,10 +29,20 @@ pub(crate) struct Agent {
 impl Agent {
     /// An agent on a Unix socket and on TCP loopback, once both listen.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One that is started by another program, which is given the agent's command line.
+    pub(crate) fn start_with(starter: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-        let mut child = Command::new(PROGRAM)
+        // Another user must be able to come here.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let mut words = starter.iter().copied().chain([PROGRAM]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .arg("--listen")
             .arg(format!("unix:{}", dir.path().join("agent.sock").display()))
             .args(["--listen", "tcp:127.0.0.1:0", "--token-file"])
@@ -95,6 +105,11 @@ impl Agent {
     /// Waits until the program has ended and returns its exit code.
     pub(crate) async fn wait(&mut self) -> i32 {
         eventually(|| self.child.try_wait().unwrap()).await.code().unwrap()
+    }
+
+    /// Kills the agent alone, as the kernel would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
     }
 
     /// How many descriptors it has open.

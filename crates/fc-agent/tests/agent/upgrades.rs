@@ -38,7 +38,7 @@ fn a_counter_goes_on_without_a_lost_or_doubled_line_and_takes_input() {
             stdin
         };
         let upgrading = async {
-            for generation in 1..=3 {
+            for generation in 1..=2 {
                 upgrade(&agent.unix(), generation).await;
             }
         };
@@ -131,7 +131,7 @@ fn everything_known_about_processes_is_known_to_the_next_program() {
 }
 
 #[test]
-fn what_ends_during_the_change_is_reaped_and_a_starter_that_stays_away_ends_its_process() {
+fn what_ends_during_the_change_is_reaped_and_told() {
     let agent = Agent::start();
     story(async {
         let client = agent.unix();
@@ -199,10 +199,8 @@ fn a_reader_that_takes_nothing_is_waited_for_and_then_kept() {
         assert!(matches!(stalled.next().await.unwrap(), Some(ProcessEvent::Stdout(_))));
         let error = agent.unix().upgrade(program()).await.unwrap_err();
         assert!(error.to_string().contains("had not taken"), "{error}");
-        let mut total = 0;
         let output = finish(stalled).await;
-        total += output.stdout.len();
-        assert!(output.stdout_truncated && output.stderr == "end\n", "{total}");
+        assert!(output.stdout_truncated && output.stderr == "end\n", "{:?}", output.stderr);
         // With the reader gone on, so does the upgrade.
         upgrade(&agent.unix(), 1).await;
     });
