@@ -32,6 +32,9 @@ mod system;
 mod upgrade;
 mod upload;
 
+pub use aetherium_agent_proto::files::{
+    Attributes, ByteRange, FileEvent, FileInfo, FileMode, Ownership, Placement, Reach, WriteOptions,
+};
 pub use aetherium_agent_proto::{
     AGENT_PORT, AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo,
     ProcessLimits, ProcessSelector, Program, RefusalKind, SpawnErrorKind, Stdio, StreamOffsets,
