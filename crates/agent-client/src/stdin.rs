@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn poll(feed: &mut Feed, call: u32) -> Option<Bytes> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         match feed.poll(call, &mut cx) {
             Poll::Ready(piece) => piece,
             Poll::Pending => None,

@@ -205,3 +205,19 @@ fn a_reader_that_takes_nothing_is_waited_for_and_then_kept() {
         upgrade(&agent.unix(), 1).await;
     });
 }
+
+#[test]
+fn the_first_process_of_a_machine_is_replaced_like_any_other() {
+    // A process namespace has a PID 1 of its own; the kernel would end all of it with the agent.
+    let agent = Agent::start_with(&["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    story(async {
+        let client = agent.unix();
+        let mut process =
+            client.exec(sh("echo $PPID; read x; echo $x").with_stdin()).await.unwrap();
+        assert_eq!(process.next().await.unwrap(), Some(ProcessEvent::Stdout("1\n".into())));
+        upgrade(&agent.unix(), 1).await;
+        let mut stdin = process.stdin().unwrap();
+        stdin.write(Bytes::from_static(b"still here\n")).await.unwrap();
+        assert_eq!(finish(process).await.stdout, "still here\n");
+    });
+}
