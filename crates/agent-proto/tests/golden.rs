@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use aetherium_agent_proto::config::{Disk, DiskSelector, EndsBy, GuestNet, Mode, Transports};
+use aetherium_agent_proto::config::{
+    Disk, DiskSelector, EndsBy, FirstProcess, GuestNet, Mode, OnFatal, Transports,
+};
 use aetherium_agent_proto::line::{LineError, LineRequest, LineResponse, LineResult};
 use aetherium_agent_proto::rpc::{OutgoingEvent, wire};
 use aetherium_agent_proto::{
@@ -200,6 +202,12 @@ fn text_formats_keep_their_form() {
         transports: Transports { vsock: true, tcp: false },
         root_deadline_ms: 5_000,
         ends_by: EndsBy::Restart,
+        first_process: FirstProcess::Agent,
+        on_fatal: OnFatal::End,
+    };
+    let handed_over = GuestConfig {
+        first_process: FirstProcess::Image { program: "/sbin/init".into() },
+        on_fatal: OnFatal::Hold,
         ..GuestConfig::default()
     };
     let request = LineRequest {
@@ -222,9 +230,11 @@ fn text_formats_keep_their_form() {
         serde_json::to_string(&done(ExitStatus::Signal(9), true)).unwrap(),
         serde_json::to_string(&done(ExitStatus::Timeout, false)).unwrap(),
         serde_json::to_string(&LineResponse::Failed { error }).unwrap(),
+        serde_json::to_string(&handed_over).unwrap(),
     ];
     assert_eq!(serde_json::from_str::<GuestConfig>(&lines[0]).unwrap(), config);
     assert_eq!(serde_json::from_str::<LineRequest>(&lines[1]).unwrap(), request);
+    assert_eq!(serde_json::from_str::<GuestConfig>(&lines[6]).unwrap(), handed_over);
     compare("text.jsonl", &(lines.join("\n") + "\n"));
 }
 
