@@ -9,7 +9,7 @@ assets  := target/test-assets
 helper  := $(assets)/tools/bin/vhost-device-vsock
 static  := RUSTFLAGS='-C target-feature=+crt-static'
 
-.PHONY: quickstart test unit lint build agent assets clean
+.PHONY: quickstart test unit lint build agent assets fuzz clean
 
 quickstart:
 	@scripts/install-deps quickstart
@@ -37,14 +37,30 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# What the tests boot: the agent, a template made as a user makes it, and a helper for vsock.
+# What the tests boot: the agent, a template made as a user makes it, a helper for vsock, and a
+# stand-in for Firecracker.
 assets: agent
 	@scripts/install-deps test
 	@mkdir -p $(assets)
 	@cp -f $(agent) $(assets)/fc-agent
 	@test -x $(helper) || cargo install --locked --debug --root $(assets)/tools vhost-device-vsock@0.3.0
-	cargo build --locked -p aetherium
+	cargo build --locked -p aetherium -p fake-firecracker
+	@cp -f target/debug/fake-firecracker $(assets)/fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)
+
+# What a caller can send to an agent, led by coverage: FUZZ_SECONDS for each target. Any toolchain.
+FUZZ_SECONDS ?= 60
+fuzz_flags := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 \
+  -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+
+fuzz:
+	@mkdir -p fuzz/artifacts fuzz/target/found-rpc_messages fuzz/target/found-line_request
+	@for it in rpc_messages line_request; do \
+	  ( cd fuzz && RUSTFLAGS='$(fuzz_flags)' cargo run --release --target $(target) --bin $$it -- \
+	    -artifact_prefix=artifacts/ -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+	    target/found-$$it corpus/$$it ) || exit 1; \
+	done
 
 clean:
 	cargo clean

@@ -49,6 +49,36 @@ fn kill_after(
 }
 
 #[test]
+fn a_plan_tells_what_firecracker_would_be_asked_and_starts_nothing() {
+    let place = Place::new();
+    let plan = |more: &[&str]| {
+        let args = ["vm", "plan", "--memory-mib", "256", "--no-slots"];
+        run(&place, &[&args[..], more].concat(), "")
+    };
+    // This version loads the kernel however the template has it.
+    let (out, err, code) = plan(&["--json", "--firecracker-version", "1.17.0"]);
+    assert_eq!(code, Some(0), "{err}");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["firecracker"], "1.17.0");
+    assert_eq!(json["calls"][0]["body"]["mem_size_mib"], 256);
+    assert_eq!(json["agent"][0]["transport"], "vsock");
+    let reasons = json["reasons"].as_array().unwrap();
+    assert!(
+        reasons.iter().all(|it| it["why"].as_str().is_some_and(|why| !why.is_empty())),
+        "{out}"
+    );
+
+    let (out, err, code) = plan(&["--firecracker-version", "1.17.0"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("PUT /boot-source") && out.contains("transport"), "{out}");
+
+    let (_, err, code) = plan(&["--firecracker-version", "1.12.0", "--transport", "pci"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("1.13.0") && err.contains("what to do"), "{err}");
+    place.assert_no_vm_is_left();
+}
+
+#[test]
 fn run_boots_a_vm_feeds_it_and_exits_as_the_command_did() {
     let place = Place::new();
     let script = "read line; echo got $line; echo oops >&2; uname -n; exit 42";

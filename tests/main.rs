@@ -8,7 +8,9 @@
 mod boot_failures;
 mod command_line;
 mod crash;
+mod drivers;
 mod images;
+mod indicators;
 mod runs;
 mod seed;
 mod server;

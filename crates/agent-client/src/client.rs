@@ -6,13 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aetherium_agent_proto::rpc::wire;
-use aetherium_agent_proto::{AgentTransport, ExecSpec, Hello, ProcessInfo};
+use aetherium_agent_proto::{
+    AgentTransport, ExecSpec, ExitReport, Hello, ProcessInfo, ProcessSelector, StreamOffsets,
+    TerminalSize,
+};
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, SINCE_1_1};
 use crate::dial::{self, DialError, Waiting, Winner};
-use crate::process::{self, Process};
-use crate::{AgentError, Deadlines, Endpoint};
+use crate::process::{self, Process, Role};
+use crate::stdin::Stdin;
+use crate::upgrade;
+use crate::{AgentError, Deadlines, Endpoint, Files, Ports, System};
+
+/// How long an agent that has let a caller go may take to be back.
+const REDIAL_TIME: Duration = Duration::from_secs(10);
+
+/// How often a wait is asked again after its connection was lost.
+const WAIT_RETRIES: u32 = 3;
 
 /// A VM's agent. Cheap to clone; clones share one connection.
 #[derive(Clone)]
@@ -98,18 +110,144 @@ impl AgentClient {
         self.call("start", process::start(self.clone(), connection, spec)).await
     }
 
+    /// Follows a process that was started before, by this caller or another: from `from`, or from the
+    /// oldest output the agent still has. [`Process::offsets`] then says where that was.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Taken`] when another has the starter's place;
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn attach(
+        &self,
+        process: impl Into<ProcessSelector>,
+        from: Option<StreamOffsets>,
+        role: Role,
+    ) -> Result<Process, AgentError> {
+        let connection = self.connection().await?;
+        let attach = process::attach(self.clone(), connection, process.into(), from, role);
+        self.call("attach", attach).await
+    }
+
+    /// Waits for a process's end, as long as that takes; also for one that has ended already, as long
+    /// as the agent remembers it. Safe to ask again.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Unsupported`] by an older agent; any error of
+    /// dialling or calling.
+    pub async fn wait(
+        &self,
+        process: impl Into<ProcessSelector>,
+    ) -> Result<ExitReport, AgentError> {
+        let selector = process.into();
+        let mut lost = 0;
+        let mut connection = self.connection().await?;
+        loop {
+            connection.require("wait", SINCE_1_1)?;
+            let request = wire::WaitRequest {
+                process: wire::ProcessSelector::from(selector.clone()).into(),
+                ..wire::WaitRequest::default()
+            };
+            let wire = connection.wire();
+            let error = match self.unless_ended(wire.wait(request)).await? {
+                Ok(answer) => {
+                    let exited = answer.into_owned().exited.into_option().unwrap_or_default();
+                    return Ok(ExitReport::from(exited));
+                }
+                Err(error) => connection.error("wait", &error),
+            };
+            // An agent that replaces its program is back at once, and one that died is not.
+            lost += 1;
+            if !matches!(error, AgentError::ConnectionLost { .. }) || lost > WAIT_RETRIES {
+                return Err(error);
+            }
+            self.give_up(&connection).await;
+            connection = self.connection().await?;
+        }
+    }
+
+    /// Opens the stdin of a process that nobody writes to at the moment, from whatever connection it
+    /// was started.
+    ///
+    /// # Errors
+    /// Any [`AgentError`] of dialling; what is wrong with the process shows with the first write.
+    pub async fn stdin(&self, pid: u32) -> Result<Stdin, AgentError> {
+        let connection = self.connection().await?;
+        Ok(Stdin::open(self, Some(connection), pid))
+    }
+
+    /// Sends a signal, by number, to a process and all of its group.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`] once it has ended; any error of dialling or calling.
+    pub async fn signal(&self, pid: u32, signal: i32) -> Result<(), AgentError> {
+        let connection = self.connection().await?;
+        let request = wire::SendSignalRequest { pid, signal, ..wire::SendSignalRequest::default() };
+        let wire = connection.wire();
+        let answer = self.call("signal", async {
+            wire.send_signal(request).await.map_err(|e| connection.error("signal", &e))
+        });
+        answer.await.map(|_| ())
+    }
+
+    /// Gives a process's terminal a new size.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchProcess`]; [`AgentError::Unsupported`] by an older agent; any error of
+    /// dialling or calling.
+    pub async fn resize(&self, pid: u32, size: TerminalSize) -> Result<(), AgentError> {
+        let connection = self.connection().await?;
+        connection.require("resize_terminal", SINCE_1_1)?;
+        let request = wire::ResizeTerminalRequest {
+            pid,
+            size: wire::TerminalSize::from(size).into(),
+            ..wire::ResizeTerminalRequest::default()
+        };
+        let wire = connection.wire();
+        let answer = self.call("resize_terminal", async {
+            let answer = wire.resize_terminal(request).await;
+            answer.map_err(|e| connection.error("resize_terminal", &e))
+        });
+        answer.await.map(|_| ())
+    }
+
     /// Lists the processes the agent runs.
     ///
     /// # Errors
     /// Any [`AgentError`] of dialling or calling.
     pub async fn list(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        self.list_with(false).await
+    }
+
+    /// Lists the processes the agent runs and those ended ones it remembers.
+    ///
+    /// # Errors
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn list_all(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        self.list_with(true).await
+    }
+
+    async fn list_with(&self, include_ended: bool) -> Result<Vec<ProcessInfo>, AgentError> {
         let connection = self.connection().await?;
+        if include_ended {
+            connection.require("list", SINCE_1_1)?;
+        }
         let wire = connection.wire();
+        let request = wire::ListRequest { include_ended, ..wire::ListRequest::default() };
         let answer = self.call("list", async {
-            wire.list(wire::ListRequest::default()).await.map_err(|e| connection.error("list", &e))
+            wire.list(request).await.map_err(|e| connection.error("list", &e))
         });
         let list = answer.await?.into_owned();
         Ok(list.processes.into_iter().map(ProcessInfo::from).collect())
+    }
+
+    /// Gives the agent another program, which goes on in its place: processes keep running, and the
+    /// streams of those followed through this library come back by themselves. Returns the new
+    /// agent's greeting.
+    ///
+    /// # Errors
+    /// [`AgentError::UpgradeRefused`] when the agent goes on as it was, with nothing lost;
+    /// [`AgentError::Unsupported`] by an older agent; any error of dialling or calling.
+    pub async fn upgrade(&self, program: Bytes) -> Result<Hello, AgentError> {
+        upgrade::upgrade(self, program).await
     }
 
     /// Asks the agent to end every process and then itself; as PID 1 it powers the guest off.
@@ -125,6 +263,30 @@ impl AgentClient {
             wire.shutdown(request).await.map_err(|e| connection.error("shutdown", &e))
         });
         answer.await.map(|_| ())
+    }
+
+    /// Forgets the connection, whose other end a pause or a restore of the guest may have lost. The
+    /// next call dials; commands that are followed go on with the connection they have.
+    pub async fn forget_connection(&self) {
+        *self.inner.connection.lock().await = None;
+    }
+
+    /// The guest's files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// The guest's TCP ports.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        Ports::new(self.clone())
+    }
+
+    /// The guest as a machine.
+    #[must_use]
+    pub fn system(&self) -> System {
+        System::new(self.clone())
     }
 
     /// Says that the VM is over: every call under way and every later one ends with
@@ -151,6 +313,18 @@ impl AgentClient {
         }
     }
 
+    /// Runs a call that has one answer, or one stream, within the call deadline and the VM's life.
+    /// Boxed: the library's futures are tens of kilobytes, which no caller shall carry.
+    pub(crate) fn unary<'a, T: Send + 'a>(
+        &'a self,
+        connection: &'a Connection,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, connectrpc::ConnectError>> + Send + 'a,
+    ) -> futures::future::BoxFuture<'a, Result<T, AgentError>> {
+        let answer = async move { answer.await.map_err(|e| connection.error(call, &e)) };
+        Box::pin(self.call(call, answer))
+    }
+
     /// Runs anything unless the VM ends first.
     pub(crate) async fn unless_ended<T>(
         &self,
@@ -168,8 +342,23 @@ impl AgentClient {
         }
     }
 
+    /// Dials anew for whatever comes next, as the agent is leaving this connection.
+    pub(crate) async fn give_up(&self, connection: &Connection) {
+        let mut slot = self.inner.connection.lock().await;
+        if slot.as_ref().is_some_and(|open| open.is(connection)) {
+            *slot = None;
+        }
+    }
+
+    /// Leaves a connection for a new one, which may take a moment to be had.
+    pub(crate) async fn redial(&self, left: &Connection) -> Result<Connection, AgentError> {
+        self.give_up(left).await;
+        self.wait_ready(REDIAL_TIME).await?;
+        self.connection().await
+    }
+
     /// The open connection, or a new one.
-    async fn connection(&self) -> Result<Connection, AgentError> {
+    pub(crate) async fn connection(&self) -> Result<Connection, AgentError> {
         let after = self.inner.deadlines.dial;
         let dial = tokio::time::timeout(after, async {
             let mut slot = self.inner.connection.lock().await;

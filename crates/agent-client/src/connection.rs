@@ -3,11 +3,11 @@
 //! Owns the HTTP/2 session and the task that drives it; the task ends when the last user of the
 //! connection is gone. Must never dial: it is given a socket that is already open.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aetherium_agent_proto::rpc::{self, wire};
-use aetherium_agent_proto::{AgentTransport, Hello, PROTOCOL, Token};
+use aetherium_agent_proto::{AgentTransport, Hello, PROTOCOL, ProtocolVersion, Token};
 use connectrpc::client::{BoxFuture, ClientBody, ClientConfig, ClientTransport};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
@@ -31,7 +31,10 @@ const _: () = assert!(
 );
 
 /// The most bytes of one stream that wait to be sent.
-const SEND_BUFFER: usize = 256 * 1024;
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
+/// The protocol that brought detached processes, terminals, attaching and upgrades.
+pub(crate) const SINCE_1_1: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };
 
 /// An open connection. Clones share it.
 #[derive(Clone)]
@@ -44,6 +47,8 @@ struct Shared {
     authorization: Option<HeaderValue>,
     transport: AgentTransport,
     endpoint: String,
+    /// What the agent speaks, once it has been greeted.
+    protocol: OnceLock<ProtocolVersion>,
     driver: JoinHandle<()>,
 }
 
@@ -54,6 +59,9 @@ impl Drop for Shared {
 }
 
 pub(crate) type WireClient = wire::AgentClient<Connection>;
+pub(crate) type WireFiles = wire::FilesClient<Connection>;
+pub(crate) type WirePorts = wire::PortsClient<Connection>;
+pub(crate) type WireSystem = wire::SystemClient<Connection>;
 
 impl Connection {
     /// Opens an HTTP/2 session over a socket.
@@ -82,7 +90,8 @@ impl Connection {
             let _ = driver.await;
         });
         let authorization = token.and_then(bearer);
-        let shared = Shared { sender, authorization, transport, endpoint, driver };
+        let protocol = OnceLock::new();
+        let shared = Shared { sender, authorization, transport, endpoint, protocol, driver };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -97,9 +106,22 @@ impl Connection {
 
     /// The generated client over this connection.
     pub(crate) fn wire(&self) -> WireClient {
-        let config = ClientConfig::new(Uri::from_static("http://agent"))
-            .with_default_max_message_size(rpc::MAX_MESSAGE_BYTES);
-        wire::AgentClient::new(self.clone(), config)
+        wire::AgentClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the files' service.
+    pub(crate) fn files(&self) -> WireFiles {
+        wire::FilesClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the ports' service.
+    pub(crate) fn ports(&self) -> WirePorts {
+        wire::PortsClient::new(self.clone(), config())
+    }
+
+    /// The generated client of the machine's service.
+    pub(crate) fn system(&self) -> WireSystem {
+        wire::SystemClient::new(self.clone(), config())
     }
 
     /// Greets the agent.
@@ -115,16 +137,45 @@ impl Connection {
         let answer = self.wire().hello(request).await.map_err(|e| self.error("hello", &e))?;
         let hello = Hello::from(answer.into_owned());
         if PROTOCOL.is_compatible_with(hello.protocol) {
+            // One agent answers all greetings of a connection.
+            let _ = self.shared.protocol.set(hello.protocol);
             Ok(hello)
         } else {
             Err(AgentError::Incompatible { ours: PROTOCOL, theirs: hello.protocol })
         }
     }
 
+    /// Makes sure that the agent knows what is about to be asked of it.
+    ///
+    /// # Errors
+    /// [`AgentError::Unsupported`] when it is older.
+    pub(crate) fn require(
+        &self,
+        call: &'static str,
+        needs: ProtocolVersion,
+    ) -> Result<(), AgentError> {
+        match self.shared.protocol.get() {
+            Some(speaks) if *speaks < needs => {
+                Err(AgentError::Unsupported { call, needs, speaks: *speaks })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether both are the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Reads a failed call on this connection.
     pub(crate) fn error(&self, call: &'static str, error: &connectrpc::ConnectError) -> AgentError {
         AgentError::from_wire(call, &self.shared.endpoint, self.shared.transport, error)
     }
+}
+
+fn config() -> ClientConfig {
+    ClientConfig::new(Uri::from_static("http://agent"))
+        .with_default_max_message_size(rpc::MAX_MESSAGE_BYTES)
 }
 
 /// A token holds visible ASCII alone, so it always makes a header.

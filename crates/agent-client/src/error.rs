@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aetherium_agent_proto::{AgentTransport, ProtocolVersion, SpawnErrorKind};
+use aetherium_agent_proto::rpc::refusal;
+use aetherium_agent_proto::{
+    AgentTransport, ProtocolVersion, Refusal, RefusalKind, SpawnErrorKind,
+};
 use connectrpc::{ConnectError, ErrorCode};
 
 /// A call to an agent that did not succeed.
@@ -43,6 +46,19 @@ pub enum AgentError {
         /// The agent's version.
         theirs: ProtocolVersion,
     },
+    /// The agent is older than what was asked of it. It was not asked.
+    #[error(
+        "`{call}` needs an agent of protocol {needs}, and this one speaks {speaks}; upgrade it, or \
+         rebuild the VM's template with this release's agent"
+    )]
+    Unsupported {
+        /// Which call.
+        call: &'static str,
+        /// The oldest protocol that has it.
+        needs: ProtocolVersion,
+        /// The agent's.
+        speaks: ProtocolVersion,
+    },
     /// The connection broke while a call was under way.
     #[error(
         "the connection to the agent over {transport} was lost ({detail}); a command under way was \
@@ -76,10 +92,30 @@ pub enum AgentError {
         /// Which one, in the agent's words.
         detail: String,
     },
+    /// Somebody else has what there is one of: a process's starter's place, or its stdin.
+    #[error("{detail}")]
+    Taken {
+        /// What, in the agent's words.
+        detail: String,
+    },
+    /// The agent does not take the program it was given in place of its own. It goes on as it was.
+    #[error("the agent was not upgraded: {detail}")]
+    UpgradeRefused {
+        /// Why.
+        detail: String,
+    },
     /// The process closed its stdin, or ended, before it took all input.
     #[error("the process takes no more input: {detail}")]
     StdinClosed {
         /// What the agent said.
+        detail: String,
+    },
+    /// The guest could not, or would not, do what was asked of a file, a port or itself.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        kind: RefusalKind,
+        /// What happened and with which value, in the agent's words.
         detail: String,
     },
     /// The agent answered something else than the protocol allows, or refused.
@@ -103,11 +139,15 @@ impl AgentError {
             Self::Unreachable { .. } => "agent_unreachable",
             Self::Unauthorized { .. } => "agent_unauthorized",
             Self::Incompatible { .. } => "agent_incompatible",
+            Self::Unsupported { .. } => "agent_unsupported",
             Self::ConnectionLost { .. } => "agent_connection_lost",
             Self::DeadlineExceeded { .. } => "agent_deadline_exceeded",
             Self::Spawn { kind, .. } => kind.code(),
             Self::NoSuchProcess { .. } => "no_such_process",
+            Self::Taken { .. } => "process_taken",
+            Self::UpgradeRefused { .. } => "agent_upgrade_refused",
             Self::StdinClosed { .. } => "stdin_closed",
+            Self::Refused { kind, .. } => kind.code(),
             Self::Agent { .. } => "agent_protocol_error",
         }
     }
@@ -120,12 +160,16 @@ impl AgentError {
             Self::Unreachable { .. }
             | Self::Unauthorized { .. }
             | Self::Incompatible { .. }
+            | Self::Unsupported { .. }
+            | Self::Taken { .. }
+            | Self::UpgradeRefused { .. }
             | Self::Spawn { .. }
             | Self::NoSuchProcess { .. } => false,
             Self::VmEnded { .. }
             | Self::ConnectionLost { .. }
             | Self::DeadlineExceeded { .. }
             | Self::StdinClosed { .. }
+            | Self::Refused { .. }
             | Self::Agent { .. } => true,
         }
     }
@@ -137,10 +181,14 @@ impl AgentError {
         transport: AgentTransport,
         error: &ConnectError,
     ) -> Self {
+        if let Some(Refusal { kind, detail }) = refusal(error) {
+            return Self::Refused { kind, detail };
+        }
         let detail = error.message.clone().unwrap_or_else(|| error.to_string());
         match error.code {
             ErrorCode::Unauthenticated => Self::Unauthorized { endpoint: endpoint.to_owned() },
             ErrorCode::NotFound => Self::NoSuchProcess { detail },
+            ErrorCode::AlreadyExists => Self::Taken { detail },
             ErrorCode::FailedPrecondition => Self::StdinClosed { detail },
             // The library says `internal` when a stream ends without its closing message.
             ErrorCode::Unavailable

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! AgentClient ── dial (vsock, 50 ms later tcp) ──► Connection ── HTTP/2 ──► agent
-//!      └─ exec ──► Process ── next ──► stdout, stderr, exited
-//!                     ├─ stdin ──► write, close
-//!                     └─ signaller ──► signal
+//!      ├─ exec, attach ──► Process ── next ──► stdout, stderr, exited
+//!      │                      ├─ stdin ──► write, close
+//!      │                      └─ signaller ──► signal, resize
+//!      ├─ files ──► read, write, list, watch, tar, …
+//!      ├─ ports ──► connect ──► Tunnel;  watch ──► opened, closed
+//!      └─ system ─► metrics, clock, entropy, identity, secrets
 //! ```
 //!
 //! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection and dials again when
@@ -21,10 +24,21 @@ mod connection;
 mod dial;
 mod endpoint;
 mod error;
+mod files;
+mod ports;
 mod process;
+mod stdin;
+mod system;
+mod upgrade;
+mod upload;
 
+pub use aetherium_agent_proto::files::{
+    Attributes, ByteRange, FileEvent, FileInfo, FileMode, Ownership, Placement, Reach, WriteOptions,
+};
 pub use aetherium_agent_proto::{
-    AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, ProcessInfo, SpawnErrorKind, Token,
+    AGENT_PORT, AgentTransport, ExecSpec, ExitReport, ExitStatus, Hello, Life, ProcessInfo,
+    ProcessLimits, ProcessSelector, Program, RefusalKind, SpawnErrorKind, Stdio, StreamOffsets,
+    Terminal, TerminalSize, Token,
 };
 pub use capture::{CollectError, Output, collect};
 pub use client::AgentClient;
@@ -32,4 +46,8 @@ pub use connection::KEEP_ALIVE_DEADLINE;
 pub use dial::HEAD_START;
 pub use endpoint::{Deadlines, Endpoint};
 pub use error::AgentError;
-pub use process::{Process, ProcessEvent, Signaller, Stdin};
+pub use files::{FileReader, FileWriter, Files, Listing, TarReader, TarWriter, Watch};
+pub use ports::{PortWatch, Ports, Tunnel, TunnelReader, TunnelWriter};
+pub use process::{Process, ProcessEvent, Role, Signaller};
+pub use stdin::Stdin;
+pub use system::System;

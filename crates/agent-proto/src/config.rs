@@ -47,6 +47,12 @@ pub struct GuestConfig {
     /// How the guest ends.
     #[serde(default)]
     pub ends_by: EndsBy,
+    /// Who is the first process once the root is `/`.
+    #[serde(default, skip_serializing_if = "FirstProcess::is_agent")]
+    pub first_process: FirstProcess,
+    /// What a boot that cannot go on comes to.
+    #[serde(default, skip_serializing_if = "OnFatal::is_end")]
+    pub on_fatal: OnFatal,
 }
 
 const fn default_root_deadline_ms() -> u64 {
@@ -65,6 +71,8 @@ impl Default for GuestConfig {
             transports: Transports::default(),
             root_deadline_ms: default_root_deadline_ms(),
             ends_by: EndsBy::PowerOff,
+            first_process: FirstProcess::Agent,
+            on_fatal: OnFatal::End,
         }
     }
 }
@@ -78,6 +86,43 @@ pub enum Mode {
     Run,
     /// Say that the guest runs, and power off.
     Probe,
+}
+
+/// Who is the guest's first process once the root is `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstProcess {
+    /// The agent stays it.
+    #[default]
+    Agent,
+    /// The image's own init becomes it, such as systemd. The agent serves on beside it.
+    Image {
+        /// The program in the root file system, as in `/sbin/init`.
+        program: String,
+    },
+}
+
+impl FirstProcess {
+    fn is_agent(&self) -> bool {
+        *self == Self::Agent
+    }
+}
+
+/// What a boot that cannot go on comes to, once it has said why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFatal {
+    /// The guest ends, as [`GuestConfig::ends_by`] says.
+    #[default]
+    End,
+    /// It stays as it is, for somebody to look at from outside.
+    Hold,
+}
+
+impl OnFatal {
+    fn is_end(&self) -> bool {
+        *self == Self::End
+    }
 }
 
 /// How a guest tells its VMM that it is over.
@@ -147,6 +192,18 @@ pub struct GuestNet {
     /// Name servers for `/etc/resolv.conf`, which is left alone if there are none.
     #[serde(default)]
     pub dns: Vec<Ipv4Addr>,
+    /// Routes beside the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+}
+
+/// A way to a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The network; bits of the address past its prefix do not count.
+    pub to_cidr: Ipv4Cidr,
+    /// The neighbour that leads to it.
+    pub via: Ipv4Addr,
 }
 
 /// What the agent listens on in a guest. Both by default; vsock is skipped where there is none.

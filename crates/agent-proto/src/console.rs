@@ -72,6 +72,8 @@ pub enum FatalCode {
     OverlayFailed,
     /// The root cannot become `/`.
     SwitchFailed,
+    /// The image's own init cannot be handed over to.
+    HandOverFailed,
     /// No transport can listen.
     ListenFailed,
     /// The agent itself failed.
@@ -79,7 +81,7 @@ pub enum FatalCode {
 }
 
 impl FatalCode {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::ConfigMissing,
         Self::ConfigInvalid,
         Self::MountFailed,
@@ -88,6 +90,7 @@ impl FatalCode {
         Self::OverlayNotFound,
         Self::OverlayFailed,
         Self::SwitchFailed,
+        Self::HandOverFailed,
         Self::ListenFailed,
         Self::Internal,
     ];
@@ -104,6 +107,7 @@ impl FatalCode {
             Self::OverlayNotFound => "overlay_not_found",
             Self::OverlayFailed => "overlay_failed",
             Self::SwitchFailed => "switch_failed",
+            Self::HandOverFailed => "hand_over_failed",
             Self::ListenFailed => "listen_failed",
             Self::Internal => "internal",
         }

@@ -83,6 +83,10 @@ pub struct Hello {
     pub listening_uptime_ms: u64,
     /// The transports that listen.
     pub transports: Vec<AgentTransport>,
+    /// How often the agent has replaced its own program.
+    pub generation: u32,
+    /// Why its last attempt to do so came to nothing, if it did.
+    pub upgrade_failure: Option<String>,
 }
 
 impl Hello {

@@ -11,18 +11,27 @@
 
 pub mod config;
 pub mod console;
+pub mod files;
 mod hello;
 pub mod line;
+pub mod ports;
 mod process;
+mod refusal;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+mod spec;
+pub mod system;
 mod token;
 
 pub use config::GuestConfig;
 pub use hello::{AgentTransport, Hello, ProtocolVersion};
 pub use process::{
-    DEFAULT_KILL_GRACE_MS, ExecSpec, ExitReport, ExitStatus, ProcessInfo, SpawnErrorKind,
+    ExitReport, ExitStatus, ProcessInfo, ProcessSelector, SpawnErrorKind, StreamOffsets,
     UnknownSpawnErrorKind,
+};
+pub use refusal::{Refusal, RefusalKind};
+pub use spec::{
+    DEFAULT_KILL_GRACE_MS, ExecSpec, Life, ProcessLimits, Program, Stdio, Terminal, TerminalSize,
 };
 pub use token::{InvalidToken, Token};
 
@@ -30,4 +39,4 @@ pub use token::{InvalidToken, Token};
 pub const AGENT_PORT: u16 = 9999;
 
 /// The protocol version this build speaks.
-pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 0 };
+pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };

@@ -54,14 +54,13 @@ impl LineRequest {
     /// The command to run.
     #[must_use]
     pub fn into_spec(self) -> ExecSpec {
-        let argv = std::iter::once(self.cmd).chain(self.args).collect();
+        let argv = std::iter::once(self.cmd).chain(self.args);
         ExecSpec {
-            argv,
             env: self.env,
             cwd: self.cwd,
             user: self.user,
             timeout_ms: Some(self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS)),
-            ..ExecSpec::default()
+            ..ExecSpec::new(argv)
         }
     }
 }
@@ -94,6 +93,9 @@ pub struct LineResult {
     /// Whether its time limit ended it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed_out: bool,
+    /// Whether the kernel killed it for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// Whether output was cut at [`MAX_OUTPUT_BYTES`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
@@ -105,6 +107,7 @@ impl LineResult {
     pub fn new(exit: &ExitReport, stdout: &[u8], stderr: &[u8], truncated: bool) -> Self {
         let signal = match exit.status {
             ExitStatus::Signal(signal) => Some(signal),
+            ExitStatus::Oom => Some(9),
             ExitStatus::Code(_) | ExitStatus::Timeout => None,
         };
         Self {
@@ -113,6 +116,7 @@ impl LineResult {
             stderr: String::from_utf8_lossy(stderr).into_owned(),
             signal,
             timed_out: exit.status == ExitStatus::Timeout,
+            out_of_memory: exit.status == ExitStatus::Oom,
             truncated,
         }
     }
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn the_shortest_request_reads_and_the_plain_answer_has_three_fields() {
         let request: LineRequest = serde_json::from_str(r#"{"cmd":"echo","args":["hi"]}"#).unwrap();
-        assert_eq!(request.into_spec().argv, ["echo", "hi"]);
+        assert_eq!(request.into_spec().program, ExecSpec::new(["echo", "hi"]).program);
         let exit = ExitReport {
             status: ExitStatus::Code(0),
             wall_ms: 1,

@@ -1,91 +1,10 @@
-//! A command in a guest: what to run, and what came of it.
+//! A process in a guest: how it is named, listed, followed, and how it ends.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds between TERM and KILL where a request does not say.
-pub const DEFAULT_KILL_GRACE_MS: u64 = 2_000;
-
-/// A command to run in the guest.
-///
-/// The environment is what `env` says on top of `HOME`, `USER`, `LOGNAME`, `SHELL` and `PATH` for
-/// the user; nothing of the agent's own environment is passed on.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ExecSpec {
-    /// The program, searched in `PATH` when it holds no slash, and its arguments. Not empty.
-    pub argv: Vec<String>,
-    /// Environment variables.
-    pub env: BTreeMap<String, String>,
-    /// The working directory; the user's home where it exists, else `/`.
-    pub cwd: Option<String>,
-    /// A user name or numeric id, resolved by the guest's own `/etc/passwd`; the agent's user if none.
-    pub user: Option<String>,
-    /// The time limit in milliseconds, enforced in the guest; none if absent.
-    pub timeout_ms: Option<u64>,
-    /// Milliseconds between TERM and KILL; [`DEFAULT_KILL_GRACE_MS`] if absent.
-    pub kill_grace_ms: Option<u64>,
-    /// Whether stdin is a pipe; `/dev/null` otherwise.
-    pub stdin: bool,
-    /// A name of the caller's choice, shown in the process list.
-    pub tag: Option<String>,
-}
-
-impl ExecSpec {
-    /// A command with everything else at its default.
-    pub fn new<I, S>(argv: I) -> Self
-    where
-        I: IntoIterator<Item = S>,
-        S: Into<String>,
-    {
-        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
-    }
-
-    /// Sets one environment variable.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), value.into());
-        self
-    }
-
-    /// Sets the working directory.
-    #[must_use]
-    pub fn cwd(mut self, path: impl Into<String>) -> Self {
-        self.cwd = Some(path.into());
-        self
-    }
-
-    /// Sets the user, by name or number.
-    #[must_use]
-    pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = Some(user.into());
-        self
-    }
-
-    /// Sets the time limit, in whole milliseconds.
-    #[must_use]
-    pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        self
-    }
-
-    /// Sets the time between TERM and KILL, in whole milliseconds.
-    #[must_use]
-    pub fn kill_grace(mut self, grace: Duration) -> Self {
-        self.kill_grace_ms = Some(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-        self
-    }
-
-    /// Asks for a stdin pipe.
-    #[must_use]
-    pub fn with_stdin(mut self) -> Self {
-        self.stdin = true;
-        self
-    }
-}
+use crate::Life;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +16,8 @@ pub enum ExitStatus {
     Signal(i32),
     /// Its time limit ended it.
     Timeout,
+    /// The kernel killed it because its memory limit, or the guest's memory, was used up.
+    Oom,
 }
 
 impl ExitStatus {
@@ -106,13 +27,15 @@ impl ExitStatus {
         self == Self::Code(0)
     }
 
-    /// The code a shell would show: the code, 128 plus the signal, or 124 for a time limit.
+    /// The code a shell would show: the code, 128 plus the signal (9 when memory ran out), or 124 for
+    /// a time limit.
     #[must_use]
     pub fn shell_code(self) -> i32 {
         match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128_i32.saturating_add(signal),
             Self::Timeout => 124,
+            Self::Oom => 137,
         }
     }
 }
@@ -123,6 +46,7 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Timeout => f.write_str("time limit"),
+            Self::Oom => f.write_str("out of memory"),
         }
     }
 }
@@ -142,12 +66,12 @@ pub struct ExitReport {
     pub max_rss_kib: u64,
 }
 
-/// A process the agent started that has not ended.
+/// A process the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// Its id in the guest; also its group's and its session's.
     pub pid: u32,
-    /// What runs.
+    /// What runs; a shell line with its shell.
     pub argv: Vec<String>,
     /// The working directory asked for.
     pub cwd: Option<String>,
@@ -157,6 +81,52 @@ pub struct ProcessInfo {
     pub tag: Option<String>,
     /// The guest's uptime in milliseconds when it started.
     pub started_uptime_ms: u64,
+    /// Whose going ends it.
+    pub life: Life,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// How it ended, if it has.
+    pub exited: Option<ExitReport>,
+}
+
+/// Which process is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessSelector {
+    /// The one with this id.
+    Pid(u32),
+    /// The newest one with this tag.
+    Tag(String),
+}
+
+impl From<u32> for ProcessSelector {
+    fn from(pid: u32) -> Self {
+        Self::Pid(pid)
+    }
+}
+
+impl From<&str> for ProcessSelector {
+    fn from(tag: &str) -> Self {
+        Self::Tag(tag.to_owned())
+    }
+}
+
+impl fmt::Display for ProcessSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pid(pid) => write!(f, "process {pid}"),
+            Self::Tag(tag) => write!(f, "process with tag `{tag}`"),
+        }
+    }
+}
+
+/// A place in each output stream of a process, or a length of each, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamOffsets {
+    /// In stdout, or the terminal's output.
+    pub stdout: u64,
+    /// In stderr.
+    pub stderr: u64,
 }
 
 /// Why a process could not be started.
@@ -177,12 +147,14 @@ pub enum SpawnErrorKind {
     ResourceLimit,
     /// Arguments and environment are longer than the kernel takes.
     TooLong,
+    /// The guest has no cgroup v2 to keep the limits asked for.
+    LimitsUnavailable,
     /// Anything else, as the detail says.
     Other,
 }
 
 impl SpawnErrorKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::PermissionDenied,
@@ -190,6 +162,7 @@ impl SpawnErrorKind {
         Self::UnknownUser,
         Self::ResourceLimit,
         Self::TooLong,
+        Self::LimitsUnavailable,
         Self::Other,
     ];
 
@@ -204,6 +177,7 @@ impl SpawnErrorKind {
             Self::UnknownUser => "unknown_user",
             Self::ResourceLimit => "resource_limit",
             Self::TooLong => "too_long",
+            Self::LimitsUnavailable => "limits_unavailable",
             Self::Other => "spawn_failed",
         }
     }

@@ -7,11 +7,12 @@ use crate::{
     error::{CliError, local},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
+use aetherium_image::TemplateStore;
 use aetherium_model::{Code, Fault, resources::DriverChoice, resources::DriverKind};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
-use aetherium_vmm::{Chosen, DriverConfig, VsockChoice};
-use aetherium_worker::{Layout, Parts, Settings, Worker};
+use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
+use aetherium_worker::{Layout, Parts, Settings, SlotChoice, Worker};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,7 @@ impl Server {
                 boot_deadline: config.boot_deadline,
                 drain_grace: config.grace,
                 vsock: if config.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
+                slots: if config.driver.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
                 agent_binary: agent_binary(&config.driver),
                 ..Settings::default()
             },
@@ -147,6 +149,9 @@ pub(crate) async fn open_store(data: &DataDir, args: &DatabaseArgs) -> Result<St
 /// Where drivers find what they need.
 pub(crate) fn driver_config(data: &DataDir, layout: &Layout, args: &DriverArgs) -> DriverConfig {
     DriverConfig {
+        firecracker: args.firecracker.clone(),
+        jailer: args.jailer.clone(),
+        no_jailer: args.no_jailer,
         qemu: args.qemu.clone(),
         vsock_helper: args.vsock_helper.clone(),
         agent: agent_binary(args),
@@ -166,8 +171,26 @@ async fn choose_driver(
             "the process driver isolates nothing: commands run on this host as this user"
         );
     }
-    // Each template's kernel is probed before its first VM; there may be no template yet.
-    aetherium_vmm::choose(args.driver, &config, None).await
+    let probe = match args.driver {
+        DriverChoice::Auto if Firecracker::is_installed(&config) => probe_guest(layout).await?,
+        // Each template's kernel is probed before its first VM.
+        _ => None,
+    };
+    let chosen = aetherium_vmm::choose(args.driver, &config, probe.as_ref()).await;
+    if let Some(guest) = probe {
+        let _ = std::fs::remove_file(guest.initrd);
+    }
+    chosen
+}
+
+/// A guest of the newest template, for the choice of a driver; there may be no template yet.
+async fn probe_guest(layout: &Layout) -> Result<Option<ProbeGuest>, Fault> {
+    let templates = TemplateStore::open(layout.templates())?;
+    let Some(newest) = templates.list()?.into_iter().max_by_key(|it| it.created_at) else {
+        return Ok(None);
+    };
+    let initrd = layout.probes().join("choice.initrd");
+    aetherium_worker::probe_guest(&templates.get(&newest.name)?, initrd).await.map(Some)
 }
 
 /// The agent's binary: the one that was named, or the one beside this program.

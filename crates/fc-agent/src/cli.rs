@@ -1,20 +1,26 @@
 //! The command line, for an agent that is not an init.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use aetherium_agent_proto::Token;
 
-use crate::serve::{self, Ending, Listen, Role, ServeConfig};
+use crate::init;
+use crate::serve::{self, Listen, Role, ServeConfig};
+use crate::upgrade::{self, Estate};
 
 const HELP: &str = "\
 fc-agent: runs commands for a host, inside a guest
 
-usage: fc-agent --listen ADDRESS [--listen ADDRESS]... [--token-file FILE]
-       fc-agent --version | --help
+usage: fc-agent --listen ADDRESS [--listen ADDRESS]... [--token-file FILE] [--machine]
+       fc-agent --version | --handover-format | --help
 
   --listen ADDRESS    unix:PATH, tcp:IP:PORT or vsock:PORT; may be given several times
   --token-file FILE   the secret that callers over TCP must prove; required with tcp:
+  --machine           the machine is the agent's own: callers may set its clock, its host name and
+                      its network, keep secrets in it, and end it
+  --handover-format   how this program takes over from the one before it in an upgrade
 
 For each address a line `listening ADDRESS` is printed, with the port that was taken.
 As PID 1 without --listen it is an init and reads /aetherium/guest.json.
@@ -39,7 +45,9 @@ enum UsageError {
 enum Action {
     Help,
     Version,
-    Serve { listen: Vec<Listen>, token_file: Option<PathBuf> },
+    HandoverFormat,
+    Resume { state: RawFd },
+    Serve { listen: Vec<Listen>, token_file: Option<PathBuf>, estate: Option<Estate> },
 }
 
 /// Does what the command line says and returns the exit code.
@@ -47,10 +55,11 @@ pub(crate) fn run(args: Vec<String>) -> i32 {
     match parse(args.into_iter().skip(1)) {
         Ok(Action::Help) => print(HELP),
         Ok(Action::Version) => print(&format!("fc-agent {}\n", env!("CARGO_PKG_VERSION"))),
-        Ok(Action::Serve { listen, token_file }) => match serve_by_hand(listen, token_file) {
-            Ok(()) => 0,
-            Err(error) => fail(&error),
-        },
+        Ok(Action::HandoverFormat) => print(&format!("{}\n", upgrade::FORMAT)),
+        Ok(Action::Resume { state }) => ended(upgrade::resume(state).map_err(|it| it.to_string())),
+        Ok(Action::Serve { listen, token_file, estate }) => {
+            ended(serve_by_hand(listen, token_file, estate))
+        }
         Err(error) => {
             fail(&error.to_string());
             2
@@ -68,18 +77,29 @@ fn fail(text: &str) -> i32 {
     1
 }
 
-fn serve_by_hand(listen: Vec<Listen>, token_file: Option<PathBuf>) -> Result<(), String> {
+fn ended(outcome: Result<(), String>) -> i32 {
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => fail(&error),
+    }
+}
+
+fn serve_by_hand(
+    listen: Vec<Listen>,
+    token_file: Option<PathBuf>,
+    estate: Option<Estate>,
+) -> Result<(), String> {
     let token = token_file.map(|path| read_token(&path)).transpose()?;
     let config = ServeConfig {
         listen,
         token,
         role: Role::Process,
+        estate,
         started_uptime_ms: crate::clock::uptime_ms(),
     };
-    match serve::run(config, |bound| println!("listening {bound}")) {
-        Ok(Ending::Asked) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
+    let ending = serve::run(config, |bound| println!("listening {bound}"));
+    let ending = ending.map_err(|error| error.to_string())?;
+    init::end_beside(ending, estate).map_err(|error| error.to_string())
 }
 
 fn read_token(path: &std::path::Path) -> Result<Token, String> {
@@ -90,11 +110,19 @@ fn read_token(path: &std::path::Path) -> Result<Token, String> {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, UsageError> {
-    let (mut listen, mut token_file) = (Vec::new(), None);
+    let (mut listen, mut token_file, mut estate) = (Vec::new(), None, None);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--help" | "-h" => return Ok(Action::Help),
             "--version" | "-V" => return Ok(Action::Version),
+            "--machine" => estate = Some(Estate::default()),
+            "--handover-format" => return Ok(Action::HandoverFormat),
+            // An agent says this to the program that takes its place, and nobody else does.
+            "--resume" => {
+                let value = args.next().ok_or(UsageError::MissingValue("--resume"))?;
+                let state = value.parse().map_err(|_| UsageError::Unknown(value))?;
+                return Ok(Action::Resume { state });
+            }
             "--listen" => {
                 let value = args.next().ok_or(UsageError::MissingValue("--listen"))?;
                 listen.push(parse_listen(&value).ok_or(UsageError::BadAddress(value))?);
@@ -112,7 +140,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, UsageError> {
     if token_file.is_none() && listen.iter().any(|it| matches!(it, Listen::Tcp(_))) {
         return Err(UsageError::NoToken);
     }
-    Ok(Action::Serve { listen, token_file })
+    Ok(Action::Serve { listen, token_file, estate })
 }
 
 fn parse_listen(text: &str) -> Option<Listen> {
@@ -136,7 +164,10 @@ mod tests {
     #[test]
     fn every_kind_of_address_is_understood() {
         let args = ["--listen", "unix:/a", "--listen", "tcp:127.0.0.1:0", "--token-file", "/t"];
-        let Ok(Action::Serve { listen, token_file }) = parsed(&args) else { panic!("{args:?}") };
+        let Ok(Action::Serve { listen, token_file, estate }) = parsed(&args) else {
+            panic!("{args:?}")
+        };
+        assert_eq!(estate, None);
         assert_eq!(listen[0], Listen::Unix("/a".into()));
         assert_eq!(listen[1], Listen::Tcp(([127, 0, 0, 1], 0).into()));
         assert_eq!(token_file, Some("/t".into()));

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main ─┬─ init ──► serve ──► power off        PID 1
-//!       └─ cli ───► serve ──► exit             otherwise
+//!       └─ cli ───► serve ──► exit             otherwise, or in the place of a former program
 //! ```
 //!
 //! Must never exit or panic as PID 1: the kernel would panic with it and say nothing of use.
@@ -14,12 +14,18 @@
 // Without the entry below, which a test build replaces, most of the program is unreachable.
 #![cfg_attr(test, allow(dead_code))]
 
+mod actor;
 mod cli;
 mod clock;
 mod exec;
+mod files;
 mod init;
+mod ports;
+mod refuse;
 mod serve;
 mod server;
+mod system;
+mod upgrade;
 
 /// The program's entry.
 ///
@@ -33,7 +39,7 @@ extern "C" fn main() -> libc::c_int {
     tune_allocator();
     let args: Vec<String> =
         std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let serves_by_hand = args.iter().any(|arg| arg == "--listen");
+    let serves_by_hand = args.iter().any(|arg| arg == "--listen" || arg == "--resume");
     if std::process::id() == 1 && !serves_by_hand {
         init::run();
     }
@@ -51,9 +57,12 @@ fn ignore_sigpipe() {
 fn tune_allocator() {
     const MMAP_THRESHOLD: libc::c_int = 4 << 20;
     const TRIM_THRESHOLD: libc::c_int = 2 << 20;
+    // Threads come and go; an arena for each would keep memory that no other uses.
+    const ARENAS: libc::c_int = 1;
     // SAFETY: mallopt only sets parameters, before any other thread runs.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
 }

@@ -10,9 +10,10 @@ use aetherium_model::{
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
-    resources::{DiskMib, MemoryMib, NetworkMode, Vcpus},
+    resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
+    vm::TakeSnapshot,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -57,6 +58,9 @@ pub struct CreateWorkspace {
     /// What its VMs may reach; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
+    /// How devices are attached; as the template says, or as fits best, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
     /// Its VM is stopped after so many seconds without work; 900 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
@@ -74,6 +78,7 @@ impl CreateWorkspace {
             memory_mib: None,
             disk_mib: None,
             network: None,
+            transport: None,
             idle_timeout_s: None,
         }
     }
@@ -110,9 +115,18 @@ pub struct CreateVm {
     /// What it may reach; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
+    /// How devices are attached; as the template says, or as fits best, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
+    /// A snapshot on the worker to start from. Template, size and network must be those it was taken
+    /// with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
 }
 
 impl Check for CreateVm {}
+
+impl Check for TakeSnapshot {}
 
 /// Sends a prompt to a workspace's assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

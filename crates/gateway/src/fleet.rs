@@ -6,7 +6,7 @@ use crate::{Error, Gateway, api, gateway::now, placement};
 use aetherium_model::{
     Name, TaskId, WorkerId,
     page::{MAX_PAGE, PageRequest},
-    resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus},
+    resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
     task::{Task, TaskKind, TaskState},
     template::Template,
     vm::{Vm, VmSpec},
@@ -20,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) memory_mib: Option<MemoryMib>,
     pub(crate) disk_mib: Option<DiskMib>,
     pub(crate) network: Option<NetworkMode>,
+    pub(crate) transport: Option<VirtioTransport>,
+    pub(crate) snapshot: Option<Name>,
 }
 
 /// Chooses a worker for what is wanted, and says what it then is to be.
@@ -39,7 +41,9 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
         memory_mib: wanted.memory_mib.unwrap_or(defaults.memory_mib),
         disk_mib: wanted.disk_mib.unwrap_or(defaults.disk_mib),
     };
-    Ok((worker, VmSpec { template, resources, network: wanted.network.unwrap_or_default() }))
+    let (network, transport) = (wanted.network.unwrap_or_default(), wanted.transport);
+    let snapshot = wanted.snapshot;
+    Ok((worker, VmSpec { template, resources, network, transport, snapshot }))
 }
 
 /// The worker that owns a VM.

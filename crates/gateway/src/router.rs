@@ -96,7 +96,11 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
 
 /// What waits for a command to end, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::default().routes(routes!(vms::execute))
+    OpenApiRouter::default()
+        .routes(routes!(vms::execute))
+        .routes(routes!(vms::pause))
+        .routes(routes!(vms::resume))
+        .routes(routes!(vms::snapshot))
 }
 
 /// Get this description

@@ -5,8 +5,14 @@
 //! one that cannot be reached is `unavailable`.
 
 use aetherium_model::{
-    Code, Fault, VmId, finding::Finding, interactive::Captured, limits::DEFAULT_TIMEOUT,
-    run::Command, template::Template, worker::Worker,
+    Code, Fault, VmId,
+    finding::Finding,
+    interactive::Captured,
+    limits::DEFAULT_TIMEOUT,
+    run::Command,
+    template::Template,
+    vm::{TakeSnapshot, Vm},
+    worker::Worker,
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -34,12 +40,35 @@ use tokio_util::task::AbortOnDropHandle;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reading what a worker knows already.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Writing a VM's memory and copying its disk.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Stopping a VM's CPUs, or waiting for its agent once they go on: the worker's own deadlines, and
+/// some more.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(45);
 /// What a command's own timeout, enforced in the guest, may be late by.
 const EXECUTE_GRACE: Duration = Duration::from_secs(30);
 /// The largest answer: two outputs at their limit, with every byte escaped, fit.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What can be done to a VM that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    /// Stop its CPUs.
+    Pause,
+    /// Let it go on.
+    Resume,
+}
+
+impl Freeze {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+}
 
 /// Speaks to every worker; cheap to clone.
 #[derive(Clone)]
@@ -87,6 +116,29 @@ impl WorkerClient {
         }
         let request = request(worker, Method::GET, &path, Bytes::new())?;
         self.call(worker, request, READ_TIMEOUT).await
+    }
+
+    /// Freezes a VM, or lets it go on, and returns it as it then is.
+    pub(crate) async fn freeze(&self, worker: &Worker, vm: VmId, how: Freeze) -> Result<Vm, Fault> {
+        let path = format!("/internal/v1/vms/{vm}/{}", how.as_str());
+        let request = request(worker, Method::POST, &path, Bytes::new())?;
+        let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
+        parse(worker, &answer)
+    }
+
+    /// Has a snapshot taken of a VM, and returns the VM.
+    pub(crate) async fn snapshot(
+        &self,
+        worker: &Worker,
+        vm: VmId,
+        body: &TakeSnapshot,
+    ) -> Result<Vm, Fault> {
+        let json = serde_json::to_vec(body).map_err(Fault::internal)?;
+        let path = format!("/internal/v1/vms/{vm}/snapshot");
+        let mut request = request(worker, Method::POST, &path, json.into())?;
+        request.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        let answer = self.call(worker, request, SNAPSHOT_TIMEOUT).await?;
+        parse(worker, &answer)
     }
 
     /// The templates it holds.

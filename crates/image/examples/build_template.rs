@@ -55,6 +55,8 @@ async fn run(dir: PathBuf, agent: PathBuf) -> Result<(), Fault> {
         agent,
         defaults: Resources::default(),
         kernel_args: vec![],
+        cpu_template: None,
+        transport: None,
         replace: true,
     };
     let progress = Lines(Instant::now());

@@ -11,19 +11,23 @@ use crate::{
     distribution::Distribution,
     error::{ImageError, OnPath, Result, blocking},
     initramfs, kernel,
-    kernel::KernelFiles,
+    kernel::{Examined, KernelFiles, Unpacked},
     oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
     staging::{self, NameLock, Staging},
     store::{
-        INITRAMFS_FILE, InstalledTemplate, KERNEL_FILE, MANIFEST_FILE, ROOTFS_FILE, TemplateStore,
+        INITRAMFS_FILE, InstalledTemplate, KERNEL_ELF_FILE, KERNEL_FILE, MANIFEST_FILE,
+        ROOTFS_FILE, TemplateStore,
     },
 };
 use aetherium_model::{
     Name, Timestamp,
-    resources::Resources,
-    template::{ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template},
+    finding::Finding,
+    resources::{Resources, VirtioTransport},
+    template::{
+        CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
+    },
 };
 use std::{
     fs::{self, File, Permissions},
@@ -53,6 +57,10 @@ pub struct BuildRequest {
     pub defaults: Resources,
     /// Kernel arguments beyond those the driver chooses.
     pub kernel_args: Vec<String>,
+    /// What its VMs' CPUs are made to look like; like the host's where absent.
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its VMs' devices are attached; as fits best where absent.
+    pub transport: Option<VirtioTransport>,
     /// Whether an existing template of that name is replaced.
     pub replace: bool,
 }
@@ -143,7 +151,9 @@ async fn make(
     let work = dir.join(WORK_DIR);
     fs::create_dir(&work).on("make directory", &work)?;
     let files = kernel_files(&request.kernel, &work, progress).await?;
-    let kernel = take_kernel(files.image.clone(), dir, request.kernel_args.clone()).await?;
+    progress.step("unpacking the kernel");
+    let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
+    warning.iter().for_each(|finding| progress.warn(finding));
     let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
     let (rootfs, image) = make_rootfs(&request.rootfs, &work, dir, progress).await?;
     let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
@@ -178,19 +188,54 @@ async fn kernel_files(
     }
 }
 
-async fn take_kernel(image: PathBuf, dir: &Path, extra_args: Vec<String>) -> Result<Kernel> {
+async fn take_kernel(
+    image: PathBuf,
+    dir: &Path,
+    request: &BuildRequest,
+) -> Result<(Kernel, Option<Finding>)> {
+    let extra_args = request.kernel_args.clone();
+    let (cpu_template, transport) = (request.cpu_template.clone(), request.transport);
     let dir = dir.to_owned();
     blocking(move || {
-        let found = kernel::inspect(&image)?;
+        let Examined { facts, elf } = kernel::examine(&image)?;
         let place = dir.join(KERNEL_FILE);
         fs::copy(&image, &place).on("copy", &image)?;
         // Distributions ship it for root alone; whoever runs the VMM must read it.
         fs::set_permissions(&place, Permissions::from_mode(0o644))
             .on("set permissions of", &place)?;
         let image = digest::template_file(&dir, KERNEL_FILE)?;
-        Ok(Kernel { image, release: found.release, format: found.format, extra_args })
+        let (elf, warning) = match elf {
+            Unpacked::Already => (None, None),
+            Unpacked::Inside(elf) => {
+                let place = dir.join(KERNEL_ELF_FILE);
+                fs::write(&place, elf).on("write", &place)?;
+                (Some(digest::template_file(&dir, KERNEL_ELF_FILE)?), None)
+            }
+            Unpacked::Unreadable(why) => (None, Some(packed_only(&why))),
+        };
+        let kernel = Kernel {
+            image,
+            release: facts.release,
+            format: facts.format,
+            extra_args,
+            cpu_template,
+            transport,
+            elf,
+            needs_bytes: Some(facts.needs_bytes),
+            config: facts.config,
+        };
+        Ok((kernel, warning))
     })
     .await
+}
+
+fn packed_only(why: &str) -> Finding {
+    Finding::warn(
+        "template.kernel.elf",
+        format!("the kernel cannot be unpacked: {why}"),
+        "Firecracker up to 1.16 loads uncompressed ELF kernels alone",
+        "give an uncompressed vmlinux, or use Firecracker 1.17",
+    )
 }
 
 async fn make_initramfs(
@@ -255,7 +300,8 @@ fn install(staging: Staging, manifest: &Template) -> Result<()> {
     let text =
         serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).on("write", &place)?;
     fs::write(&place, text).on("write", &place)?;
-    for file in [KERNEL_FILE, INITRAMFS_FILE, ROOTFS_FILE, MANIFEST_FILE] {
+    let files = manifest.files().map(|it| it.file.as_str());
+    for file in files.chain([MANIFEST_FILE]) {
         let path = dir.join(file);
         File::open(&path).and_then(|file| file.sync_all()).on("write to disk", &path)?;
     }

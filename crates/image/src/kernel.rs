@@ -1,8 +1,13 @@
-//! Kernels: what an image file is, and where its modules are.
+//! Kernels: what an image file is, what it can do, and where its modules are.
 
+pub(crate) mod belongs;
+mod config;
+mod facts;
 pub mod image;
 pub(crate) mod package;
+mod payload;
 
+pub use facts::{Examined, Unpacked, elf_image, examine};
 pub use image::{KernelImage, inspect};
 
 use std::path::PathBuf;

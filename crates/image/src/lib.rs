@@ -49,4 +49,5 @@ pub use oci::{
     BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,
 };
 pub use progress::{Progress, Silent};
+pub use sparse::copy_sparse;
 pub use store::{Check, InstalledTemplate, TemplateStore};

@@ -1,11 +1,26 @@
 //! Copies disk images without filling their holes, and shares their blocks where that is possible.
 
-use crate::error::{OnPath, Result};
+use crate::error::{OnPath, Result, blocking};
 use rustix::{
     fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
     io::Errno,
 };
 use std::{fs::File, io, path::Path};
+
+/// Makes a new file at `to`, for its owner alone, as a copy of a disk image.
+///
+/// # Errors
+/// One of the files cannot be opened, or not copied.
+pub async fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let (from, to) = (from.to_owned(), to.to_owned());
+    blocking(move || {
+        let mut options = File::options();
+        let target = options.write(true).create(true).truncate(true).mode(0o600).open(&to);
+        copy(&from, &target.on("create", &to)?)
+    })
+    .await
+}
 
 /// Makes `to`, an empty file, a copy of `from`. Where the filesystem can, both share their blocks
 /// until one is written to; elsewhere only the data is copied, and holes stay holes.

@@ -1,7 +1,7 @@
 //! Where templates live: one directory each, put in place whole and never changed after.
 //!
 //! ```text
-//! <dir>/<name>/template.json  kernel  initramfs.cpio  rootfs.ext4
+//! <dir>/<name>/template.json  kernel  kernel.elf  initramfs.cpio  rootfs.ext4
 //! <dir>/.<name>.lock           held by whoever builds or removes that template
 //! <dir>/.<name>.staging-XXXXXX a build under way, or what a killed one left
 //! ```
@@ -11,7 +11,7 @@
 use crate::{
     digest,
     error::{ImageError, OnPath, Result},
-    staging,
+    kernel, staging,
 };
 use aetherium_model::{
     Name,
@@ -26,6 +26,7 @@ use std::{
 
 pub(crate) const MANIFEST_FILE: &str = "template.json";
 pub(crate) const KERNEL_FILE: &str = "kernel";
+pub(crate) const KERNEL_ELF_FILE: &str = "kernel.elf";
 pub(crate) const INITRAMFS_FILE: &str = "initramfs.cpio";
 pub(crate) const ROOTFS_FILE: &str = "rootfs.ext4";
 
@@ -143,6 +144,11 @@ impl InstalledTemplate {
         self.dir.join(&self.manifest.kernel.image.file)
     }
 
+    /// The same kernel as an uncompressed ELF image, where the template has it twice.
+    pub fn kernel_elf(&self) -> Option<PathBuf> {
+        self.manifest.kernel.elf.as_ref().map(|it| self.dir.join(&it.file))
+    }
+
     /// The initramfs; a VM appends a segment of its own to a copy, see [`crate::cpio`].
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join(&self.manifest.initramfs.image.file)
@@ -160,7 +166,18 @@ impl InstalledTemplate {
             ("template.initramfs", &self.manifest.initramfs.image),
             ("template.rootfs", &self.manifest.rootfs.image),
         ];
-        parts.into_iter().map(|(name, file)| self.verify_file(name, file, check)).collect()
+        let elf = self.manifest.kernel.elf.as_ref().map(|it| ("template.kernel.elf", it));
+        parts
+            .into_iter()
+            .chain(elf)
+            .map(|(name, file)| self.verify_file(name, file, check))
+            .collect()
+    }
+
+    /// Looks whether kernel and initramfs belong together: one finding for the image's release, one
+    /// for the modules'. Reads both.
+    pub fn verify_kernel(&self) -> Vec<Finding> {
+        kernel::belongs::findings(self)
     }
 
     fn verify_file(&self, check_name: &str, file: &TemplateFile, check: Check) -> Finding {
@@ -203,7 +220,7 @@ fn parse_manifest(name: &Name, text: &[u8]) -> Result<Template> {
     if manifest.name != *name {
         return Err(broken(name, format!("its manifest is that of {}", manifest.name)));
     }
-    for file in [&manifest.kernel.image, &manifest.initramfs.image, &manifest.rootfs.image] {
+    for file in manifest.files() {
         let mut parts = Path::new(&file.file).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             return Err(broken(name, format!("{:?} is not a file name", file.file)));

@@ -18,6 +18,7 @@ use aetherium_image::{
 use aetherium_model::{
     Name,
     finding::{Finding, Verdict},
+    kernel::{KernelOption, Setting},
     resources::Resources,
     template::KernelFormat,
 };
@@ -30,6 +31,7 @@ use std::{
 };
 
 const RELEASE: &str = "6.1.0-9-test";
+const ELF: &[u8] = b"\x7fELF and so on";
 
 /// Everything a build takes, in one directory.
 struct Parts {
@@ -53,14 +55,22 @@ impl Parts {
         self.dir.path().join(name)
     }
 
-    /// The boot header of a bzImage, which is all that is looked at.
+    /// A bzImage: its boot header, and as payload an ELF image that is not packed. Its
+    /// configuration lies beside it.
     fn write_kernel(&self) {
         let mut bytes = vec![0; 0x400];
+        bytes[0x1f1] = 3; // sectors of setup code behind the first
         bytes[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
         bytes[0x202..0x206].copy_from_slice(b"HdrS");
+        bytes[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
         bytes[0x20e..0x210].copy_from_slice(&0x200_u16.to_le_bytes());
+        bytes[0x24c..0x250].copy_from_slice(&u32::try_from(ELF.len()).unwrap().to_le_bytes());
         bytes.extend_from_slice(format!("{RELEASE} (t@t) #1\0").as_bytes());
+        bytes.resize(4 * 512, 0);
+        bytes.extend_from_slice(ELF);
         fs::write(self.path("vmlinuz"), bytes).unwrap();
+        let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=m\n";
+        fs::write(self.path(&format!("config-{RELEASE}")), config).unwrap();
     }
 
     fn write_modules(&self) {
@@ -110,6 +120,8 @@ impl Parts {
             agent: self.path("fc-agent"),
             defaults: Resources::default(),
             kernel_args: vec!["quiet".into()],
+            cpu_template: None,
+            transport: None,
             replace: false,
         }
     }
@@ -154,14 +166,32 @@ async fn a_template_is_built_from_files_and_holds_what_it_was_given() {
     assert_eq!(manifest.initramfs.modules, ["virtio_blk", "exportfs", "overlay"]);
     assert_eq!(manifest.initramfs.agent_version, "1.2.3");
     assert_eq!(fs::read(template.kernel()).unwrap(), fs::read(parts.path("vmlinuz")).unwrap());
+    assert_eq!(fs::read(template.kernel_elf().unwrap()).unwrap(), ELF);
+    let facts = manifest.kernel.facts();
+    assert_eq!(facts.setting(KernelOption::VirtioBlk), Some(Setting::Module));
     let findings = template.verify(Check::Full);
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:?}");
+    assert_eq!(findings.len(), 4, "{findings:?}");
     assert_eq!(debugfs(&template.rootfs(), "cat /etc/hostname"), "guest\n");
     let superblock = debugfs(&template.rootfs(), "show_super_stats -h");
     assert!(superblock.contains(&manifest.rootfs.uuid), "{superblock}");
     assert!(!superblock.contains("has_journal"), "{superblock}");
     assert_eq!(parts.in_store(), ["test"]);
     assert_eq!(parts.store.list().unwrap(), std::slice::from_ref(manifest));
+}
+
+#[tokio::test]
+async fn a_template_whose_modules_are_another_kernels_is_told_of() {
+    let parts = Parts::new();
+    let template = build(&parts.store, parts.request(), &Silent).await.unwrap();
+    let verdicts = || template.verify_kernel().iter().map(|it| it.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts(), [Verdict::Ok, Verdict::Ok]);
+    let mut archive = fs::read(template.initramfs()).unwrap();
+    archive.extend_from_slice(b"vermagic=5.10.0 SMP ");
+    fs::write(template.initramfs(), archive).unwrap();
+    assert_eq!(verdicts(), [Verdict::Ok, Verdict::Fail]);
+    let found = template.verify_kernel().remove(1).found;
+    assert!(found.contains("5.10.0") && found.contains(RELEASE), "{found}");
 }
 
 #[tokio::test]

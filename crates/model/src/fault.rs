@@ -76,12 +76,22 @@ codes! {
     InitExited = "init_exited",
     /// The guest ran out of memory while booting.
     GuestOutOfMemory = "guest_out_of_memory",
+    /// The VMM cannot load the guest's kernel.
+    KernelUnsupported = "kernel_unsupported",
+    /// KVM refused to make or to run the guest.
+    KvmFailed = "kvm_failed",
+    /// The guest has no virtio socket, by which alone its agent was to be reached.
+    VsockMissing = "vsock_missing",
+    /// The guest started another init than the agent, and the agent did not come.
+    AgentMissing = "agent_missing",
     /// The guest booted, but its agent did not answer within the deadline.
     AgentSilent = "agent_silent",
     /// The guest did not get as far as its init within the deadline.
     BootTimeout = "boot_timeout",
     /// The guest ended for a reason its console does not tell.
     BootFailedUnknown = "boot_failed_unknown",
+    /// What was asked for cannot boot; nothing was started.
+    CannotBoot = "cannot_boot",
     /// The VMM program could not be started, or refused its configuration.
     VmmStartFailed = "vmm_start_failed",
     /// The VMM ended by itself while the guest was running.
@@ -94,6 +104,8 @@ codes! {
     TemplateBroken = "template_broken",
     /// The host has no room for the VM's disk.
     DiskFull = "disk_full",
+    /// The VM's network could not be made on this host, or did not come up in the guest.
+    NetworkFailed = "network_failed",
     /// No driver on this host passes its preflight.
     DriverUnavailable = "driver_unavailable",
     /// The worker restarted and could not take the VM over.

@@ -9,6 +9,7 @@ pub mod fault;
 pub mod finding;
 pub mod id;
 pub mod interactive;
+pub mod kernel;
 pub mod limits;
 pub mod name;
 pub mod output;

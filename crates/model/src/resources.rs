@@ -123,9 +123,10 @@ impl FromStr for DriverChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Only(DriverKind::Firecracker)),
             "qemu" => Ok(Self::Only(DriverKind::Qemu)),
             "process" => Ok(Self::Only(DriverKind::Process)),
-            _ => Err(format!("{text:?} is not a driver: give auto, qemu or process")),
+            _ => Err(format!("{text:?} is not a driver: give auto, firecracker, qemu or process")),
         }
     }
 }
@@ -168,6 +169,44 @@ impl fmt::Display for NetworkMode {
             Self::Isolated => "isolated",
             Self::Egress => "egress",
         })
+    }
+}
+
+/// How a guest reaches its virtio devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VirtioTransport {
+    /// As devices of a PCI bus.
+    Pci,
+    /// As registers in memory.
+    Mmio,
+}
+
+impl VirtioTransport {
+    /// The transport's name, as in `--transport`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pci => "pci",
+            Self::Mmio => "mmio",
+        }
+    }
+}
+
+impl FromStr for VirtioTransport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pci" => Ok(Self::Pci),
+            "mmio" => Ok(Self::Mmio),
+            _ => Err(format!("{text:?} is not a virtio transport: give pci or mmio")),
+        }
+    }
+}
+
+impl fmt::Display for VirtioTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

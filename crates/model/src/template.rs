@@ -1,6 +1,12 @@
 //! What VMs start from: the manifest of an immutable image of kernel, initramfs and root filesystem.
 
-use crate::{Timestamp, name::Name, resources::Resources, run::Command};
+use crate::{
+    Timestamp,
+    kernel::{KernelConfig, KernelFacts},
+    name::Name,
+    resources::{Resources, VirtioTransport},
+    run::Command,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,6 +34,37 @@ pub enum KernelFormat {
     Elf,
 }
 
+/// What the CPUs of a guest are made to look like, by Firecracker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuTemplate {
+    /// One of those that Firecracker has built in.
+    Named(NamedCpuTemplate),
+    /// One of our own.
+    Custom(CpuModifiers),
+}
+
+/// Changes to registers, as Firecracker's `PUT /cpu-config` takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct CpuModifiers(pub serde_json::Map<String, serde_json::Value>);
+
+/// A CPU template that Firecracker has built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub enum NamedCpuTemplate {
+    /// Intel, as in AWS's C3 instances.
+    C3,
+    /// Intel, as in AWS's T2 instances.
+    T2,
+    /// Intel: T2, and a Skylake's vulnerabilities.
+    T2S,
+    /// Intel: T2, at one with T2A.
+    T2CL,
+    /// AMD, at one with T2CL.
+    T2A,
+}
+
 /// A template's kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Kernel {
@@ -41,6 +78,34 @@ pub struct Kernel {
     /// Arguments beyond those the driver chooses.
     #[serde(default)]
     pub extra_args: Vec<String>,
+    /// What its guests' CPUs are made to look like; like the host's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<CpuTemplate>,
+    /// How its guests' devices are attached; as fits best where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
+    /// The same kernel as an uncompressed ELF image, for VMMs that load nothing else; absent where
+    /// `image` is one itself, or cannot be unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elf: Option<TemplateFile>,
+    /// Bytes of memory that it needs before it can begin; absent where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_bytes: Option<u64>,
+    /// Its configuration; absent where it is neither in the image nor was beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<KernelConfig>,
+}
+
+impl Kernel {
+    /// What is known of it.
+    pub fn facts(&self) -> KernelFacts {
+        KernelFacts {
+            release: self.release.clone(),
+            format: self.format,
+            needs_bytes: self.needs_bytes.unwrap_or(self.image.size),
+            config: self.config.clone(),
+        }
+    }
 }
 
 /// A template's initramfs: the agent as `/init`, and the modules this kernel needs.
@@ -93,6 +158,15 @@ pub struct Template {
     pub image: Option<ImageDefaults>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl Template {
+    /// Every file it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &TemplateFile> {
+        [&self.kernel.image, &self.initramfs.image, &self.rootfs.image]
+            .into_iter()
+            .chain(&self.kernel.elf)
+    }
 }
 
 /// What an image says about the commands of its containers, kept for the commands of its VMs.
@@ -152,5 +226,24 @@ mod tests {
         let own = Command { user: Some("root".into()), cwd: Some("/".into()), ..open };
         let complete = image.complete(&own);
         assert_eq!((complete.user, complete.cwd), (own.user, own.cwd));
+    }
+
+    #[test]
+    fn a_manifest_from_before_kernels_were_looked_at_still_reads() {
+        let json = serde_json::json!({
+            "file": "kernel", "sha256": "", "size": 7, "release": "6.1.0", "format": "bz_image",
+        });
+        let kernel: Kernel = serde_json::from_value(json).unwrap();
+        let facts = kernel.facts();
+        assert_eq!((facts.needs_bytes, facts.config), (7, None));
+    }
+
+    #[test]
+    fn a_cpu_template_is_a_name_or_firecrackers_own_json() {
+        let named: CpuTemplate = serde_json::from_str(r#"{"named":"T2CL"}"#).unwrap();
+        assert_eq!(named, CpuTemplate::Named(NamedCpuTemplate::T2CL));
+        let custom: CpuTemplate =
+            serde_json::from_str(r#"{"custom":{"msr_modifiers":[]}}"#).unwrap();
+        assert!(matches!(custom, CpuTemplate::Custom(CpuModifiers(map)) if map.len() == 1));
     }
 }

@@ -8,15 +8,19 @@
 //! - creating: disks, tokens and sockets are being made; nothing runs yet.
 //! - booting: the VMM runs; the agent has not answered yet.
 //! - running: the agent has answered.
+//! - pausing, paused: its CPUs are stopped. A freeze that fails leads back to running.
+//! - resuming: it goes on, and its agent has not answered again yet. A thaw that fails leads back to
+//!   paused.
 //! - stopping: somebody asked for the end; the guest gets its grace.
 //! - stopped, failed: nothing of the VM is left but its records. Both carry the reason.
 
 use crate::{
     Fault, Timestamp, VmId, WorkerId, WorkspaceId,
     name::Name,
-    resources::{DriverKind, NetworkMode, Resources},
+    resources::{DriverKind, NetworkMode, Resources, VirtioTransport},
 };
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 
 /// Where a VM stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -56,11 +60,11 @@ pub enum VmState {
 pub enum VmEvent {
     /// Its VMM was started.
     Launched,
-    /// Its agent answered.
+    /// Its agent answered, or it was never kept from answering: its freezing failed.
     AgentAnswered,
     /// Somebody wants it frozen.
     PauseRequested,
-    /// It is frozen.
+    /// It is frozen, or still is: its thawing failed.
     Frozen,
     /// Somebody wants it thawed.
     ResumeRequested,
@@ -87,9 +91,9 @@ impl VmState {
             (_, E::Ended(termination)) => Self::Failed { termination },
             (_, E::StopRequested(termination)) => Self::Stopping { termination },
             (Self::Creating, E::Launched) => Self::Booting,
-            (Self::Booting | Self::Resuming, E::AgentAnswered) => Self::Running,
+            (Self::Booting | Self::Pausing | Self::Resuming, E::AgentAnswered) => Self::Running,
             (Self::Running, E::PauseRequested) => Self::Pausing,
-            (Self::Pausing, E::Frozen) => Self::Paused,
+            (Self::Pausing | Self::Resuming, E::Frozen) => Self::Paused,
             (Self::Paused, E::ResumeRequested) => Self::Resuming,
             _ => return None,
         })
@@ -136,6 +140,20 @@ pub struct VmSpec {
     pub resources: Resources,
     /// What it may reach.
     pub network: NetworkMode,
+    /// How its devices are attached; as its template says, or as fits best, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<VirtioTransport>,
+    /// The snapshot it starts from, instead of its template's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
+}
+
+/// Takes a snapshot of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TakeSnapshot {
+    /// Its name, which no other snapshot of the worker has.
+    pub name: Name,
 }
 
 /// Over which channel the agent was reached.
@@ -204,6 +222,13 @@ pub struct Vm {
     /// Over which channel its agent answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_transport: Option<AgentTransport>,
+    /// How its devices are attached, once that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtio_transport: Option<VirtioTransport>,
+    /// Where its host reaches any of its ports; absent without a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
     /// How long its start took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<StartTimings>,
@@ -276,6 +301,8 @@ mod tests {
                 template: "t".parse().unwrap(),
                 resources: Resources::default(),
                 network: NetworkMode::Isolated,
+                transport: None,
+                snapshot: None,
             },
             worker_id: WorkerId::new(),
             workspace_id: None,
@@ -283,6 +310,8 @@ mod tests {
             driver: Some(DriverKind::Qemu),
             accelerator: None,
             agent_transport: Some(AgentTransport::Tcp),
+            virtio_transport: None,
+            address: None,
             timings: None,
             created_at: Timestamp::from_millis(0),
             updated_at: Timestamp::from_millis(0),

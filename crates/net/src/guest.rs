@@ -61,6 +61,9 @@ pub struct GuestNet {
 impl GuestNet {
     /// The network that every guest sees: 172.16.0.2/24 via 172.16.0.1, names from 172.16.0.3.
     ///
+    /// Behind the name server's address is whatever resolves names where the guest happens to run:
+    /// QEMU's own stack, or the resolvers that a slot redirects it to.
+    ///
     /// The MAC is locally administered (bit 1 of the first byte) and ends in the address's four
     /// bytes, the convention of Firecracker's own guests.
     pub const COMMON: Self = Self {

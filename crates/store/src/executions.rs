@@ -26,7 +26,10 @@ impl Store {
         task: Option<&Task>,
         key: Option<&Idempotency>,
     ) -> Result<Created<Execution>, StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = match task {
+            Some(_) => self.begin().await?,
+            None => self.begin_unsynced().await?,
+        };
         let id = execution.id.to_string();
         if let Some(first) = idempotency::take(&mut tx, key, &id, execution.created_at).await? {
             return get(&mut tx, &first).await.map(Created::Existing);

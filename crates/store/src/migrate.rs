@@ -10,7 +10,10 @@ use crate::{
 use aetherium_model::Timestamp;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_vm_devices.sql"),
+];
 
 /// The key of PostgreSQL's advisory lock for migrations: "aeth" in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1634038888)::text";

@@ -4,7 +4,7 @@ use crate::{
     RunRef, Store, StoreError,
     connect::Tx,
     idempotency::{self, Created, Idempotency},
-    page, row, runs, tasks, workspaces,
+    page, row, tasks, workspaces,
 };
 use aetherium_model::{
     PromptId, Timestamp, WorkspaceId,
@@ -95,8 +95,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn cancel_prompt(&self, id: PromptId, now: Timestamp) -> Result<Prompt, StoreError> {
+        let task_id = self.task_of(RunRef::Prompt(id)).await?;
         let mut tx = self.begin().await?;
-        if let Some(task_id) = runs::task_of(&mut tx, RunRef::Prompt(id)).await? {
+        if let Some(task_id) = task_id {
             let task = tasks::lock(&mut tx, task_id).await?;
             tasks::cancel(&mut tx, task, now).await?;
         }

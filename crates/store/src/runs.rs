@@ -144,7 +144,16 @@ impl Store {
             let state = head.state.as_str().to_owned();
             return Err(StoreError::RunEnded { run: run.to_string(), state });
         }
-        let log = write_events(&mut tx, run, head.log, events).await?;
+        let log = insert_events(&mut tx, run, head.log, events).await?;
+        sqlx::query(
+            "UPDATE runs SET last_seq = $2, output_bytes = $3, truncated = $4 WHERE id = $1",
+        )
+        .bind(run.to_string())
+        .bind(log.last_seq)
+        .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))
+        .bind(i64::from(log.truncated))
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(log.last_seq)
     }
@@ -160,10 +169,14 @@ impl Store {
         state: RunState,
         now: Timestamp,
     ) -> Result<Finish, StoreError> {
-        let mut tx = self.begin().await?;
-        let task = match task_of(&mut tx, run).await? {
-            Some(id) => Some(tasks::lock(&mut tx, id).await?),
-            None => None,
+        let (mut tx, task) = match self.task_of(run).await? {
+            Some(id) => {
+                let mut tx = self.begin().await?;
+                let task = tasks::lock(&mut tx, id).await?;
+                (tx, Some(task))
+            }
+            // Nobody repeats a run without a task, whatever its record says.
+            None => (self.begin_unsynced().await?, None),
         };
         let head = lock(&mut tx, run).await?;
         if head.state.is_terminal() {
@@ -186,6 +199,15 @@ impl Store {
         write_end(&mut tx, run, head.log, state, now).await?;
         tx.commit().await?;
         Ok(Finish::Written)
+    }
+
+    /// The task of a run. It never changes, so this needs no transaction.
+    pub(crate) async fn task_of(&self, run: RunRef) -> Result<Option<TaskId>, StoreError> {
+        let row = sqlx::query("SELECT task_id FROM runs WHERE id = $1")
+            .bind(run.to_string())
+            .fetch_optional(&self.read)
+            .await?;
+        row::maybe_parsed(&row.ok_or_else(|| StoreError::not_found(run.what(), run))?, "task_id")
     }
 
     /// A run's log after the entry numbered `after_seq` (0 for all of it), at most `limit` entries.
@@ -299,15 +321,6 @@ async fn lock(tx: &mut Tx, run: RunRef) -> Result<Head, StoreError> {
     })
 }
 
-/// The task of a run; it never changes.
-pub(crate) async fn task_of(tx: &mut Tx, run: RunRef) -> Result<Option<TaskId>, StoreError> {
-    let row = sqlx::query("SELECT task_id FROM runs WHERE id = $1")
-        .bind(run.to_string())
-        .fetch_optional(&mut **tx)
-        .await?;
-    row::maybe_parsed(&row.ok_or_else(|| StoreError::not_found(run.what(), run))?, "task_id")
-}
-
 /// Ends a run, unless it is gone or has ended.
 pub(crate) async fn end_if_open(
     tx: &mut Tx,
@@ -330,19 +343,26 @@ async fn write_end(
     state: RunState,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    write_events(tx, run, log, vec![(now, EventBody::End { state: state.clone() })]).await?;
-    let update = "UPDATE runs SET state = $2, state_json = $3, finished_at = $4 WHERE id = $1";
-    sqlx::query(update)
-        .bind(run.to_string())
-        .bind(state.as_str())
-        .bind(row::to_json(&state)?)
-        .bind(now.as_millis())
-        .execute(&mut **tx)
-        .await?;
+    let end = vec![(now, EventBody::End { state: state.clone() })];
+    let log = insert_events(tx, run, log, end).await?;
+    sqlx::query(
+        "UPDATE runs SET state = $2, state_json = $3, finished_at = $4, last_seq = $5, \
+         output_bytes = $6, truncated = $7 WHERE id = $1",
+    )
+    .bind(run.to_string())
+    .bind(state.as_str())
+    .bind(row::to_json(&state)?)
+    .bind(now.as_millis())
+    .bind(log.last_seq)
+    .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))
+    .bind(i64::from(log.truncated))
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
-async fn write_events(
+/// Adds entries to a log. The log's new head is the caller's to write.
+async fn insert_events(
     tx: &mut Tx,
     run: RunRef,
     mut log: LogHead,
@@ -358,14 +378,6 @@ async fn write_events(
             .execute(&mut **tx)
             .await?;
     }
-    let update = "UPDATE runs SET last_seq = $2, output_bytes = $3, truncated = $4 WHERE id = $1";
-    sqlx::query(update)
-        .bind(&id)
-        .bind(log.last_seq)
-        .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))
-        .bind(i64::from(log.truncated))
-        .execute(&mut **tx)
-        .await?;
     Ok(log)
 }
 

@@ -90,7 +90,7 @@ impl Store {
     }
 
     /// Writes where a VM stands and what became known of it: state, driver, accelerator,
-    /// transport, timings. Only the worker that owns it may; nothing follows a terminal state, and
+    /// transports, address, timings. Only the worker that owns it may; nothing follows a terminal state, and
     /// with it a workspace has no VM any more.
     ///
     /// # Errors
@@ -100,7 +100,8 @@ impl Store {
         let mut tx = self.begin().await?;
         let updated = sqlx::query(
             "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
-             agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10 \
+             agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
+             virtio_transport = $11, address = $12 \
              WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
         )
         .bind(vm.id.to_string())
@@ -113,6 +114,8 @@ impl Store {
         .bind(vm.timings.as_ref().map(row::to_json).transpose()?)
         .bind(vm.updated_at.as_millis())
         .bind(ended_at(vm))
+        .bind(vm.virtio_transport.map(|transport| transport.as_str()))
+        .bind(vm.address.map(|address| address.to_string()))
         .execute(&mut *tx)
         .await?;
         if updated.rows_affected() == 0 {
@@ -207,6 +210,8 @@ fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
         driver: row::maybe_word(from, "driver")?,
         accelerator: row::maybe_text(from, "accelerator")?,
         agent_transport: row::maybe_word(from, "agent_transport")?,
+        virtio_transport: row::maybe_word(from, "virtio_transport")?,
+        address: row::maybe_parsed(from, "address")?,
         timings: row::maybe_json(from, "timings_json")?,
         created_at: row::time(from, "created_at")?,
         updated_at: row::time(from, "updated_at")?,

@@ -56,7 +56,7 @@ impl Store {
         vms: u32,
         templates: &[Name],
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_unsynced().await?;
         let update = "UPDATE workers SET heartbeat_at = $2, vms = $3, templates_json = $4 \
                       WHERE id = $1";
         let updated = sqlx::query(update)

@@ -1,6 +1,6 @@
 //! What can go wrong with a VMM, and its conversion to a [`Fault`].
 
-use crate::{ProcessRef, VmmExit};
+use crate::{ProcessRef, VmmExit, firecracker::plan::PlanError};
 use aetherium_model::{Code, Fault, resources::DriverKind};
 use std::{io, path::PathBuf, time::Duration};
 
@@ -50,6 +50,43 @@ pub enum VmmError {
         command: String,
         /// What came back.
         answer: String,
+    },
+    /// What was asked for cannot boot; nothing was started.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The VMM refused what it was told.
+    #[error("{call} was refused with {status}: {said}")]
+    Refused {
+        /// What was asked, such as `PUT /drives/disk0`.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+        /// The VMM's own words.
+        said: String,
+    },
+    /// The VMM does not answer on its control socket.
+    #[error("{call} was not answered within {waited:?}")]
+    Unanswered {
+        /// What was asked.
+        call: String,
+        /// How long the answer was waited for.
+        waited: Duration,
+    },
+    /// The driver, or this VM, cannot do that.
+    #[error("the {driver} driver cannot {verb}: {why}")]
+    Unsupported {
+        /// The driver.
+        driver: DriverKind,
+        /// What was asked for, such as `pause a VM`.
+        verb: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// Guests of this kernel do not run under KVM here, and the driver has no other way.
+    #[error("guests do not run under KVM on this host: {reason}")]
+    NoKvm {
+        /// What the probe guest showed.
+        reason: String,
     },
     /// The run directory's path leaves no room for the names of sockets.
     #[error("the socket path {path:?} has {} bytes, more than the 107 that Unix allows", path.as_os_str().len())]
@@ -127,6 +164,17 @@ impl VmmError {
                 "read the lines below; the last one usually names the option or file"
             }
             Self::NotReady { .. } => "see whether the host is overloaded, then try again",
+            Self::Plan(error) => error.remedy(),
+            Self::Refused { .. } => {
+                "the VMM's words name the setting; compare it with the VMM's version"
+            }
+            Self::Unanswered { .. } => {
+                "see whether the host is overloaded; if the VMM hangs, end the VM"
+            }
+            Self::Unsupported { .. } => "do without it, or run the VM with another driver",
+            Self::NoKvm { .. } => {
+                "use a host with working (nested) virtualization, or `--driver qemu`"
+            }
             Self::PathTooLong { .. } => "choose a data directory with a shorter path",
             Self::BadValue { .. } => "give a value of that form",
             Self::StillAlive { .. } => {
@@ -142,7 +190,10 @@ impl VmmError {
 
     fn code(&self) -> Code {
         match self {
-            Self::ProgramMissing { .. } => Code::DriverUnavailable,
+            Self::ProgramMissing { .. } | Self::NoKvm { .. } => Code::DriverUnavailable,
+            Self::Plan(error) => error.code(),
+            Self::Unsupported { .. } => Code::Conflict,
+            Self::Unanswered { .. } => Code::DeadlineExceeded,
             Self::WrongBoot { .. } | Self::WrongDriver { .. } => Code::Internal,
             Self::StillAlive { .. } => Code::DeadlineExceeded,
             Self::Io { source, .. } if no_room(source) => Code::DiskFull,

@@ -2,7 +2,10 @@
 //!
 //! Values only; written to a VM's journal by its owner and read back by [`crate::Vmm::adopt`].
 
-use aetherium_model::{VmId, resources::DriverKind};
+use aetherium_model::{
+    VmId,
+    resources::{DriverKind, VirtioTransport},
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -28,10 +31,29 @@ pub struct Footprint {
     pub vmm_log: PathBuf,
     /// Sockets to remove with it.
     pub sockets: Vec<PathBuf>,
+    /// The VMM's control socket; absent where it has none.
+    #[serde(default)]
+    pub control: Option<PathBuf>,
+    /// How its devices are attached; absent where it has none.
+    #[serde(default)]
+    pub transport: Option<VirtioTransport>,
+    /// What confines the VMM beside its own user; absent where nothing does.
+    #[serde(default)]
+    pub jail: Option<JailFootprint>,
     /// The size of the guest's memory in MiB; 0 for a plain process.
     pub memory_mib: u32,
     /// Bytes of memory that kernel and initramfs need to begin; 0 for a plain process.
     pub boot_needs_bytes: u64,
+}
+
+/// What a jailed VMM has on the host, which stays when it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailFootprint {
+    /// The VMM's root directory. A process that has it as its root is this VM's.
+    pub root: PathBuf,
+    /// The cgroup that limits it.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Where an agent listens, as the host reaches it.

@@ -13,6 +13,7 @@ use rustix::{
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -56,11 +57,16 @@ impl Held {
         self
     }
 
-    /// Holds the very process that `who` names, if it still runs and carries `vm_id`'s mark.
+    /// Holds the very process that `who` names, if it still runs and is `vm_id`'s: it carries the
+    /// VM's mark or, where the VM has a jail, is confined to the jail's root.
     ///
     /// The pidfd is opened first and the number looked at afterwards: had the number passed to
     /// another process in between, its start time would differ.
-    pub(crate) async fn find(who: ProcessRef, vm_id: VmId) -> io::Result<Option<Self>> {
+    pub(crate) async fn find(
+        who: ProcessRef,
+        vm_id: VmId,
+        jail_root: Option<&Path>,
+    ) -> io::Result<Option<Self>> {
         let pidfd = match open(who.pid) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => return Ok(None),
@@ -71,11 +77,12 @@ impl Held {
             return Ok(None);
         }
         // Start times count from the host's boot, so after another boot they may meet by chance.
-        let mark = procfs::variable(&environ(who.pid).await, MARK_VM);
-        if mark.is_none_or(|mark| mark != vm_id.to_string()) {
-            return Ok(None);
-        }
-        Self::new(who, pidfd, false).map(Some)
+        let is_ours = match jail_root {
+            Some(root) => procfs::has_root(who.pid, root),
+            None => procfs::variable(&environ(who.pid).await, MARK_VM)
+                .is_some_and(|mark| mark == vm_id.to_string()),
+        };
+        if is_ours { Self::new(who, pidfd, false).map(Some) } else { Ok(None) }
     }
 
     fn new(who: ProcessRef, pidfd: OwnedFd, fresh: bool) -> io::Result<Self> {
@@ -200,13 +207,13 @@ mod tests {
         let vm_id = VmId::new();
         let (mut child, who) = marked(vm_id);
         let started_before = ProcessRef { start_ticks: who.start_ticks - 1, ..who };
-        assert!(Held::find(started_before, vm_id).await.unwrap().is_none());
-        assert!(Held::find(who, VmId::new()).await.unwrap().is_none());
+        assert!(Held::find(started_before, vm_id, None).await.unwrap().is_none());
+        assert!(Held::find(who, VmId::new(), None).await.unwrap().is_none());
 
-        let held = Held::find(who, vm_id).await.unwrap().expect("all three are right");
+        let held = Held::find(who, vm_id, None).await.unwrap().expect("all three are right");
         held.kill().unwrap();
         assert_eq!(held.ended().await, VmmExit::Signal(9));
-        assert!(Held::find(who, vm_id).await.unwrap().is_none());
+        assert!(Held::find(who, vm_id, None).await.unwrap().is_none());
         // It was reaped by its holder, so that nothing is left to wait for.
         assert!(child.wait().is_err());
     }

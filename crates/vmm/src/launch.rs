@@ -1,12 +1,14 @@
 //! What a VM is to be started with. Values only. Every path is absolute, as the VMM runs in a
 //! directory of its own and is found again by processes that run elsewhere.
 
-use crate::VmmError;
+use crate::{VmmError, firecracker::plan::TransportChoice};
 use aetherium_model::{
     VmId,
+    kernel::KernelFacts,
     resources::{NetworkMode, Resources},
-    template::KernelFormat,
+    template::CpuTemplate,
 };
+use aetherium_net::Slot;
 use std::path::{Path, PathBuf};
 
 /// Everything a driver needs to start one VM.
@@ -25,6 +27,12 @@ pub struct LaunchSpec {
     pub network: NetworkMode,
     /// Whether it gets a virtio socket.
     pub vsock: VsockChoice,
+    /// How its devices are attached, where the driver has a choice.
+    pub transport: TransportChoice,
+    /// Whether written pages are noted, which diff snapshots need.
+    pub track_dirty_pages: bool,
+    /// Its own part of the host's network; absent where it gets none, or a user-mode one.
+    pub slot: Option<Slot>,
 }
 
 impl LaunchSpec {
@@ -33,7 +41,8 @@ impl LaunchSpec {
         let mut paths: Vec<&Path> = vec![&self.run_dir];
         match &self.boot {
             Boot::Kernel { kernel, initrd, disks, .. } => {
-                paths.extend([kernel.as_path(), initrd.as_path()]);
+                paths.extend([kernel.image.as_path(), initrd.as_path()]);
+                paths.extend(kernel.elf.as_deref());
                 paths.extend(disks.iter().map(|disk| disk.path.as_path()));
             }
             Boot::Agent { binary, token_file } => paths.extend([binary.as_path(), token_file]),
@@ -53,12 +62,8 @@ impl LaunchSpec {
 pub enum Boot {
     /// A kernel with an initramfs that finds the root filesystem by itself.
     Kernel {
-        /// The kernel image.
-        kernel: PathBuf,
-        /// How it is packed.
-        format: KernelFormat,
-        /// Arguments after those the driver chooses.
-        extra_args: Vec<String>,
+        /// The kernel.
+        kernel: GuestKernel,
         /// The initramfs.
         initrd: PathBuf,
         /// The disks, the root first.
@@ -71,6 +76,24 @@ pub enum Boot {
         /// The file that holds the VM's token.
         token_file: PathBuf,
     },
+}
+
+/// A guest's kernel, and what belongs to it alone.
+#[derive(Debug, Clone)]
+pub struct GuestKernel {
+    /// The image.
+    pub image: PathBuf,
+    /// The same kernel as an uncompressed ELF image, for VMMs that load no other; absent where the
+    /// image is one, or where nobody made one.
+    pub elf: Option<PathBuf>,
+    /// What is known of it.
+    pub facts: KernelFacts,
+    /// Arguments after those the driver chooses.
+    pub extra_args: Vec<String>,
+    /// The modules that its initramfs loads, by name.
+    pub modules: Vec<String>,
+    /// What its CPUs are made to look like, where the VMM is Firecracker.
+    pub cpu_template: Option<CpuTemplate>,
 }
 
 /// One block device.
@@ -98,14 +121,10 @@ pub enum VsockChoice {
 /// the agent's probe line and powers off.
 #[derive(Debug, Clone)]
 pub struct ProbeGuest {
-    /// The kernel image that VMs will use.
-    pub kernel: PathBuf,
+    /// The kernel that VMs will use.
+    pub kernel: GuestKernel,
     /// SHA-256 of the image, in hexadecimal: the verdict is kept under it.
     pub kernel_sha256: String,
-    /// How it is packed.
-    pub format: KernelFormat,
-    /// Arguments after those the driver chooses.
-    pub extra_args: Vec<String>,
     /// The initramfs.
     pub initrd: PathBuf,
 }

@@ -8,7 +8,7 @@
 //!                   │                     footprint() ─┘   └─ kill(deadline)
 //!                   └─ adopt(Footprint) ─► the same Machine, in a later life of the host process
 //! ```
-//! A [`Vmm`] is a driver: [`Qemu`] or [`AgentProcess`]. A [`Machine`] is one running VM. Its
+//! A [`Vmm`] is a driver: [`Firecracker`], [`Qemu`] or [`AgentProcess`]. A [`Machine`] is one running VM. Its
 //! [`Footprint`] is all that a later host process needs to find it again; whoever owns the VM
 //! writes it to disk before relying on it. The processes of a machine outlive the host process, and
 //! dropping a `Machine` ends nothing: only [`Machine::kill`] does.
@@ -27,23 +27,33 @@
 mod choose;
 pub mod diagnose;
 mod error;
+pub mod firecracker;
 mod footprint;
 mod held;
 mod host;
+mod kvm;
+mod kvm_device;
 mod launch;
 mod machine;
+mod needs;
 mod process;
 mod procfs;
 mod qemu;
+mod snapshot;
 mod spawn;
 mod strays;
 mod supervise;
 
 pub use choose::{Chosen, DriverConfig, choose};
 pub use error::VmmError;
-pub use footprint::{Accelerator, AgentAddress, Footprint, ProcessRef, Role};
-pub use launch::{Boot, Disk, LaunchSpec, ProbeGuest, VsockChoice};
+pub use firecracker::Firecracker;
+pub use footprint::{Accelerator, AgentAddress, Footprint, JailFootprint, ProcessRef, Role};
+pub use launch::{Boot, Disk, GuestKernel, LaunchSpec, ProbeGuest, VsockChoice};
 pub use machine::{Machine, Vmm, VmmExit};
 pub use process::AgentProcess;
 pub use qemu::Qemu;
+pub use snapshot::{
+    Mismatch, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround, SnapshotKind,
+    SnapshotManifest, SnapshotVmm,
+};
 pub use strays::{Stray, strays};

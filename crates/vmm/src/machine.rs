@@ -1,10 +1,13 @@
 //! The two traits that every driver implements.
 
-use crate::{Footprint, LaunchSpec, ProbeGuest, VmmError};
-use aetherium_model::{finding::Finding, resources::DriverKind};
+use crate::{
+    Footprint, LaunchSpec, ProbeGuest, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
+    firecracker::plan::RateLimits,
+};
+use aetherium_model::{VmId, finding::Finding, resources::DriverKind};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 /// A driver: starts VMs and takes over those that an earlier host process started.
 #[async_trait]
@@ -32,6 +35,41 @@ pub trait Vmm: Send + Sync {
     /// # Errors
     /// When it cannot be told whether the VMM lives, or what it left cannot be removed.
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError>;
+
+    /// What snapshots of this driver on this host depend on.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`] where it takes none.
+    async fn snapshots(&self) -> Result<SnapshotVmm, VmmError> {
+        let (driver, why) = (self.kind(), "it has no means for that".to_owned());
+        Err(VmmError::Unsupported { driver, verb: "take snapshots", why })
+    }
+
+    /// Starts a VM from a snapshot that fits, see [`crate::SnapshotGround::check`]. It is paused; its
+    /// agent's connections are gone, and its clock and its secrets are those of the snapshot.
+    ///
+    /// # Errors
+    /// Whatever kept the VMM from loading it. Nothing of the VM is left then but its logs.
+    async fn restore(
+        &self,
+        spec: &LaunchSpec,
+        files: &SnapshotFiles,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        let _ = (spec, files);
+        self.snapshots().await?;
+        let (driver, why) = (self.kind(), "it has no means for that".to_owned());
+        Err(VmmError::Unsupported { driver, verb: "load a snapshot", why })
+    }
+
+    /// Removes what a VM without a machine has left outside of its run directory, whether it was
+    /// ever launched or not. Its processes have been ended; see [`crate::strays`].
+    ///
+    /// # Errors
+    /// What could not be removed.
+    async fn sweep(&self, vm_id: VmId, run_dir: &Path) -> Result<(), VmmError> {
+        let _ = (vm_id, run_dir);
+        Ok(())
+    }
 }
 
 /// One running VM. Dropping it ends nothing.
@@ -50,6 +88,72 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// [`VmmError::StillAlive`] when a process has not ended by the deadline.
     async fn kill(&self, deadline: Duration) -> Result<(), VmmError>;
+
+    /// Asks the guest to end by the means of the machine (Ctrl-Alt-Del, a power button), for a guest
+    /// whose agent does not answer. That it was asked does not mean that it will.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`] where the driver has no such means, or the VMM's refusal.
+    async fn press_power_button(&self) -> Result<(), VmmError> {
+        Err(self.unsupported("ask a guest to end"))
+    }
+
+    /// Stops the guest's virtual CPUs; its memory is kept. Harmless on one that is paused.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal.
+    async fn pause(&self) -> Result<(), VmmError> {
+        Err(self.unsupported("pause a VM"))
+    }
+
+    /// Lets a paused guest go on. Harmless on one that runs.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal.
+    async fn resume(&self) -> Result<(), VmmError> {
+        Err(self.unsupported("resume a VM"))
+    }
+
+    /// Writes a snapshot of a paused guest, which stays paused. The files are made here.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal; the files are then worth nothing.
+    async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
+        let _ = (files, kind);
+        Err(self.unsupported("take a snapshot"))
+    }
+
+    /// Takes `mib` MiB of memory away from the guest, or gives back what was taken before.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal.
+    async fn set_balloon(&self, mib: u32) -> Result<(), VmmError> {
+        let _ = mib;
+        Err(self.unsupported("resize a balloon"))
+    }
+
+    /// Changes what the guest's I/O is held to; what is absent in `limits` stays as it is.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or the VMM's refusal.
+    async fn set_rate_limits(&self, limits: &RateLimits) -> Result<(), VmmError> {
+        let _ = limits;
+        Err(self.unsupported("change rate limits"))
+    }
+
+    /// What the VMM counts, in its own form.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`], or why nothing was read.
+    async fn metrics(&self) -> Result<serde_json::Value, VmmError> {
+        Err(self.unsupported("read metrics"))
+    }
+
+    /// The error for a verb that this driver has no way to do.
+    fn unsupported(&self, verb: &'static str) -> VmmError {
+        let why = "it has no means for that".to_owned();
+        VmmError::Unsupported { driver: self.footprint().driver, verb, why }
+    }
 }
 
 /// How a VMM ended.

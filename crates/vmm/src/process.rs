@@ -82,6 +82,7 @@ impl Vmm for AgentProcess {
             program: &program,
             args,
             log: &console,
+            stdout: None,
             inherit: None,
         };
         let main = spawn.start()?.kept();
@@ -95,6 +96,9 @@ impl Vmm for AgentProcess {
             vmm_log: console.clone(),
             console,
             sockets: vec![socket],
+            control: None,
+            transport: None,
+            jail: None,
             memory_mib: 0,
             boot_needs_bytes: 0,
         };
@@ -106,6 +110,7 @@ impl Vmm for AgentProcess {
             let (theirs, ours) = (footprint.driver, DriverKind::Process);
             return Err(VmmError::WrongDriver { theirs, ours });
         }
-        Supervised::adopt(footprint).await
+        let adopted = Supervised::adopt(footprint).await?;
+        Ok(adopted.map(|it| Arc::new(it) as Arc<dyn Machine>))
     }
 }

@@ -1,6 +1,10 @@
 //! Reading `/proc`: who a process is, whose child it is, and what its environment says. Read only.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 /// What `/proc/<pid>/stat` says of a process; see proc(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,20 @@ pub(crate) fn variable(environ: &[u8], name: &str) -> Option<String> {
 pub(crate) fn environ(pid: u32) -> Vec<u8> {
     // A process of another user or one that just ended has nothing to tell: both read as empty.
     fs::read(PathBuf::from(format!("/proc/{pid}/environ"))).unwrap_or_default()
+}
+
+/// The arguments that a process was started with; empty if it is gone or not ours to read.
+pub(crate) fn arguments(pid: u32) -> Vec<String> {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&raw);
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// Whether `root` is a process's root directory: the same directory, by whatever name.
+pub(crate) fn has_root(pid: u32, root: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    let theirs = identity(Path::new(&format!("/proc/{pid}/root")));
+    theirs.is_some() && theirs == identity(root)
 }
 
 /// Reading an entry of a process that ends meanwhile fails in either of these ways.

@@ -31,6 +31,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) args: Vec<OsString>,
     /// Where its output goes, appended.
     pub(crate) log: &'a Path,
+    /// Where its standard output goes, if not into the log.
+    pub(crate) stdout: Option<&'a Path>,
     /// A descriptor it inherits under the same number.
     pub(crate) inherit: Option<BorrowedFd<'a>>,
 }
@@ -39,7 +41,10 @@ impl Spawn<'_> {
     /// Starts it.
     pub(crate) fn start(self) -> Result<Held, VmmError> {
         let log = open_log(self.log)?;
-        let stderr = log.try_clone().map_err(VmmError::io("open", self.log))?;
+        let stdout = match self.stdout {
+            Some(path) => open_log(path)?,
+            None => log.try_clone().map_err(VmmError::io("open", self.log))?,
+        };
         let mut command = Command::new(self.program);
         command
             .args(&self.args)
@@ -50,8 +55,8 @@ impl Spawn<'_> {
             .env(MARK_RUN_DIR, self.run_dir)
             .env(MARK_ROLE, role_mark(self.role))
             .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(stderr);
+            .stdout(stdout)
+            .stderr(log);
         detach(&mut command, self.inherit);
         let spawn_error = |source| VmmError::Spawn { program: self.program.to_owned(), source };
         let mut child = command.spawn().map_err(spawn_error)?;

@@ -2,6 +2,7 @@
 
 use crate::{
     ProcessRef, Role, VmmError,
+    firecracker::jail,
     held::{MARK_ROLE, MARK_RUN_DIR, MARK_VM, kill_exactly},
     procfs::{self, Stat},
     spawn::role_mark,
@@ -40,6 +41,12 @@ pub fn strays(run_root: &Path) -> Result<Vec<Stray>, VmmError> {
             found.entry(vm_id).or_default().push(process);
         }
     }
+    for (vm_id, process) in jailed(run_root)? {
+        let known = found.entry(vm_id).or_default();
+        if !known.contains(&process) {
+            known.push(process);
+        }
+    }
     Ok(found.into_iter().map(|(vm_id, processes)| Stray { vm_id, processes }).collect())
 }
 
@@ -49,8 +56,53 @@ impl Stray {
     /// # Errors
     /// [`VmmError::StillAlive`] when one has not ended by the deadline.
     pub async fn kill(&self, deadline: Duration) -> Result<(), VmmError> {
-        kill_all_of(self.vm_id, None, deadline).await
+        let until = Instant::now() + deadline;
+        for process in &self.processes {
+            kill_exactly(process.pid, process.start_ticks)
+                .map_err(VmmError::io("kill", format!("/proc/{}", process.pid)))?;
+        }
+        loop {
+            let alive: Vec<ProcessRef> =
+                self.processes.iter().filter(|it| still_lives(it)).copied().collect();
+            if alive.is_empty() {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(VmmError::StillAlive { processes: alive, waited: deadline });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        kill_all_of(self.vm_id, None, until.saturating_duration_since(Instant::now())).await
     }
+}
+
+/// Whether the very process still runs. One that cannot be looked at is taken to live.
+fn still_lives(process: &ProcessRef) -> bool {
+    match procfs::stat(process.pid) {
+        Ok(Some(now)) => now.start_ticks == process.start_ticks && now.is_alive(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+/// Processes in a jail below `run_root`. The jailer clears their environment, so they carry no mark:
+/// their arguments say which VM they would be, and their root directory proves it.
+fn jailed(run_root: &Path) -> Result<Vec<(VmId, ProcessRef)>, VmmError> {
+    let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
+    Ok(all
+        .into_iter()
+        .filter(|stat| stat.is_alive())
+        .filter_map(|stat| {
+            let arguments = procfs::arguments(stat.pid);
+            let program = Path::new(arguments.first()?).file_name()?.to_owned();
+            let id = arguments.windows(2).find(|pair| pair[0] == "--id")?[1].clone();
+            let vm_id: VmId = jail::vm_id(&id)?;
+            let root = run_root.join(vm_id.to_string()).join(program).join(&id).join("root");
+            let process =
+                ProcessRef { role: Role::Vmm, pid: stat.pid, start_ticks: stat.start_ticks };
+            procfs::has_root(stat.pid, &root).then_some((vm_id, process))
+        })
+        .collect())
 }
 
 fn marked() -> Result<Vec<(VmId, std::path::PathBuf, ProcessRef)>, VmmError> {

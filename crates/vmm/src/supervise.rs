@@ -4,10 +4,13 @@
 //! waits does the watching, and whoever sees the end first reaps.
 
 use crate::{
-    AgentAddress, Footprint, Machine, Role, VmmError, VmmExit, held::Held, strays::kill_all_of,
+    AgentAddress, Footprint, JailFootprint, Machine, Role, VmmError, VmmExit,
+    firecracker::{cgroup, jail},
+    held::Held,
+    strays::kill_all_of,
 };
 use async_trait::async_trait;
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// How long what is left of a VM gets to end during adoption.
@@ -26,26 +29,26 @@ impl Supervised {
     }
 
     /// Finds the processes of `footprint` again.
-    pub(crate) async fn adopt(
-        mut footprint: Footprint,
-    ) -> Result<Option<Arc<dyn Machine>>, VmmError> {
+    pub(crate) async fn adopt(mut footprint: Footprint) -> Result<Option<Self>, VmmError> {
         let mut found = Vec::new();
+        let root = footprint.jail.as_ref().map(|jail| jail.root.as_path());
         for who in &footprint.processes {
-            let held = Held::find(*who, footprint.vm_id).await;
+            let held = Held::find(*who, footprint.vm_id, root).await;
             found.push(held.map_err(VmmError::io("look at", format!("/proc/{}", who.pid)))?);
         }
         let mut found = found.into_iter();
         let Some(main) = found.next().flatten() else {
             kill_all_of(footprint.vm_id, None, REMNANT_DEADLINE).await?;
-            remove_sockets(&footprint)?;
+            remove_remains(&footprint, REMNANT_DEADLINE).await?;
             return Ok(None);
         };
         let helpers: Vec<Held> = found.flatten().collect();
-        if !helpers.iter().any(|it| it.who().role == Role::VsockHelper) {
+        let had_helper = footprint.processes.iter().any(|it| it.role == Role::VsockHelper);
+        if had_helper && !helpers.iter().any(|it| it.who().role == Role::VsockHelper) {
             // The device died with its helper; its address would only cost every dialler time.
             footprint.agent.retain(|it| !matches!(it, AgentAddress::Vsock { .. }));
         }
-        Ok(Some(Arc::new(Self::new(footprint, main, helpers))))
+        Ok(Some(Self::new(footprint, main, helpers)))
     }
 }
 
@@ -81,12 +84,29 @@ impl Machine for Supervised {
         }
         kill_all_of(self.footprint.vm_id, None, until.saturating_duration_since(Instant::now()))
             .await?;
-        remove_sockets(&self.footprint)
+        remove_remains(&self.footprint, until.saturating_duration_since(Instant::now())).await
     }
 }
 
-fn remove_sockets(footprint: &Footprint) -> Result<(), VmmError> {
-    footprint.sockets.iter().try_for_each(|path| remove_if_there(path))
+/// Removes what stays when the processes have ended: sockets, the jail and its cgroup.
+async fn remove_remains(footprint: &Footprint, deadline: Duration) -> Result<(), VmmError> {
+    footprint.sockets.iter().try_for_each(|path| remove_if_there(path))?;
+    match &footprint.jail {
+        Some(jail) => remove_jail(jail, deadline).await,
+        None => Ok(()),
+    }
+}
+
+/// Removes a jail and its cgroup, whose processes have ended.
+pub(crate) async fn remove_jail(
+    jailed: &JailFootprint,
+    deadline: Duration,
+) -> Result<(), VmmError> {
+    jail::remove(&jailed.root)?;
+    match &jailed.cgroup {
+        Some(cgroup) => cgroup::remove(cgroup, deadline).await,
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn remove_if_there(path: &Path) -> Result<(), VmmError> {

@@ -5,18 +5,21 @@
 //! | `POST /internal/v1/vms/{id}/execute` | runs a command, answers with its captured output |
 //! | `GET /internal/v1/vms/{id}/exec` | a WebSocket: see `aetherium_model::interactive` |
 //! | `GET /internal/v1/vms/{id}/console` | the guest's console, or its tail |
+//! | `POST /internal/v1/vms/{id}/pause`, `…/resume` | freezes a VM, or lets it go on |
+//! | `POST /internal/v1/vms/{id}/snapshot` | writes a snapshot of a VM |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
 //! It listens on a Unix socket that only its owner may open; there is no other authentication.
 
-use crate::{WorkerError, execution, host::Host};
+use crate::{WorkerError, execution, host::Host, vm::Verb};
 use aetherium_model::{
     Code, Fault, VmId,
     finding::Finding,
     interactive::{Captured, MAX_FRAME_BYTES},
     run::Command,
     template::Template,
+    vm::{TakeSnapshot, Vm},
 };
 use axum::{
     Json, Router,
@@ -66,6 +69,9 @@ fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/vms/{id}/execute", post(execute))
         .route("/internal/v1/vms/{id}/exec", get(exec))
         .route("/internal/v1/vms/{id}/console", get(console))
+        .route("/internal/v1/vms/{id}/pause", post(pause))
+        .route("/internal/v1/vms/{id}/resume", post(resume))
+        .route("/internal/v1/vms/{id}/snapshot", post(snapshot))
         .route("/internal/v1/templates", get(templates))
         .route("/internal/v1/health", get(health))
         .with_state(host)
@@ -142,6 +148,28 @@ async fn read_tail(path: &std::path::Path, wanted: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(wanted).read_to_end(&mut bytes).await?;
     Ok(bytes)
+}
+
+async fn pause(State(host): State<Arc<Host>>, Path(id): Path<VmId>) -> Result<Json<Vm>, Refused> {
+    perform(&host, id, Verb::Pause).await
+}
+
+async fn resume(State(host): State<Arc<Host>>, Path(id): Path<VmId>) -> Result<Json<Vm>, Refused> {
+    perform(&host, id, Verb::Resume).await
+}
+
+async fn snapshot(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    Json(body): Json<TakeSnapshot>,
+) -> Result<Json<Vm>, Refused> {
+    perform(&host, id, Verb::Snapshot(body.name)).await
+}
+
+/// Does it, and answers with the VM as it then is.
+async fn perform(host: &Host, id: VmId, verb: Verb) -> Result<Json<Vm>, Refused> {
+    host.vms.get(id)?.perform(verb).await?;
+    Ok(Json(host.queue.store().vm(id).await?))
 }
 
 async fn templates(State(host): State<Arc<Host>>) -> Result<Json<Vec<Template>>, Refused> {

@@ -2,12 +2,16 @@
 
 use crate::{
     WorkerError,
+    journal::Journal,
     layout::{Layout, replace_file},
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
 use aetherium_image::{BlankDisks, InstalledTemplate, TemplateStore};
-use aetherium_model::{Code, Fault, Timestamp, VmId, WorkerId, finding::Finding};
+use aetherium_model::{
+    Code, Fault, Timestamp, VmId, WorkerId, finding::Finding, resources::DriverKind,
+};
+use aetherium_net::{Prefix, Slots, SlotsConfig};
 use aetherium_queue::{Queue, Topic};
 use aetherium_vmm::{Chosen, Stray, Vmm, VsockChoice};
 use std::{
@@ -43,8 +47,20 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// Whether VMs get a virtio socket.
     pub vsock: VsockChoice,
+    /// Whether VMs of a driver without a network of its own get one of the host's.
+    pub slots: SlotChoice,
     /// The agent's binary, for the process driver.
     pub agent_binary: Option<PathBuf>,
+}
+
+/// Whether VMs get a part of the host's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlotChoice {
+    /// Where this process may make one; else they are reached over vsock alone.
+    #[default]
+    Auto,
+    /// No: the host's interfaces are not touched.
+    Off,
 }
 
 impl Default for Settings {
@@ -56,6 +72,7 @@ impl Default for Settings {
             drain_grace: Duration::from_secs(10),
             max_in_flight: 64,
             vsock: VsockChoice::Auto,
+            slots: SlotChoice::Auto,
             agent_binary: None,
         }
     }
@@ -71,6 +88,8 @@ pub(crate) struct Host {
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) driver: Result<Chosen, Fault>,
+    /// Networks for VMs, or why there are none.
+    pub(crate) slots: Result<Slots, String>,
     /// Fires when the worker is to stop: nothing new begins.
     pub(crate) draining: CancellationToken,
     /// Kernels whose best accelerator is known; held while one is being learnt.
@@ -147,7 +166,8 @@ impl Host {
         }
     }
 
-    /// Kills whatever process still belongs to a VM and removes its files but for the logs.
+    /// Kills whatever process still belongs to a VM, gives back what it took of the host, and
+    /// removes its files but for the logs.
     pub(crate) async fn release_vm(&self, id: VmId) -> Result<(), WorkerError> {
         let dir = self.layout.vm(id);
         for stray in self.strays().await.into_iter().filter(|stray| stray.vm_id == id) {
@@ -155,10 +175,32 @@ impl Host {
                 tracing::error!(vm = %id, %error, "a stray process of the vm would not die");
             }
         }
+        if let Ok(driver) = self.driver()
+            && let Err(error) = driver.sweep(id, &dir).await
+        {
+            tracing::error!(vm = %id, %error, "something of the vm's driver is left");
+        }
+        self.release_slot(&dir).await?;
         let cleaned = tokio::task::spawn_blocking(move || clean_vm_dir(&dir)).await;
         cleaned.unwrap_or_else(|error| {
             Err(WorkerError::io(Path::new("cleaning"), io::Error::other(error)))
         })
+    }
+
+    /// Gives back the slot that the journal in this directory tells of. Its failure is not the VM's: the
+    /// next start of the worker finds the slot without a VM.
+    async fn release_slot(&self, dir: &Path) -> Result<(), WorkerError> {
+        let Some(slot) = Journal::read(dir)?.and_then(|journal| journal.slot) else {
+            return Ok(());
+        };
+        let released = match &self.slots {
+            Ok(slots) => slots.release(&slot).await.map_err(|error| error.to_string()),
+            Err(why) => Err(why.clone()),
+        };
+        if let Err(error) = released {
+            tracing::error!(vm = %slot.vm_id, slot = slot.number, error, "a slot is left behind");
+        }
+        Ok(())
     }
 
     /// Every living process of this worker's VMs, by VM.
@@ -195,16 +237,36 @@ fn clean_vm_dir(dir: &Path) -> Result<(), WorkerError> {
             if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(|error| WorkerError::io(&path, error))?;
     }
-    crate::journal::Journal::remove(dir)
+    Journal::remove(dir)
+}
+
+/// Opens the pool of networks for VMs, where the driver needs one.
+pub(crate) async fn open_slots(
+    choice: SlotChoice,
+    id: WorkerId,
+    driver: &Result<Chosen, Fault>,
+) -> Result<Slots, String> {
+    let kind = driver.as_ref().map(|chosen| chosen.vmm.kind());
+    match (choice, kind) {
+        (SlotChoice::Off, _) => Err("networks were given up by --no-slots".to_owned()),
+        (SlotChoice::Auto, Ok(DriverKind::Firecracker)) => {
+            let opened = Slots::new(SlotsConfig::new(Prefix::of_worker(id))).await;
+            opened.map_err(|error| {
+                tracing::warn!(%error, "VMs get no network: their agents are reached over vsock alone");
+                error.to_string()
+            })
+        }
+        (SlotChoice::Auto, _) => Err("the driver brings a network of its own".to_owned()),
+    }
 }
 
 /// The network that every guest sees, as its agent is told.
-pub(crate) fn guest_net() -> GuestNet {
+pub fn guest_net() -> GuestNet {
     let net = aetherium_net::GuestNet::COMMON;
     let cidr = format!("{}/{}", net.address, net.prefix);
     #[expect(clippy::expect_used, reason = "a constant, and a test below parses it")]
     let address_cidr = cidr.parse().expect("the common guest network is a valid one");
-    GuestNet { address_cidr, gateway: Some(net.gateway), dns: vec![net.dns] }
+    GuestNet { address_cidr, gateway: Some(net.gateway), dns: vec![net.dns], routes: Vec::new() }
 }
 
 /// Reads the worker's id, or makes one on the first start.

@@ -7,6 +7,7 @@ use crate::{
 };
 use aetherium_agent_proto::Token;
 use aetherium_model::{VmId, WorkspaceId, template::ImageDefaults};
+use aetherium_net::Slot;
 use aetherium_vmm::Footprint;
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path};
@@ -26,6 +27,9 @@ pub(crate) struct Journal {
     /// What its template's image says about commands.
     #[serde(default)]
     pub(crate) image: ImageDefaults,
+    /// Its part of the host's network, if it has one.
+    #[serde(default)]
+    pub(crate) slot: Option<Slot>,
     /// Its processes and sockets; absent until they were started.
     pub(crate) footprint: Option<Footprint>,
 }

@@ -6,6 +6,7 @@
 //! <data>/templates/<name>/    kernel, initramfs, root filesystem, manifest
 //! <data>/blanks/              empty filesystems, one per size
 //! <data>/probes/              verdicts of probe guests
+//! <data>/snapshots/<name>/    memory, devices, disk, manifest
 //! <data>/vms/<id>/            journal, sockets, console, the VM's own disk
 //! <data>/workspaces/<id>/     the workspace's disk
 //! ```
@@ -42,6 +43,7 @@ impl Layout {
             layout.templates(),
             layout.blanks(),
             layout.probes(),
+            layout.snapshots(),
             layout.vms(),
             layout.workspaces(),
         ] {
@@ -91,6 +93,11 @@ impl Layout {
     /// Verdicts of probe guests.
     pub fn probes(&self) -> PathBuf {
         self.root.join("probes")
+    }
+
+    /// Snapshots by name.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
     }
 
     /// All VMs.

@@ -35,9 +35,9 @@ mod vm;
 mod workspace;
 
 pub use error::WorkerError;
-pub use host::Settings;
+pub use host::{Settings, SlotChoice, guest_net};
 pub use layout::Layout;
-pub use vm::write_guest_initrd;
+pub use vm::{GuestIdentity, ends_by, preview, probe_guest, write_guest_initrd};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_image::{BlankDisks, TemplateStore};
@@ -83,8 +83,11 @@ impl Worker {
     pub async fn start(parts: Parts) -> Result<Self, WorkerError> {
         let Parts { layout, store, bus, driver, settings } = parts;
         layout.check_room_for_sockets()?;
+        let id = host::identity(&layout)?;
+        let slots = host::open_slots(settings.slots, id, &driver).await;
         let host = Arc::new(Host {
-            id: host::identity(&layout)?,
+            id,
+            slots,
             templates: TemplateStore::open(layout.templates())?,
             blanks: BlankDisks::open(layout.blanks())?,
             layout,
@@ -142,6 +145,11 @@ impl Worker {
         self.host.vms.quiet(self.host.settings.drain_grace.saturating_sub(began.elapsed())).await;
         let reason = Fault::new(Code::Drained, "the worker was told to stop");
         self.host.vms.stop_all(&reason).await;
+        if let Ok(slots) = &self.host.slots
+            && let Err(error) = slots.clone().close().await
+        {
+            tracing::warn!(%error, "the host's rules for VMs' networks are left");
+        }
         self.stop_serving.cancel();
         for task in self.serving {
             join("a serving task", task).await;

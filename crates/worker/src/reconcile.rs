@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | creating, by a task | whatever | released; the task makes it anew |
 //! | alive | its VMM lives and its agent answers | taken over: it runs on |
+//! | pausing, paused, resuming | its VMM lives | taken over: it is paused |
 //! | alive | anything else | released; the row ends as `not_adopted` |
 //! | stopping | whatever | released; the row ends as it was meant to |
 //! | ended, or none | left-overs | released |
@@ -60,7 +61,7 @@ pub(crate) async fn reconcile(host: &Arc<Host>) -> Result<Report, WorkerError> {
             }
         }
     }
-    report.swept = sweep(host, &live).await?;
+    report.swept = sweep(host, &live).await? + release_orphans(host).await?;
     Ok(report)
 }
 
@@ -70,7 +71,15 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         Fault::new(Code::NotAdopted, format!("the worker restarted, and {detail}"))
             .remedy("start another VM; a workspace does so with its next prompt")
     };
-    if !matches!(row.state, VmState::Booting | VmState::Running) {
+    let may_live = matches!(
+        row.state,
+        VmState::Booting
+            | VmState::Running
+            | VmState::Pausing
+            | VmState::Paused
+            | VmState::Resuming
+    );
+    if !may_live {
         return Err(refuse(format!("the VM was {}", row.state.as_str())));
     }
     let journal = Journal::read(&host.layout.vm(row.id))?;
@@ -83,10 +92,20 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
     let machine = adopt_machine(host, footprint)
         .await?
         .ok_or_else(|| refuse("the VM's process had ended".to_owned()))?;
+    if is_frozen(row) {
+        // Whichever way it was going, this is where it stands then.
+        machine.pause().await?;
+        return Ok(Machinery { machine, agent, image });
+    }
     match agent.wait_ready(ANSWER_DEADLINE).await {
         Ok(_) => Ok(Machinery { machine, agent, image }),
         Err(error) => Err(refuse(format!("its agent did not answer: {error}"))),
     }
+}
+
+/// Whether the VM was frozen, or on its way in or out.
+fn is_frozen(row: &Vm) -> bool {
+    matches!(row.state, VmState::Pausing | VmState::Paused | VmState::Resuming)
 }
 
 async fn adopt_machine(
@@ -104,9 +123,14 @@ async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<()
         }
         None => 0,
     };
-    // The actor takes it from here with the agent's answer, which we have.
-    row.state = VmState::Booting;
-    row.agent_transport = machinery.agent.transport().map(vm::transport);
+    if is_frozen(&row) {
+        row.state = VmState::Paused;
+        host.queue.update_vm(&row).await?;
+    } else {
+        // The actor takes it from here with the agent's answer, which we have.
+        row.state = VmState::Booting;
+        row.agent_transport = machinery.agent.transport().map(vm::transport);
+    }
     let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
     tracing::info!(vm = %row.id, "taken over");
     vm::spawn(host, row, idle, Origin::Adopted(machinery));
@@ -140,6 +164,25 @@ async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerEr
         host.release_vm(id).await?;
     }
     Ok(swept + forget_pruned(host).await?)
+}
+
+/// Releases slots that no VM's journal knows: those of VMs that a crash caught between two steps.
+async fn release_orphans(host: &Arc<Host>) -> Result<usize, WorkerError> {
+    let Ok(slots) = &host.slots else { return Ok(0) };
+    let mut known = Vec::new();
+    for id in host.vms.ids() {
+        known.extend(Journal::read(&host.layout.vm(id))?.and_then(|journal| journal.slot));
+    }
+    let orphans = slots.orphans(&known).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the host's slots could not be listed");
+        Vec::new()
+    });
+    for orphan in &orphans {
+        if let Err(error) = slots.release_orphan(orphan).await {
+            tracing::error!(slot = orphan.number, %error, "a slot without a VM is left");
+        }
+    }
+    Ok(orphans.len())
 }
 
 /// Removes the directories of VMs whose record is gone, with their logs. A VM that is just being

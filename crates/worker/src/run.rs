@@ -6,7 +6,7 @@
 
 use crate::host::Host;
 use aetherium_agent_client::{AgentClient, AgentError, Process, ProcessEvent};
-use aetherium_agent_proto::{ExecSpec, ExitStatus, SpawnErrorKind};
+use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
     Code, Fault, limits,
     output::{EventBody, Stream, Utf8Chunker},
@@ -27,6 +27,7 @@ pub(crate) const PIECES: usize = 16;
 const BATCH: usize = 64;
 /// TERM, see signal(7).
 const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
 
 /// A piece of output on its way.
 pub(crate) type Piece = (Stream, Bytes);
@@ -35,12 +36,12 @@ pub(crate) type Piece = (Stream, Bytes);
 pub(crate) fn exec_spec(command: &Command, stdin: bool) -> ExecSpec {
     let default = u64::try_from(limits::DEFAULT_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
     ExecSpec {
-        argv: command.argv.clone(),
+        program: Program::Argv(command.argv.clone()),
         env: command.env.clone(),
         cwd: command.cwd.clone(),
         user: command.user.clone(),
         timeout_ms: Some(command.timeout_ms.unwrap_or(default)),
-        stdin,
+        stdio: if stdin { Stdio::InputAndOutput } else { Stdio::Output },
         ..ExecSpec::default()
     }
 }
@@ -82,6 +83,8 @@ pub(crate) async fn follow(
                 let piece = match event {
                     Ok(Some(ProcessEvent::Stdout(bytes))) => (Stream::Stdout, bytes),
                     Ok(Some(ProcessEvent::Stderr(bytes))) => (Stream::Stderr, bytes),
+                    // Told to viewers only, and this is the starter.
+                    Ok(Some(ProcessEvent::Skipped(_))) => continue,
                     Ok(Some(ProcessEvent::Exited(_))) if kill_at.is_some() => return RunState::Cancelled,
                     Ok(Some(ProcessEvent::Exited(report))) => {
                         return RunState::Completed { exit: exit_report(report) };
@@ -154,6 +157,7 @@ pub(crate) fn exit_report(report: aetherium_agent_proto::ExitReport) -> ExitRepo
         ExitStatus::Code(code) => Exit::Exited { code },
         ExitStatus::Signal(signal) => Exit::Signaled { signal },
         ExitStatus::Timeout => Exit::TimedOut,
+        ExitStatus::Oom => Exit::Signaled { signal: SIGKILL },
     };
     ExitReport {
         exit,

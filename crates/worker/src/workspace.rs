@@ -62,6 +62,8 @@ pub(crate) async fn ensure_vm(
         driver: None,
         accelerator: None,
         agent_transport: None,
+        virtio_transport: None,
+        address: None,
         timings: None,
         created_at: now,
         updated_at: now,

@@ -2,14 +2,17 @@
 
 mod bench;
 mod parse;
+mod plan;
+mod template;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
+pub(crate) use plan::PlanArgs;
+pub(crate) use template::{BuildArgs, TemplateCommand};
 
-use aetherium_image::{ImageOrigin, Mirror};
 use aetherium_model::{
     Name,
     assistant::Assistant,
-    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus},
+    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
@@ -148,9 +151,18 @@ impl Command {
 /// Which driver, and where its programs are.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct DriverArgs {
-    /// The driver: `auto`, `qemu` or `process` (no isolation).
+    /// The driver: `auto`, `firecracker`, `qemu` or `process` (no isolation).
     #[arg(long, env = "AETHERIUM_DRIVER", default_value = "auto")]
     pub(crate) driver: DriverChoice,
+    /// Firecracker's program; else firecracker from PATH.
+    #[arg(long, env = "AETHERIUM_FIRECRACKER", value_name = "FILE")]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; else the one beside it, or jailer from PATH.
+    #[arg(long, env = "AETHERIUM_JAILER", value_name = "FILE")]
+    pub(crate) jailer: Option<PathBuf>,
+    /// Run Firecracker without its jailer, though this is root.
+    #[arg(long, conflicts_with = "jailer")]
+    pub(crate) no_jailer: bool,
     /// QEMU's program; else qemu-system-x86_64 from PATH.
     #[arg(long, env = "AETHERIUM_QEMU", value_name = "FILE", value_parser = file)]
     pub(crate) qemu: Option<PathBuf>,
@@ -163,6 +175,9 @@ pub(crate) struct DriverArgs {
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,
+    /// Give Firecracker's VMs no network of the host's: their agents are reached over vsock alone.
+    #[arg(long)]
+    pub(crate) no_slots: bool,
 }
 
 /// Where the truth is kept.
@@ -214,6 +229,9 @@ pub(crate) struct VmArgs {
     /// What it may reach: `isolated` or `egress`.
     #[arg(long)]
     pub(crate) network: Option<NetworkMode>,
+    /// How its devices are attached: `pci` or `mmio`; as fits best where absent.
+    #[arg(long)]
+    pub(crate) transport: Option<VirtioTransport>,
 }
 
 /// A command to run in a VM.
@@ -351,6 +369,8 @@ pub(crate) enum WsCommand {
 pub(crate) enum VmCommand {
     /// Start one and wait until it runs.
     Create(VmArgs),
+    /// Print how Firecracker would be asked to start one, with the reason for each choice; starts nothing.
+    Plan(PlanArgs),
     /// List those that have not ended.
     List {
         /// Also those that have.
@@ -368,6 +388,30 @@ pub(crate) enum VmCommand {
     Delete {
         /// Its id.
         vm: String,
+    },
+    /// Stop its CPUs; its memory is kept.
+    Pause {
+        /// Its id.
+        vm: String,
+    },
+    /// Let a paused one go on.
+    Resume {
+        /// Its id.
+        vm: String,
+    },
+    /// Take a snapshot of one, from which others can start.
+    Snapshot {
+        /// Its id.
+        vm: String,
+        /// The snapshot's name.
+        name: Name,
+    },
+    /// Start one from a snapshot and wait until it runs; template and size are the snapshot's.
+    Restore {
+        /// The snapshot's name.
+        name: Name,
+        #[command(flatten)]
+        vm: VmArgs,
     },
     /// Print what its kernel and init wrote to the console.
     Console {
@@ -397,84 +441,6 @@ pub(crate) enum TaskCommand {
         /// Its id.
         task: String,
     },
-}
-
-/// Verbs on templates.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TemplateCommand {
-    /// Make one: the kernel from this distribution's package, the root filesystem from its packages,
-    /// or from an image, archive or directory. Without root where possible.
-    #[command(after_help = "Examples:
-  aetherium template build                                          this distribution, small
-  aetherium template build py --from docker.io/library/python:3     an image of a registry
-  aetherium template build app --from oci:build/image:v1            an OCI image layout
-  aetherium template build app --from docker-archive:saved.tar      what `docker save` wrote
-  aetherium template build base --from tar:rootfs.tar.zst           a root filesystem in a tar file
-  aetherium template build base --from dir:/srv/rootfs              one in a directory
-  aetherium template build a --from alpine:3 --mirror docker.io=127.0.0.1:5000
-
-Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
-with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
-    Build(Box<BuildArgs>),
-    /// List those of the data directory.
-    List,
-    /// Show one.
-    Get {
-        /// Its name.
-        name: Name,
-    },
-    /// Remove one; VMs that run from it go on.
-    Remove {
-        /// Its name.
-        name: Name,
-    },
-}
-
-/// Arguments of `template build`.
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct BuildArgs {
-    /// Its name.
-    #[arg(default_value = "default")]
-    pub(crate) name: Name,
-    /// A package to put into the root filesystem besides the base; may be repeated.
-    #[arg(long, value_name = "PACKAGE")]
-    pub(crate) include: Vec<String>,
-    /// A kernel of your own (ELF or bzImage) instead of the distribution's.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
-    /// That kernel's modules: a lib/modules/RELEASE directory.
-    #[arg(long, value_name = "DIR", requires = "kernel")]
-    pub(crate) modules: Option<PathBuf>,
-    /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
-    #[arg(long, value_name = "PATH", conflicts_with = "include")]
-    pub(crate) rootfs: Option<PathBuf>,
-    /// An image to make the root filesystem of, instead of the distribution's packages:
-    /// oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, tar:FILE, dir:DIR, or the name of an
-    /// image in a registry.
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["include", "rootfs"])]
-    pub(crate) from: Option<ImageOrigin>,
-    /// A registry's mirror, asked before the registry itself; may be repeated, the first is asked
-    /// first.
-    #[arg(long, value_name = "REGISTRY=HOST[:PORT]", requires = "from")]
-    pub(crate) mirror: Vec<Mirror>,
-    /// A kernel argument for its VMs; may be repeated.
-    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) kernel_arg: Vec<String>,
-    /// Virtual CPUs of its VMs by default.
-    #[arg(long)]
-    pub(crate) vcpus: Option<Vcpus>,
-    /// Memory of its VMs by default, in MiB.
-    #[arg(long, value_name = "MIB")]
-    pub(crate) memory_mib: Option<MemoryMib>,
-    /// Writable disk of its VMs by default, in MiB.
-    #[arg(long, value_name = "MIB")]
-    pub(crate) disk_mib: Option<DiskMib>,
-    /// Replace one of that name.
-    #[arg(long)]
-    pub(crate) replace: bool,
-    /// The guest agent's static binary; else fc-agent beside this program.
-    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
-    pub(crate) agent: Option<PathBuf>,
 }
 
 /// Verbs on workers.

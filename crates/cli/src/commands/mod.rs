@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod exec;
+mod plan;
 mod quickstart;
 mod task;
 mod template;

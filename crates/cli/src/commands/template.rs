@@ -3,7 +3,7 @@
 use crate::{
     args::{Args, BuildArgs, DriverArgs, TemplateCommand},
     datadir::DataDir,
-    error::CliError,
+    error::{CliError, local},
     print,
     progress::Bars,
     server,
@@ -12,7 +12,11 @@ use aetherium_image::{
     BlobCache, BuildRequest, Credentials, InstalledTemplate, KernelSource, Progress,
     RegistryAccess, RootfsSource, TemplateStore,
 };
-use aetherium_model::{Code, Fault, Name, resources::Resources, template::Template};
+use aetherium_model::{
+    Code, Fault, Name,
+    resources::Resources,
+    template::{CpuTemplate, Template},
+};
 use aetherium_worker::Layout;
 use std::{
     path::{Path, PathBuf},
@@ -95,6 +99,8 @@ pub(crate) async fn make(
             disk_mib: args.disk_mib.unwrap_or(defaults.disk_mib),
         },
         kernel_args: args.kernel_arg.clone(),
+        cpu_template: args.cpu_template.as_deref().map(cpu_template).transpose()?,
+        transport: args.transport,
         replace: args.replace,
     };
     Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
@@ -128,12 +134,25 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         from: None,
         mirror: Vec::new(),
         kernel_arg: Vec::new(),
+        cpu_template: None,
+        transport: None,
         vcpus: None,
         memory_mib: None,
         disk_mib: None,
         replace: false,
         agent,
     }
+}
+
+/// Reads a custom CPU template; what is in it is for Firecracker to judge.
+fn cpu_template(path: &Path) -> Result<CpuTemplate, CliError> {
+    let text = std::fs::read(path).map_err(|error| local(path.display(), error))?;
+    let modifiers = serde_json::from_slice(&text).map_err(|error| {
+        let detail = format!("{} is no CPU template: {error}", path.display());
+        Fault::new(Code::InvalidRequest, detail)
+            .remedy("give a JSON object as Firecracker's documentation of CPU templates has it")
+    })?;
+    Ok(CpuTemplate::Custom(modifiers))
 }
 
 fn agent(named: Option<&Path>) -> Result<PathBuf, CliError> {

@@ -13,13 +13,18 @@ use aetherium_model::{
     Code, Fault,
     page::Page,
     task::Task,
-    vm::{Vm, VmState},
+    vm::{TakeSnapshot, Vm, VmState},
 };
 use std::time::Duration;
 
 pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliError> {
+    if let VmCommand::Plan(plan) = verb {
+        return super::plan::plan(args, plan).await;
+    }
     let client = Client::connect(args)?;
     match verb {
+        // Answered above: it needs no server.
+        VmCommand::Plan(_) => {}
         VmCommand::Create(vm) => {
             let made: Vm = client.post("/vms", &request(vm)).await?;
             let vm = running(&client, &made.id.to_string()).await?;
@@ -45,10 +50,33 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
                 println!("{vm} is being ended ({})", task.id);
             }
         }
+        VmCommand::Snapshot { vm, name } => {
+            let body = TakeSnapshot { name: name.clone() };
+            let vm: Vm = client.post(&format!("/vms/{vm}/snapshot"), &body).await?;
+            if args.json { print::json(&vm)? } else { println!("{name} is taken of {}", vm.id) }
+        }
+        VmCommand::Restore { name, vm } => {
+            let request = CreateVm { snapshot: Some(name.clone()), ..request(vm) };
+            let made: Vm = client.post("/vms", &request).await?;
+            let vm = running(&client, &made.id.to_string()).await?;
+            if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
+        }
+        VmCommand::Pause { vm } => changed(args, &client, vm, "pause").await?,
+        VmCommand::Resume { vm } => changed(args, &client, vm, "resume").await?,
         VmCommand::Console { vm } => {
             print!("{}", client.text(&format!("/vms/{vm}/console")).await?);
         }
     }
+    Ok(())
+}
+
+/// Has something done to a VM, and prints where it stands then.
+async fn changed(args: &Args, client: &Client, vm: &str, verb: &str) -> Result<(), CliError> {
+    let vm: Vm = client.post(&format!("/vms/{vm}/{verb}"), &serde_json::json!({})).await?;
+    if args.json {
+        return print::json(&vm);
+    }
+    println!("{} is {}", vm.id, vm.state.as_str());
     Ok(())
 }
 
@@ -60,6 +88,8 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         memory_mib: vm.memory_mib,
         disk_mib: vm.disk_mib,
         network: vm.network,
+        transport: vm.transport,
+        snapshot: None,
     }
 }
 

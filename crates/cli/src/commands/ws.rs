@@ -53,6 +53,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 memory_mib: vm.memory_mib,
                 disk_mib: vm.disk_mib,
                 network: vm.network,
+                transport: vm.transport,
                 idle_timeout_s: *idle_timeout_s,
                 ..CreateWorkspace::named(name.clone())
             };

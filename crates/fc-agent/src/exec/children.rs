@@ -1,28 +1,51 @@
 //! The agent's children: one table, one reaper.
 //!
 //! A single place waits for children, so that a status can never go to the wrong waiter. A child is
-//! in the table exactly from its fork until it is reaped; its id cannot mean another process while
-//! it is there, so signals are sent under the table's lock and nowhere else.
+//! among the running exactly from its start until it is reaped; its id cannot mean another process
+//! while it is there, so signals are sent under the table's lock and nowhere else. The ended are
+//! remembered for a while, for those who ask late.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use aetherium_agent_proto::ProcessInfo;
-use tokio::net::unix::pipe;
+use aetherium_agent_proto::{ExecSpec, ProcessInfo, ProcessSelector, Stdio, StreamOffsets};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::spawn::{self, SpawnError, Spawned};
+use super::cgroup::Cgroups;
+use super::log::{Budget, Log};
+use super::process::{Process, Reader};
+use super::spawn::{Prepared, SpawnError, Spawned};
+use super::supervise::{Output, Supervisor, Times};
+use super::wait::{self, Nothing};
 use crate::serve::Role;
 
 /// The most processes at once.
-const MAX_CHILDREN: usize = 512;
+const MAX_CHILDREN: usize = 2_048;
+/// How many ended processes are remembered, and how long.
+const MAX_ENDED: usize = 128;
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Whether the agent serves, or is about to replace its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    /// Callers are sent away, to come back soon.
+    HandingOver,
+    /// Nothing moves any more.
+    Frozen,
+}
 
 /// How a child ended, as the kernel tells it.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Exit {
     pub(crate) status: libc::c_int,
-    pub(crate) usage: libc::rusage,
+    pub(crate) user_ms: u64,
+    pub(crate) sys_ms: u64,
+    pub(crate) max_rss_kib: u64,
     pub(crate) at: Instant,
 }
 
@@ -37,73 +60,144 @@ pub(crate) enum SignalError {
     Refused { pid: u32, signal: i32, source: std::io::Error },
 }
 
-/// Why input cannot be written.
+/// Why a process cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StdinError {
-    #[error("process {0} is not running; it may have ended")]
-    NoSuchProcess(u32),
-    #[error("process {0} has no open stdin; ask for one at its start, and write to it only once")]
-    NotOpen(u32),
+pub(crate) enum AttachError {
+    #[error("{0} is not known; it never was, or it ended too long ago to be remembered")]
+    NoSuchProcess(ProcessSelector),
+    #[error("the starter's place of process {0} is taken; attach beside it, or end its holder")]
+    PlaceTaken(u32),
 }
 
-struct Child {
-    info: ProcessInfo,
-    exit: oneshot::Sender<Exit>,
-    stdin: Option<pipe::Sender>,
+/// A child that has not been reaped.
+pub(super) struct Child {
+    pub(super) process: Arc<Process>,
+    pub(super) exit: oneshot::Sender<Exit>,
     /// The whole group is to end with the child.
-    ending: bool,
+    pub(super) ending: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) running: HashMap<u32, Child>,
+    /// Oldest first.
+    pub(super) ended: VecDeque<(Instant, Arc<Process>)>,
 }
 
 /// The table.
-#[derive(Default)]
 pub(crate) struct Children {
-    table: Mutex<HashMap<u32, Child>>,
+    table: Mutex<Table>,
     /// Told whenever something was reaped.
     reaped: Notify,
-}
-
-/// What is left to the starter of a child.
-pub(crate) struct Started {
-    pub(crate) pid: u32,
-    pub(crate) stdout: pipe::Receiver,
-    pub(crate) stderr: pipe::Receiver,
-    pub(crate) exit: oneshot::Receiver<Exit>,
+    cgroups: Cgroups,
+    budget: Arc<Budget>,
+    /// What the agent was given, and its children get in turn, if it has raised its own.
+    descriptor_limit: Option<libc::rlimit64>,
+    pub(super) phase: watch::Sender<Phase>,
+    /// One per process.
+    pub(super) supervisors: Mutex<JoinSet<Option<Box<Supervisor>>>>,
 }
 
 impl Children {
-    fn table(&self) -> MutexGuard<'_, HashMap<u32, Child>> {
+    /// An empty table. Children get `descriptor_limit`, if that is not the agent's own.
+    pub(crate) fn new(descriptor_limit: Option<libc::rlimit64>) -> Self {
+        Self {
+            table: Mutex::default(),
+            reaped: Notify::new(),
+            cgroups: Cgroups::find(),
+            budget: Arc::default(),
+            descriptor_limit,
+            phase: watch::Sender::new(Phase::Serving),
+            supervisors: Mutex::default(),
+        }
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a child and enters it into the table before anyone can reap it.
-    pub(crate) fn start(
-        &self,
-        command: &spawn::Prepared,
-        describe: impl FnOnce(u32) -> ProcessInfo,
-    ) -> Result<Started, SpawnError> {
-        let mut table = self.table();
-        if table.len() >= MAX_CHILDREN {
-            return Err(SpawnError::TooManyProcesses { limit: MAX_CHILDREN });
-        }
-        let Spawned { pid, stdin, stdout, stderr } = command.spawn()?;
-        let (exit, ended) = oneshot::channel();
-        let info = describe(pid);
-        table.insert(pid, Child { info, exit, stdin, ending: false });
-        Ok(Started { pid, stdout, stderr, exit: ended })
+    pub(super) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
-    /// The children that run, oldest first.
-    pub(crate) fn list(&self) -> Vec<ProcessInfo> {
-        let mut list: Vec<_> = self.table().values().map(|child| child.info.clone()).collect();
+    pub(super) fn new_log(&self) -> Log {
+        Log::new(self.budget.clone())
+    }
+
+    /// Starts a command and a task that follows it. The task ends with the process. The reader has
+    /// the starter's place.
+    pub(crate) fn start(self: &Arc<Self>, spec: ExecSpec) -> Result<Reader, SpawnError> {
+        let prepared = Prepared::new(spec)?;
+        let began = Instant::now();
+        let mut table = self.table();
+        if table.running.len() >= MAX_CHILDREN {
+            return Err(SpawnError::TooManyProcesses { limit: MAX_CHILDREN });
+        }
+        let Spawned { pid, mut ends, cgroup } =
+            prepared.spawn(&self.cgroups, self.descriptor_limit)?;
+        let info = describe(pid, &prepared);
+        let process = Arc::new(Process::new(info, self.new_log(), &mut ends));
+        let exit = table.enter(process.clone(), false);
+        drop(table);
+        let reader = process.starter(self.phase.subscribe());
+        self.supervise(Supervisor {
+            children: self.clone(),
+            process,
+            output: Output::new(ends),
+            exit,
+            cgroup,
+            phase: self.phase.subscribe(),
+            times: Times::new(began, prepared.spec()),
+            drain: None,
+        });
+        Ok(reader)
+    }
+
+    /// Runs a supervisor's task.
+    pub(super) fn supervise(&self, supervisor: Supervisor) {
+        let mut tasks = self.supervisors.lock().unwrap_or_else(PoisonError::into_inner);
+        // What those that have finished left behind is nothing but their place.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(Box::new(supervisor).run());
+    }
+
+    /// The children that run, oldest first; with `ended`, those remembered before them.
+    pub(crate) fn list(&self, ended: bool) -> Vec<ProcessInfo> {
+        let mut table = self.table();
+        table.forget_old();
+        let remembered = table.ended.iter().filter(|_| ended).map(|(_, process)| process.info());
+        let running = table.running.values().map(|child| child.process.info());
+        let mut list: Vec<_> = remembered.chain(running).collect();
         list.sort_by_key(|info| (info.started_uptime_ms, info.pid));
         list
     }
 
-    /// Takes a child's stdin, which only one caller can have.
-    pub(crate) fn take_stdin(&self, pid: u32) -> Result<pipe::Sender, StdinError> {
+    /// A process, running or remembered.
+    pub(crate) fn find(&self, selector: &ProcessSelector) -> Result<Arc<Process>, AttachError> {
         let mut table = self.table();
-        let child = table.get_mut(&pid).ok_or(StdinError::NoSuchProcess(pid))?;
-        child.stdin.take().ok_or(StdinError::NotOpen(pid))
+        table.forget_old();
+        let found = match selector {
+            ProcessSelector::Pid(pid) => table.by_pid(*pid),
+            ProcessSelector::Tag(tag) => table.by_tag(tag),
+        };
+        found.ok_or_else(|| AttachError::NoSuchProcess(selector.clone()))
+    }
+
+    /// Follows a process that was started before.
+    pub(crate) fn attach(
+        &self,
+        selector: &ProcessSelector,
+        from: Option<StreamOffsets>,
+        as_starter: bool,
+    ) -> Result<Reader, AttachError> {
+        let process = self.find(selector)?;
+        let reader = process.attach(from, as_starter, self.phase.subscribe());
+        reader.ok_or_else(|| AttachError::PlaceTaken(process.pid()))
+    }
+
+    /// Whether, and from when on, the agent hands over. For those who write to a process.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Signals a child's group.
@@ -112,25 +206,25 @@ impl Children {
             return Err(SignalError::InvalidSignal(signal));
         }
         let table = self.table();
-        if !table.contains_key(&pid) {
+        if !table.running.contains_key(&pid) {
             return Err(SignalError::NoSuchProcess(pid));
         }
-        kill_group(pid, signal).map_err(|source| SignalError::Refused { pid, signal, source })
+        wait::kill_group(pid, signal).map_err(|source| SignalError::Refused { pid, signal, source })
     }
 
     /// Ends a child's group: `signal` now, and KILL for the rest of the group once the child ends.
     pub(crate) fn end(&self, pid: u32, signal: i32) {
         let mut table = self.table();
-        if let Some(child) = table.get_mut(&pid) {
+        if let Some(child) = table.running.get_mut(&pid) {
             child.ending = true;
             // The group exists as long as its leader is not reaped.
-            let _ = kill_group(pid, signal);
+            let _ = wait::kill_group(pid, signal);
         }
     }
 
     /// Ends every child's group.
     pub(crate) fn signal_all(&self, signal: i32) {
-        let pids: Vec<u32> = self.table().keys().copied().collect();
+        let pids: Vec<u32> = self.table().running.keys().copied().collect();
         pids.into_iter().for_each(|pid| self.end(pid, signal));
     }
 
@@ -139,8 +233,8 @@ impl Children {
         loop {
             let reaped = self.reaped.notified();
             let gone = match role {
-                Role::Process => self.table().is_empty(),
-                Role::Init => matches!(next_zombie(), Err(Nothing::NoChildren)),
+                Role::Process => self.table().running.is_empty(),
+                Role::Init => matches!(wait::next_zombie(), Err(Nothing::NoChildren)),
             };
             if gone {
                 return;
@@ -152,15 +246,16 @@ impl Children {
     /// Reaps everything that has ended.
     fn reap(&self) {
         let mut table = self.table();
-        while let Ok(pid) = next_zombie() {
-            if table.get(&pid).is_some_and(|child| child.ending) {
+        while let Ok(pid) = wait::next_zombie() {
+            if table.running.get(&pid).is_some_and(|child| child.ending) {
                 // Still a zombie, so the group id is still the child's.
-                let _ = kill_group(pid, libc::SIGKILL);
+                let _ = wait::kill_group(pid, libc::SIGKILL);
             }
-            let Some((status, usage)) = wait(pid) else { break };
-            if let Some(child) = table.remove(&pid) {
-                // The follower may be gone; the status then interests nobody.
-                let _ = child.exit.send(Exit { status, usage, at: Instant::now() });
+            let Some(exit) = wait::wait(pid) else { break };
+            if let Some(child) = table.running.remove(&pid) {
+                table.remember(child.process);
+                // The supervisor may be gone with the runtime; the status then interests nobody.
+                let _ = child.exit.send(exit);
             }
         }
         drop(table);
@@ -168,53 +263,64 @@ impl Children {
     }
 }
 
+impl Table {
+    /// Enters a child before anyone can reap it.
+    pub(super) fn enter(&mut self, process: Arc<Process>, ending: bool) -> oneshot::Receiver<Exit> {
+        let (exit, ended) = oneshot::channel();
+        self.running.insert(process.pid(), Child { process, exit, ending });
+        ended
+    }
+
+    fn remember(&mut self, process: Arc<Process>) {
+        self.forget_old();
+        if self.ended.len() >= MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((Instant::now(), process));
+    }
+
+    fn forget_old(&mut self) {
+        while self.ended.front().is_some_and(|(at, _)| at.elapsed() > REMEMBERED) {
+            self.ended.pop_front();
+        }
+    }
+
+    fn by_pid(&self, pid: u32) -> Option<Arc<Process>> {
+        let running = self.running.get(&pid).map(|child| &child.process);
+        let ended = || self.ended.iter().rev().map(|(_, process)| process);
+        running.or_else(|| ended().find(|process| process.pid() == pid)).cloned()
+    }
+
+    fn by_tag(&self, tag: &str) -> Option<Arc<Process>> {
+        let running = self.running.values().map(|child| &child.process);
+        let all = running.chain(self.ended.iter().map(|(_, process)| process));
+        let tagged = all.filter(|process| process.tag() == Some(tag));
+        tagged.max_by_key(|process| process.started_uptime_ms()).cloned()
+    }
+}
+
+fn describe(pid: u32, prepared: &Prepared) -> ProcessInfo {
+    let spec = prepared.spec();
+    ProcessInfo {
+        pid,
+        argv: prepared.argv().to_vec(),
+        cwd: spec.cwd.clone(),
+        user: spec.user.clone(),
+        tag: spec.tag.clone(),
+        started_uptime_ms: crate::clock::uptime_ms(),
+        life: spec.life,
+        terminal: matches!(spec.stdio, Stdio::Terminal(_)),
+        exited: None,
+    }
+}
+
 /// Reaps the agent's children, and orphans given to it, as they end.
-pub(crate) async fn reap_forever(children: std::sync::Arc<Children>) {
+pub(crate) async fn reap_forever(children: Arc<Children>) {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     loop {
         children.reap();
         if ended.recv().await.is_none() {
             return;
         }
-    }
-}
-
-enum Nothing {
-    /// Children run, none has ended.
-    NotYet,
-    NoChildren,
-}
-
-/// The id of a child that has ended, left unreaped.
-fn next_zombie() -> Result<u32, Nothing> {
-    // SAFETY: an all-zero siginfo is a valid value to be overwritten.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: `info` is valid for writing for the length of the call.
-    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
-        return Err(Nothing::NoChildren);
-    }
-    // SAFETY: waitid filled the fields of a SIGCHLD, or left the zeros.
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 { Err(Nothing::NotYet) } else { Ok(pid.unsigned_abs()) }
-}
-
-fn wait(pid: u32) -> Option<(libc::c_int, libc::rusage)> {
-    let mut status = 0;
-    // SAFETY: an all-zero rusage is a valid value to be overwritten.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    let pid = libc::pid_t::try_from(pid).ok()?;
-    // SAFETY: both pointers are valid for writing for the length of the call.
-    let waited = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
-    (waited == pid).then_some((status, usage))
-}
-
-fn kill_group(pid: u32, signal: i32) -> std::io::Result<()> {
-    let pid = libc::pid_t::try_from(pid).map_err(std::io::Error::other)?;
-    // SAFETY: kill takes plain numbers; the caller holds the table, so the group is a child's.
-    if unsafe { libc::kill(-pid, signal) } == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
     }
 }

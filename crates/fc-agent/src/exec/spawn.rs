@@ -1,25 +1,29 @@
 //! From a request to a running process.
 //!
-//! The checks that need no process come first, with errors that name the value. The child itself
-//! does only what must happen after the fork: a new session, the user, the directory.
+//! The checks that need no process come first, with errors that name the value; what is left for the
+//! child is a list of plain steps, which [`launch`](super::launch) takes.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use aetherium_agent_proto::{ExecSpec, SpawnErrorKind};
-use tokio::net::unix::pipe;
+use aetherium_agent_proto::{ExecSpec, ProcessLimits, Program, SpawnErrorKind, Stdio};
+use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::cgroup::{Cgroup, CgroupError, Cgroups};
+use super::descriptor::Descriptor;
+use super::launch::{Failure, Ids, Launch, Step};
+use super::terminal;
 use super::user::{Accounts, User};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// A child tells by its errno what failed; these keep its steps apart. Real ones are below 4096.
-const CWD_STEP: i32 = 10_000;
-const USER_STEP: i32 = 20_000;
+/// The priorities there are.
+const NICE: std::ops::RangeInclusive<i32> = -20..=19;
+/// The bits a umask can have.
+const UMASK_BITS: u32 = 0o777;
 
 /// Why a command could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,12 @@ pub(crate) enum SpawnError {
     TooManyProcesses { limit: usize },
     #[error("the guest has no resources to start `{program}`: {source}")]
     NoResources { program: String, source: io::Error },
+    #[error("{value} is no {what}; give one from {from} to {to}")]
+    OutOfRange { what: &'static str, value: String, from: String, to: String },
+    #[error("the guest cannot keep limits: {0}; ask for none, or boot it with cgroup v2")]
+    NoLimits(#[source] CgroupError),
+    #[error("priority {nice} was refused: {source}")]
+    NiceRefused { nice: i32, source: io::Error },
     #[error("`{program}` could not be started: {source}")]
     Other { program: String, source: io::Error },
 }
@@ -54,9 +64,12 @@ impl SpawnError {
     /// The kind the wire knows.
     pub(crate) fn kind(&self) -> SpawnErrorKind {
         match self {
-            Self::EmptyArgv | Self::BadText(_) => SpawnErrorKind::InvalidRequest,
+            Self::EmptyArgv | Self::BadText(_) | Self::OutOfRange { .. } => {
+                SpawnErrorKind::InvalidRequest
+            }
+            Self::NoLimits(_) => SpawnErrorKind::LimitsUnavailable,
             Self::NotFound { .. } => SpawnErrorKind::NotFound,
-            Self::NotExecutable { .. } | Self::UserRefused { .. } => {
+            Self::NotExecutable { .. } | Self::UserRefused { .. } | Self::NiceRefused { .. } => {
                 SpawnErrorKind::PermissionDenied
             }
             Self::BadCwd { .. } | Self::RelativeCwd { .. } => SpawnErrorKind::BadCwd,
@@ -73,27 +86,31 @@ impl SpawnError {
 /// A command that has passed every check that needs no process.
 pub(crate) struct Prepared {
     spec: ExecSpec,
-    cwd: String,
+    cwd: CString,
     user: User,
     /// The agent runs as another user, so the child must change.
     switch_user: bool,
+    argv: Vec<String>,
 }
 
 /// A child that runs.
 pub(crate) struct Spawned {
     pub(crate) pid: u32,
-    pub(crate) stdin: Option<pipe::Sender>,
-    pub(crate) stdout: pipe::Receiver,
-    pub(crate) stderr: pipe::Receiver,
+    pub(crate) ends: Ends,
+    pub(crate) cgroup: Option<Cgroup>,
+}
+
+/// The agent's ends of a process's descriptors.
+pub(crate) enum Ends {
+    Pipes { stdin: Option<Descriptor>, stdout: Descriptor, stderr: Descriptor },
+    Terminal(Arc<Descriptor>),
 }
 
 impl Prepared {
     /// Checks a request against the guest's accounts.
     pub(crate) fn new(spec: ExecSpec) -> Result<Self, SpawnError> {
-        if spec.argv.first().is_none_or(String::is_empty) {
-            return Err(SpawnError::EmptyArgv);
-        }
         check_text(&spec)?;
+        check_ranges(&spec)?;
         let accounts = Accounts::read(Path::new("/etc"));
         let own_uid = rustix::process::geteuid().as_raw();
         let user = match &spec.user {
@@ -108,83 +125,148 @@ impl Prepared {
             None if Path::new(&user.home).is_dir() => user.home.clone(),
             None => "/".to_owned(),
         };
+        let argv = match &spec.program {
+            Program::Argv(argv) => argv.clone(),
+            Program::ShellLine(line) => vec![user.shell.clone(), "-c".to_owned(), line.clone()],
+        };
+        if argv.first().is_none_or(String::is_empty) {
+            return Err(SpawnError::EmptyArgv);
+        }
         let switch_user = spec.user.is_some() && user.uid != own_uid;
-        Ok(Self { spec, cwd, user, switch_user })
+        Ok(Self { cwd: c_string(cwd)?, spec, user, switch_user, argv })
     }
 
     pub(crate) fn spec(&self) -> &ExecSpec {
         &self.spec
     }
 
-    /// Forks and executes.
-    pub(crate) fn spawn(&self) -> Result<Spawned, SpawnError> {
-        let mut command = self.command()?;
-        let mut child = command.spawn().map_err(|source| self.failure(source))?;
-        let pid = child.id();
-        let mut adopt = || -> io::Result<Spawned> {
-            let missing = || io::Error::other("a pipe is missing");
-            let stdout = OwnedFd::from(child.stdout.take().ok_or_else(missing)?);
-            let stderr = OwnedFd::from(child.stderr.take().ok_or_else(missing)?);
-            let stdin = child.stdin.take().map(OwnedFd::from);
-            Ok(Spawned {
-                pid,
-                stdin: stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-                stdout: pipe::Receiver::from_owned_fd(stdout)?,
-                stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            })
+    /// The command line, a shell line with its shell.
+    pub(crate) fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// Makes the process. The caller must be the only one to wait for children meanwhile.
+    pub(crate) fn spawn(
+        &self,
+        cgroups: &Cgroups,
+        descriptor_limit: Option<libc::rlimit64>,
+    ) -> Result<Spawned, SpawnError> {
+        let cgroup = self.cgroup(cgroups)?;
+        let procs = cgroup.as_ref().map(Cgroup::open_procs).transpose();
+        let procs: Option<File> = procs.map_err(SpawnError::NoLimits)?;
+        let (ends, [stdin, stdout, stderr]) = self
+            .wire()
+            .map_err(|source| SpawnError::NoResources { program: self.program(), source })?;
+        let argv = c_strings(self.argv.clone())?;
+        let env = c_strings(self.env())?;
+        let launch = Launch {
+            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            controls_terminal: matches!(self.spec.stdio, Stdio::Terminal(_)),
+            cgroup: procs.as_ref().map(File::as_fd),
+            nice: self.spec.nice,
+            descriptor_limit,
+            user: self.switch_user.then_some(Ids {
+                uid: self.user.uid,
+                gid: self.user.gid,
+                groups: &self.user.groups,
+            }),
+            umask: self.spec.umask,
+            cwd: &self.cwd,
+            candidates: &self.candidates()?,
+            argv: &argv,
+            env: &env,
         };
-        adopt().map_err(|source| {
-            // Nobody will follow it, so it must not live. The reaper takes its status.
-            let _ = child.kill();
-            SpawnError::NoResources { program: self.program(), source }
-        })
+        let pid = launch.start().map_err(|failure| self.explain(failure))?;
+        Ok(Spawned { pid, ends, cgroup })
     }
 
     fn program(&self) -> String {
-        self.spec.argv.first().cloned().unwrap_or_default()
+        self.argv.first().cloned().unwrap_or_default()
     }
 
-    fn command(&self) -> Result<Command, SpawnError> {
-        let mut command = Command::new(self.program());
-        command
-            .args(&self.spec.argv[1..])
-            .env_clear()
-            .env("HOME", &self.user.home)
-            .env("USER", &self.user.name)
-            .env("LOGNAME", &self.user.name)
-            .env("SHELL", &self.user.shell)
-            .env("PATH", DEFAULT_PATH)
-            .envs(&self.spec.env)
-            .stdin(if self.spec.stdin { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let cwd =
-            CString::new(self.cwd.as_str()).map_err(|_| SpawnError::BadText(self.cwd.clone()))?;
-        let user = self.switch_user.then(|| self.user.clone());
-        let enter = move || enter(user.as_ref(), &cwd);
-        // SAFETY: `enter` makes plain system calls only; it neither allocates nor locks.
-        unsafe { command.pre_exec(enter) };
-        Ok(command)
+    fn cgroup(&self, cgroups: &Cgroups) -> Result<Option<Cgroup>, SpawnError> {
+        let limits: &ProcessLimits = &self.spec.limits;
+        if limits.is_none() {
+            return Ok(None);
+        }
+        cgroups.create(limits).map(Some).map_err(SpawnError::NoLimits)
     }
 
-    fn failure(&self, source: io::Error) -> SpawnError {
+    /// Both sides of the process's descriptors: the agent's, and its own 0, 1 and 2.
+    fn wire(&self) -> io::Result<(Ends, [OwnedFd; 3])> {
+        if let Stdio::Terminal(terminal) = &self.spec.stdio {
+            let ends = terminal::open(terminal.size)?;
+            let child = above_stdio(ends.process)?;
+            let agent = Arc::new(Descriptor::new(ends.agent)?);
+            return Ok((Ends::Terminal(agent), [child.try_clone()?, child.try_clone()?, child]));
+        }
+        let (child_stdin, stdin) = if self.spec.stdio == Stdio::InputAndOutput {
+            let (read, write) = pipe()?;
+            (read, Some(agent_side(write)?))
+        } else {
+            (File::open("/dev/null")?.into(), None)
+        };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let ends = Ends::Pipes { stdin, stdout: agent_side(stdout)?, stderr: agent_side(stderr)? };
+        let child = [child_stdin, child_stdout, child_stderr];
+        let [stdin, stdout, stderr] = child.map(above_stdio);
+        Ok((ends, [stdin?, stdout?, stderr?]))
+    }
+
+    /// The environment as `NAME=value`.
+    fn env(&self) -> Vec<String> {
+        let terminal = match &self.spec.stdio {
+            Stdio::Terminal(terminal) => Some(("TERM", terminal.kind.as_str())),
+            Stdio::Output | Stdio::InputAndOutput => None,
+        };
+        let user = &self.user;
+        let defaults = [
+            ("HOME", user.home.as_str()),
+            ("USER", &user.name),
+            ("LOGNAME", &user.name),
+            ("SHELL", &user.shell),
+            ("PATH", DEFAULT_PATH),
+        ];
+        let asked = &self.spec.env;
+        let defaults = defaults.into_iter().chain(terminal);
+        defaults
+            .filter(|(name, _)| !asked.contains_key(*name))
+            .map(|(name, value)| format!("{name}={value}"))
+            .chain(asked.iter().map(|(name, value)| format!("{name}={value}")))
+            .collect()
+    }
+
+    /// Where the program may be, by the child's own `PATH`.
+    fn candidates(&self) -> Result<Vec<CString>, SpawnError> {
         let program = self.program();
-        let errno = source.raw_os_error().unwrap_or(0);
-        if errno >= USER_STEP {
-            let source = io::Error::from_raw_os_error(errno - USER_STEP);
-            return SpawnError::UserRefused { user: self.user.name.clone(), source };
+        if program.contains('/') {
+            return Ok(vec![c_string(program)?]);
         }
-        if errno >= CWD_STEP {
-            let source = io::Error::from_raw_os_error(errno - CWD_STEP);
-            return SpawnError::BadCwd { cwd: self.cwd.clone(), source };
-        }
-        match errno {
-            libc::ENOENT | libc::ENOTDIR => SpawnError::NotFound { program },
-            libc::EACCES | libc::EPERM | libc::EISDIR => {
+        let path = self.spec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+        path.split(':')
+            // An empty entry is the working directory.
+            .map(|dir| if dir.is_empty() { "." } else { dir })
+            .map(|dir| c_string(format!("{dir}/{program}")))
+            .collect()
+    }
+
+    fn explain(&self, failure: Failure) -> SpawnError {
+        let program = self.program();
+        let Failure { step, source } = failure;
+        match (step, source.raw_os_error().unwrap_or(0)) {
+            (Step::User, _) => SpawnError::UserRefused { user: self.user.name.clone(), source },
+            (Step::Cwd, _) => {
+                SpawnError::BadCwd { cwd: self.cwd.to_string_lossy().into_owned(), source }
+            }
+            (Step::Nice, _) => SpawnError::NiceRefused { nice: self.spec.nice, source },
+            (Step::Cgroup, _) => SpawnError::NoLimits(CgroupError::Entry(source)),
+            (Step::Exec, libc::ENOENT | libc::ENOTDIR) => SpawnError::NotFound { program },
+            (Step::Exec, libc::EACCES | libc::EPERM | libc::EISDIR) => {
                 SpawnError::NotExecutable { program, source }
             }
-            libc::E2BIG | libc::ENAMETOOLONG => SpawnError::TooLong { program },
-            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE => {
+            (Step::Exec, libc::E2BIG | libc::ENAMETOOLONG) => SpawnError::TooLong { program },
+            (_, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
                 SpawnError::NoResources { program, source }
             }
             _ => SpawnError::Other { program, source },
@@ -192,35 +274,65 @@ impl Prepared {
     }
 }
 
-/// What the child does between fork and exec.
-fn enter(user: Option<&User>, cwd: &CString) -> io::Result<()> {
-    let at = |step: i32| {
-        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-        Err(io::Error::from_raw_os_error(step + errno))
-    };
-    // SAFETY: setsid takes nothing; it cannot fail in a fresh child, which leads no group.
-    unsafe { libc::setsid() };
-    if let Some(user) = user {
-        // SAFETY: the group list is valid for the length given; the rest are plain numbers.
-        let failed = unsafe {
-            libc::setgroups(user.groups.len(), user.groups.as_ptr()) != 0
-                || libc::setgid(user.gid) != 0
-                || libc::setuid(user.uid) != 0
-        };
-        if failed {
-            return at(USER_STEP);
-        }
+fn c_strings(texts: Vec<String>) -> Result<Vec<CString>, SpawnError> {
+    texts.into_iter().map(c_string).collect()
+}
+
+fn c_string(text: String) -> Result<CString, SpawnError> {
+    CString::new(text)
+        .map_err(|error| SpawnError::BadText(String::from_utf8_lossy(&error.into_vec()).into()))
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+fn agent_side(end: OwnedFd) -> io::Result<Descriptor> {
+    rustix::io::ioctl_fionbio(&end, true)?;
+    Descriptor::new(end)
+}
+
+/// A descriptor that is none of 0, 1 and 2, which the child overwrites one after the other. An agent
+/// started with some of them closed would else get them for its pipes.
+fn above_stdio(end: OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd as _;
+    if end.as_raw_fd() > 2 {
+        return Ok(end);
     }
-    // After the change of user, whose rights to the directory are the ones that count.
-    // SAFETY: `cwd` ends in a zero byte.
-    if unsafe { libc::chdir(cwd.as_ptr()) } != 0 {
-        return at(CWD_STEP);
+    Ok(rustix::io::fcntl_dupfd_cloexec(&end, 3)?)
+}
+
+fn check_ranges(spec: &ExecSpec) -> Result<(), SpawnError> {
+    if !NICE.contains(&spec.nice) {
+        return Err(SpawnError::OutOfRange {
+            what: "priority",
+            value: spec.nice.to_string(),
+            from: NICE.start().to_string(),
+            to: NICE.end().to_string(),
+        });
     }
-    Ok(())
+    match spec.umask {
+        Some(umask) if umask > UMASK_BITS => Err(SpawnError::OutOfRange {
+            what: "umask",
+            value: format!("{umask:o}"),
+            from: "0".to_owned(),
+            to: format!("{UMASK_BITS:o}"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn check_text(spec: &ExecSpec) -> Result<(), SpawnError> {
-    let texts = spec.argv.iter().chain(spec.env.values()).chain(&spec.cwd).chain(&spec.user);
+    let program = match &spec.program {
+        Program::Argv(argv) => argv.as_slice(),
+        Program::ShellLine(line) => std::slice::from_ref(line),
+    };
+    let terminal = match &spec.stdio {
+        Stdio::Terminal(terminal) => Some(&terminal.kind),
+        Stdio::Output | Stdio::InputAndOutput => None,
+    };
+    let texts = program.iter().chain(spec.env.values()).chain(&spec.cwd).chain(&spec.user);
+    let texts = texts.chain(terminal);
     if let Some(text) = texts.into_iter().find(|text| text.contains('\0')) {
         return Err(SpawnError::BadText(text.replace('\0', "\\0")));
     }
@@ -249,5 +361,11 @@ mod tests {
         assert_eq!(kind(ExecSpec::new(["a"]).env("A=B", "c")), SpawnErrorKind::InvalidRequest);
         assert_eq!(kind(ExecSpec::new(["a"]).cwd("here")), SpawnErrorKind::BadCwd);
         assert_eq!(kind(ExecSpec::new(["a"]).user("no-such-user")), SpawnErrorKind::UnknownUser);
+        let umask = ExecSpec { umask: Some(0o1000), ..ExecSpec::new(["a"]) };
+        assert_eq!(kind(umask), SpawnErrorKind::InvalidRequest);
+        assert_eq!(
+            kind(ExecSpec { nice: 20, ..ExecSpec::new(["a"]) }),
+            SpawnErrorKind::InvalidRequest
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel's own file systems.
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use aetherium_agent_proto::console::FatalCode;
 use rustix::fs::Mode;
@@ -24,7 +25,7 @@ const DEV: Mount =
     Mount { fstype: "devtmpfs", at: "/dev", flags: MountFlags::NOSUID, data: c"mode=0755" };
 
 /// In order: a later one may lie inside an earlier one.
-const FINAL: [Mount; 7] = [
+const FINAL: [Mount; 8] = [
     PROC,
     SYS,
     DEV,
@@ -36,8 +37,20 @@ const FINAL: [Mount; 7] = [
     },
     Mount { fstype: "tmpfs", at: "/dev/shm", flags: NO_DEV, data: c"mode=1777" },
     Mount { fstype: "tmpfs", at: "/run", flags: NO_DEV, data: c"mode=0755" },
-    Mount { fstype: "cgroup2", at: "/sys/fs/cgroup", flags: NO_EXEC, data: c"" },
+    Mount { fstype: "cgroup2", at: "/sys/fs/cgroup", flags: NO_EXEC, data: c"nsdelegate" },
+    Mount { fstype: "mqueue", at: "/dev/mqueue", flags: NO_EXEC, data: c"" },
 ];
+
+/// File systems that not every kernel has, and whose places a kernel that has them makes.
+const IF_KNOWN: [Mount; 4] = [
+    Mount { fstype: "securityfs", at: "/sys/kernel/security", flags: NO_EXEC, data: c"" },
+    Mount { fstype: "bpf", at: "/sys/fs/bpf", flags: NO_EXEC, data: c"mode=0700" },
+    Mount { fstype: "tracefs", at: "/sys/kernel/tracing", flags: NO_EXEC, data: c"mode=0700" },
+    Mount { fstype: "debugfs", at: "/sys/kernel/debug", flags: NO_EXEC, data: c"mode=0700" },
+];
+
+/// Where the root itself takes no writes.
+const TMP: Mount = Mount { fstype: "tmpfs", at: "/tmp", flags: NO_DEV, data: c"mode=1777" };
 
 /// Mounts what the init itself needs, in the initramfs.
 pub(super) fn early() -> Result<(), Fatal> {
@@ -58,6 +71,17 @@ pub(super) fn late(root: &str) {
             note(format!("{} is not mounted on {}: {error}", it.fstype, it.at));
         }
     }
+    for it in IF_KNOWN {
+        if Path::new(root).join(it.at.trim_start_matches('/')).is_dir() {
+            // A kernel may have the place and not the file system.
+            let _ = make(&it, root);
+        }
+    }
+    if is_read_only(root)
+        && let Err(error) = make(&TMP, root)
+    {
+        note(format!("/tmp takes no files: {error}"));
+    }
     // Programs expect these names; devtmpfs does not make them.
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -68,6 +92,11 @@ pub(super) fn late(root: &str) {
         // devtmpfs is one instance for all its mounts, so a link may be there already.
         let _ = rustix::fs::symlink(target, format!("{root}/dev/{name}"));
     }
+}
+
+fn is_read_only(root: &str) -> bool {
+    let found = rustix::fs::statvfs(root);
+    found.is_ok_and(|it| it.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 fn make(it: &Mount, root: &str) -> rustix::io::Result<()> {

@@ -7,7 +7,7 @@
 //! Without an overlay disk the root disk itself, read-only, becomes `/`.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +31,17 @@ pub(super) struct WritableDisk {
 }
 
 impl WritableDisk {
+    /// The number of its descriptor, for a program that takes over.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.top.as_raw_fd()
+    }
+
+    /// The disk of the init's former program.
+    pub(super) fn adopt(top: RawFd) -> Self {
+        // SAFETY: that program left it open for this one and named it once.
+        Self { top: unsafe { File::from_raw_fd(top) } }
+    }
+
     /// Stops writes, so that the file system is clean for its next use.
     pub(super) fn close(&self) {
         rustix::fs::sync();

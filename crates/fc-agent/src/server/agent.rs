@@ -1,14 +1,17 @@
 //! What every connection shares: who the agent is, its children, its end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aetherium_agent_proto::{AgentTransport, Hello, PROTOCOL, Token};
-use tokio::sync::watch;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 
 use super::limits::Limits;
 use crate::clock;
 use crate::exec::Children;
 use crate::serve::Role;
+use crate::system::Machine;
+use crate::upgrade::Candidate;
 
 /// What does not change about this agent.
 pub(crate) struct Identity {
@@ -17,11 +20,17 @@ pub(crate) struct Identity {
     started_uptime_ms: u64,
     listening_uptime_ms: u64,
     transports: Vec<AgentTransport>,
+    generation: u32,
 }
 
 impl Identity {
     /// An agent that begins to listen now.
-    pub(crate) fn new(role: Role, started_uptime_ms: u64, transports: Vec<AgentTransport>) -> Self {
+    pub(crate) fn new(
+        role: Role,
+        started_uptime_ms: u64,
+        transports: Vec<AgentTransport>,
+        generation: u32,
+    ) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         Self {
             boot_id: boot_id.unwrap_or_default().trim().to_owned(),
@@ -29,8 +38,19 @@ impl Identity {
             started_uptime_ms,
             listening_uptime_ms: clock::uptime_ms(),
             transports,
+            generation,
         }
     }
+}
+
+/// How the agent meets callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doors {
+    Open,
+    /// Callers are asked to go, and nobody new is let in for the moment.
+    Leaving,
+    /// The agent ends.
+    Closed,
 }
 
 /// The agent, as its connections see it.
@@ -38,20 +58,33 @@ pub(crate) struct Agent {
     identity: Identity,
     children: Arc<Children>,
     token: Option<Token>,
+    machine: Machine,
     limits: Limits,
     stop_wanted: watch::Sender<bool>,
-    stopped: watch::Sender<bool>,
+    doors: watch::Sender<Doors>,
+    upgrades: mpsc::Sender<Candidate>,
+    upgrade_failure: Mutex<Option<String>>,
 }
 
 impl Agent {
-    pub(crate) fn new(identity: Identity, children: Arc<Children>, token: Option<Token>) -> Self {
+    /// The one who serves takes `upgrades`.
+    pub(crate) fn new(
+        identity: Identity,
+        children: Arc<Children>,
+        token: Option<Token>,
+        machine: Machine,
+        upgrades: mpsc::Sender<Candidate>,
+    ) -> Self {
         Self {
             identity,
             children,
             token,
+            machine,
             limits: Limits::new(),
             stop_wanted: watch::Sender::new(false),
-            stopped: watch::Sender::new(false),
+            doors: watch::Sender::new(Doors::Open),
+            upgrades,
+            upgrade_failure: Mutex::default(),
         }
     }
 
@@ -66,6 +99,8 @@ impl Agent {
             started_uptime_ms: identity.started_uptime_ms,
             listening_uptime_ms: identity.listening_uptime_ms,
             transports: identity.transports.clone(),
+            generation: identity.generation,
+            upgrade_failure: self.upgrade_failure().clone(),
         }
     }
 
@@ -73,7 +108,11 @@ impl Agent {
         &self.children
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(super) fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
@@ -93,14 +132,26 @@ impl Agent {
         let _ = self.stop_wanted.subscribe().wait_for(|wanted| *wanted).await;
     }
 
-    /// From here on nothing new is accepted.
-    pub(crate) fn stop(&self) {
-        self.stopped.send_replace(true);
+    /// Says how callers are met from here on.
+    pub(crate) fn set_doors(&self, doors: Doors) {
+        self.doors.send_replace(doors);
     }
 
-    /// Waits for [`Agent::stop`].
-    pub(super) async fn stopped(&self) {
-        // The sender lives in `self`.
-        let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
+    pub(super) fn doors(&self) -> watch::Receiver<Doors> {
+        self.doors.subscribe()
+    }
+
+    /// A caller brings the agent's next program. Gives it back while another one waits.
+    pub(super) fn want_upgrade(&self, candidate: Candidate) -> Result<(), Candidate> {
+        self.upgrade_failure().take();
+        self.upgrades.try_send(candidate).map_err(TrySendError::into_inner)
+    }
+
+    pub(crate) fn note_upgrade_failure(&self, failure: String) {
+        *self.upgrade_failure() = Some(failure);
+    }
+
+    fn upgrade_failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.upgrade_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

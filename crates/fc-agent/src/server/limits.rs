@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
 /// The most connections at once.
@@ -28,6 +28,17 @@ impl Limits {
     pub(crate) fn new() -> Self {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         Self { connections, pending: Arc::default() }
+    }
+
+    /// Waits until there is no connection. While the permit is held there will be none.
+    pub(crate) async fn all_gone(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.connections.acquire_many(MAX_CONNECTIONS as u32).await.ok()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        MAX_CONNECTIONS - self.connections.available_permits()
     }
 
     /// Lets a connection in as pending, if need be in the place of the oldest pending one; `None`

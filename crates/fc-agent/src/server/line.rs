@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Agent, Caller, PROOF_DEADLINE};
-use crate::exec::{self, ChildEvent};
+use crate::exec::{Event, StreamId};
 
 /// Serves lines until the caller ends or breaks a rule.
 pub(super) async fn serve(mut caller: Caller, agent: Arc<Agent>) {
@@ -83,8 +83,9 @@ fn check(line: &[u8], must_prove: bool, agent: &Agent) -> Result<LineRequest, Li
 }
 
 async fn run(request: LineRequest, agent: &Agent) -> LineResponse {
-    let mut running = match exec::start(agent.children(), request.into_spec()) {
-        Ok(running) => running,
+    let mut reader = match agent.children().start(request.into_spec()) {
+        // This caller reads one answer and cannot come back for the rest of it.
+        Ok(reader) => reader.until_the_end(),
         Err(error) => {
             let code = error.kind().code().to_owned();
             return failed(LineError { code, detail: error.to_string() });
@@ -97,14 +98,16 @@ async fn run(request: LineRequest, agent: &Agent) -> LineResponse {
         kept.extend_from_slice(&data[..data.len().min(room)]);
     };
     loop {
-        match running.events.recv().await {
-            Some(ChildEvent::Stdout(data)) => keep(&mut stdout, &data),
-            Some(ChildEvent::Stderr(data)) => keep(&mut stderr, &data),
-            Some(ChildEvent::Exited(exit)) => {
+        match reader.next().await {
+            Some(Event::Output(StreamId::Stdout, data)) => keep(&mut stdout, &data),
+            Some(Event::Output(StreamId::Stderr, data)) => keep(&mut stderr, &data),
+            // The process waits for its starter, which this is, so nothing is ever skipped.
+            Some(Event::Skipped(_)) => {}
+            Some(Event::Exited(exit)) => {
                 let result = LineResult::new(&exit, &stdout, &stderr, truncated);
                 return LineResponse::Done(result);
             }
-            None => {
+            Some(Event::HandedOver(_)) | None => {
                 let detail = "the agent is ending; its processes were killed".to_owned();
                 return failed(LineError { code: "ending".to_owned(), detail });
             }

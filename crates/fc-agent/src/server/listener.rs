@@ -4,7 +4,7 @@
 //! read and written like a Unix one.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt as _;
 
 use aetherium_agent_proto::AgentTransport;
@@ -58,6 +58,29 @@ impl Listener {
             }
         };
         Ok(Self { kind, address })
+    }
+
+    /// Takes a listener that the program before has left open. Must run inside the runtime.
+    pub(crate) fn adopt(address: Listen, fd: RawFd) -> io::Result<Self> {
+        // SAFETY: the program before left it open for this one and named it once.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        let kind = match &address {
+            Listen::Unix(_) => Kind::Unix(UnixListener::from_std(socket.into())?),
+            Listen::Tcp(_) => Kind::Tcp(TcpListener::from_std(socket.into())?),
+            // SAFETY: an OwnedFd names the same open descriptor all its life.
+            Listen::Vsock(_) => Kind::Vsock(unsafe { AsyncFd::register(socket) }?),
+        };
+        Ok(Self { kind, address })
+    }
+
+    /// The number of its descriptor, which it keeps.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        match &self.kind {
+            Kind::Unix(listener) => listener.as_raw_fd(),
+            Kind::Tcp(listener) => listener.as_raw_fd(),
+            Kind::Vsock(listener) => listener.as_raw_fd(),
+        }
     }
 
     /// Where it listens, with the port that was taken.

@@ -15,6 +15,7 @@ mod line;
 mod listener;
 mod rpc;
 mod socket;
+mod verbs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use aetherium_agent_proto::AgentTransport;
 use tokio::task::JoinSet;
 
-pub(crate) use agent::{Agent, Identity};
+pub(crate) use agent::{Agent, Doors, Identity};
 pub(crate) use listener::{Listener, vsock_is_there};
 
 use limits::Admission;
@@ -41,15 +42,20 @@ struct Caller {
     must_prove: bool,
 }
 
-/// Accepts until the agent stops, then waits for the connections to finish.
-pub(crate) async fn accept_forever(listener: Listener, agent: Arc<Agent>) {
+/// Accepts until the agent ends, then waits for the connections to finish.
+pub(crate) async fn accept_forever(listener: Arc<Listener>, agent: Arc<Agent>) {
     let mut connections = JoinSet::new();
     let must_prove = listener.transport() == AgentTransport::Tcp;
+    let mut doors = agent.doors();
     loop {
+        let now = *doors.borrow_and_update();
+        if now == Doors::Closed {
+            break;
+        }
         tokio::select! {
-            () = agent.stopped() => break,
+            _ = doors.changed() => {}
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if now == Doors::Open => match accepted {
                 Ok(socket) => {
                     let Some(admission) = agent.limits().admit() else { continue };
                     let (pending, agent) = (admission.pending(), agent.clone());
@@ -68,8 +74,13 @@ pub(crate) async fn accept_forever(listener: Listener, agent: Arc<Agent>) {
 
 async fn serve(mut caller: Caller, agent: Arc<Agent>) {
     let first = tokio::time::timeout(PROOF_DEADLINE, caller.socket.first_byte());
+    let mut doors = agent.doors();
+    let first = tokio::select! {
+        first = first => first,
+        _ = doors.wait_for(|doors| *doors != Doors::Open) => return,
+    };
     // Whoever says nothing, or leaves, is owed nothing.
-    let Ok(Ok(Some(first))) = first.await else { return };
+    let Ok(Ok(Some(first))) = first else { return };
     if first == aetherium_agent_proto::line::FIRST_BYTE {
         line::serve(caller, agent).await;
     } else {

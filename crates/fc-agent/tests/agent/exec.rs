@@ -261,6 +261,7 @@ fn dropping_a_process_kills_its_group() {
         let mut process = client.exec(sh("sleep 600 & echo $!; wait")).await.unwrap();
         let (shell, child) = (process.pid(), first_line(&mut process).await.parse().unwrap());
         drop(process);
+        client.wait(shell).await.unwrap();
         eventually(|| (!lives(shell) && !lives(child)).then_some(())).await;
         assert_eq!(client.list().await.unwrap(), []);
     });

@@ -4,7 +4,17 @@
 
 mod harness;
 
+mod archives;
+mod attach;
 mod connections;
 mod exec;
+mod faults;
+mod files;
+mod interleavings;
 mod lines;
+mod machine;
+mod ports;
+mod terminals;
 mod transports;
+mod upgrades;
+mod watch;

@@ -9,6 +9,7 @@ use crate::{
     gateway::now,
     routes::{links, workspaces},
     tunnel,
+    worker_client::Freeze,
 };
 use aetherium_model::{
     Code, ExecutionId, Fault, VmId,
@@ -16,7 +17,7 @@ use aetherium_model::{
     page::Page,
     run::{Execution, RunState},
     task::{Task, TaskKind},
-    vm::{Vm, VmState},
+    vm::{TakeSnapshot, Vm, VmState},
 };
 use aetherium_store::VmFilter;
 use axum::{
@@ -41,8 +42,8 @@ pub(crate) async fn create(
     Json(body): Json<CreateVm>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Vm>>), Error> {
     let key = key.bind(&body)?;
-    let CreateVm { template, vcpus, memory_mib, disk_mib, network } = body;
-    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network };
+    let CreateVm { template, vcpus, memory_mib, disk_mib, network, transport, snapshot } = body;
+    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let vm = Vm {
@@ -54,6 +55,8 @@ pub(crate) async fn create(
         driver: None,
         accelerator: None,
         agent_transport: None,
+        virtio_transport: None,
+        address: None,
         timings: None,
         created_at: now,
         updated_at: now,
@@ -119,6 +122,64 @@ pub(crate) async fn delete(
     let task = fleet::task(vm.worker_id, TaskKind::VmDelete { vm_id: id });
     let task = gateway.queue().request_vm_delete(id, &task).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(task)))
+}
+
+/// Take a snapshot of a VM
+///
+/// Writes its memory, its devices and its disk on its worker, from which other VMs can start. The VM
+/// stands still meanwhile, and loses its connections over vsock.
+#[utoipa::path(
+    post, path = "/api/v1/vms/{vm}/snapshot", tag = "vms", request_body = TakeSnapshot,
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = Vm))
+)]
+pub(crate) async fn snapshot(
+    State(gateway): State<Gateway>,
+    At(id): At<VmId>,
+    Json(body): Json<TakeSnapshot>,
+) -> Result<axum::Json<Vm>, Error> {
+    let vm = gateway.store().vm(id).await?;
+    refuse_if_ended(&vm)?;
+    let worker = fleet::owner(&gateway, &vm).await?;
+    Ok(axum::Json(gateway.workers().snapshot(&worker, id, &body).await?))
+}
+
+/// Pause a VM
+///
+/// Stops its CPUs and keeps its memory; its commands stand still, and their timeouts with them. Asked
+/// again, it changes nothing.
+#[utoipa::path(
+    post, path = "/api/v1/vms/{vm}/pause", tag = "vms",
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = Vm))
+)]
+pub(crate) async fn pause(
+    State(gateway): State<Gateway>,
+    At(id): At<VmId>,
+) -> Result<axum::Json<Vm>, Error> {
+    freeze(&gateway, id, Freeze::Pause).await
+}
+
+/// Resume a VM
+///
+/// Lets a paused VM go on, and answers once its agent does. Asked again, it changes nothing.
+#[utoipa::path(
+    post, path = "/api/v1/vms/{vm}/resume", tag = "vms",
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = Vm))
+)]
+pub(crate) async fn resume(
+    State(gateway): State<Gateway>,
+    At(id): At<VmId>,
+) -> Result<axum::Json<Vm>, Error> {
+    freeze(&gateway, id, Freeze::Resume).await
+}
+
+async fn freeze(gateway: &Gateway, id: VmId, how: Freeze) -> Result<axum::Json<Vm>, Error> {
+    let vm = gateway.store().vm(id).await?;
+    refuse_if_ended(&vm)?;
+    let worker = fleet::owner(gateway, &vm).await?;
+    Ok(axum::Json(gateway.workers().freeze(&worker, id, how).await?))
 }
 
 /// Run a command in a VM

@@ -31,8 +31,9 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
-    let CreateWorkspace { template, vcpus, memory_mib, disk_mib, network, .. } = body;
-    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network };
+    let CreateWorkspace { template, vcpus, memory_mib, disk_mib, network, transport, .. } = body;
+    let wanted =
+        Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot: None };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let workspace = Workspace {

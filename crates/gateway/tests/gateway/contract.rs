@@ -100,7 +100,7 @@ async fn every_described_operation_is_done_as_described() {
         assert!(!concrete.contains('{'), "{concrete}");
         let name = format!(r#"{{"name":"made{number}"}}"#);
         let body = match (method.as_str(), path.as_str()) {
-            ("POST", "/api/v1/workspaces") => name.as_str(),
+            ("POST", "/api/v1/workspaces" | "/api/v1/vms/{vm}/snapshot") => name.as_str(),
             ("POST", "/api/v1/workspaces/{workspace}/prompts") => r#"{"prompt":"true"}"#,
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
             ("POST", _) => "{}",

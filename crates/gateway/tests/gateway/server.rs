@@ -70,6 +70,31 @@ impl Answer {
     }
 }
 
+/// A VM that has just been asked for.
+pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
+    Vm {
+        id: VmId::new(),
+        spec: VmSpec {
+            template: "default".parse().unwrap(),
+            resources: Default::default(),
+            network: Default::default(),
+            transport: None,
+            snapshot: None,
+        },
+        worker_id,
+        workspace_id: None,
+        state: VmState::Creating,
+        driver: None,
+        accelerator: None,
+        agent_transport: None,
+        virtio_transport: None,
+        address: None,
+        timings: None,
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
 impl Server {
     /// A gateway with one active worker, whose internal API answers.
     pub(crate) async fn start() -> Self {
@@ -162,23 +187,7 @@ impl Server {
 
     /// A running VM in the store.
     pub(crate) async fn vm(&self) -> Vm {
-        let vm = Vm {
-            id: VmId::new(),
-            spec: VmSpec {
-                template: "default".parse().unwrap(),
-                resources: Default::default(),
-                network: Default::default(),
-            },
-            worker_id: self.worker_id,
-            workspace_id: None,
-            state: VmState::Creating,
-            driver: None,
-            accelerator: None,
-            agent_transport: None,
-            timings: None,
-            created_at: now(),
-            updated_at: now(),
-        };
+        let vm = creating_vm(self.worker_id);
         let task = self.task(TaskKind::VmCreate { vm_id: vm.id });
         self.queue.create_vm(&vm, &task, None).await.unwrap();
         vm
@@ -193,6 +202,8 @@ impl Server {
                 template: "default".parse().unwrap(),
                 resources: Default::default(),
                 network: Default::default(),
+                transport: None,
+                snapshot: None,
             },
             worker_id: self.worker_id,
             vm_id: None,

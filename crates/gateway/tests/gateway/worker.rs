@@ -1,16 +1,17 @@
 //! A worker's internal API, answered by the test: it notes what it is asked, and says what it is told.
 
 use aetherium_model::{
-    ExecutionId, Fault,
+    ExecutionId, Fault, VmId, WorkerId,
     finding::Finding,
     interactive::Captured,
     resources::{DiskMib, MemoryMib, Resources, Vcpus},
     run::Command,
     template::{Initramfs, Kernel, KernelFormat, RootFilesystem, Template, TemplateFile},
+    vm::Vm,
 };
 use axum::{
     Json, Router,
-    extract::{Query, State, WebSocketUpgrade, ws::Message},
+    extract::{Path as Id, Query, State, WebSocketUpgrade, ws::Message},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -72,6 +73,9 @@ impl FakeWorker {
             .route("/internal/v1/vms/{vm}/execute", post(execute))
             .route("/internal/v1/vms/{vm}/exec", get(exec))
             .route("/internal/v1/vms/{vm}/console", get(console))
+            .route("/internal/v1/vms/{vm}/pause", post(changed))
+            .route("/internal/v1/vms/{vm}/resume", post(changed))
+            .route("/internal/v1/vms/{vm}/snapshot", post(changed))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
             .route("/internal/v1/health", get(health))
             .with_state(Arc::clone(&seen));
@@ -95,6 +99,11 @@ type Shared = State<Arc<Seen>>;
 fn refusal(seen: &Seen) -> Option<Response> {
     let refusal = seen.refusal.lock().unwrap().clone();
     refusal.map(|(status, fault)| (status, Json(fault)).into_response())
+}
+
+/// A VM after something was done to it.
+async fn changed(Id(id): Id<VmId>) -> Json<Vm> {
+    Json(Vm { id, ..crate::server::creating_vm(WorkerId::new()) })
 }
 
 async fn execute(State(seen): Shared, Json(command): Json<Command>) -> Response {
@@ -156,6 +165,11 @@ pub(crate) fn template(name: &str) -> Template {
             release: "6".into(),
             format: KernelFormat::BzImage,
             extra_args: vec![],
+            cpu_template: None,
+            transport: None,
+            elf: None,
+            needs_bytes: None,
+            config: None,
         },
         initramfs: Initramfs {
             image: file("initramfs"),

@@ -32,12 +32,19 @@ pub struct KernelImage {
 /// # Errors
 /// If the file cannot be read, or is neither a bzImage nor an ELF image with a release.
 pub fn inspect(path: &Path) -> Result<KernelImage> {
+    read(path).map(|(image, _)| image)
+}
+
+/// Also gives the file's bytes.
+pub(super) fn read(path: &Path) -> Result<(KernelImage, Vec<u8>)> {
     let size = fs::metadata(path).on("look at", path)?.len();
     let unusable = |detail: String| ImageError::KernelUnusable { path: path.to_owned(), detail };
     if size > MAX_IMAGE_BYTES {
         return Err(unusable(format!("it has {size} bytes")));
     }
-    parse(&fs::read(path).on("read", path)?).map_err(|detail| unusable(detail.into()))
+    let bytes = fs::read(path).on("read", path)?;
+    let image = parse(&bytes).map_err(|detail| unusable(detail.into()))?;
+    Ok((image, bytes))
 }
 
 fn parse(bytes: &[u8]) -> Result<KernelImage, &'static str> {

@@ -27,6 +27,11 @@ fn put(store: &TemplateStore, template: &str, change: impl FnOnce(&mut Template)
             release: "6.1".into(),
             format: KernelFormat::BzImage,
             extra_args: vec![],
+            cpu_template: None,
+            transport: None,
+            elf: None,
+            needs_bytes: None,
+            config: None,
         },
         initramfs: Initramfs {
             image: file(INITRAMFS_FILE),

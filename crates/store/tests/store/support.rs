@@ -79,6 +79,8 @@ pub(crate) fn spec() -> VmSpec {
         template: "debian".parse().unwrap(),
         resources: Resources::default(),
         network: NetworkMode::Isolated,
+        transport: None,
+        snapshot: None,
     }
 }
 
@@ -107,6 +109,8 @@ pub(crate) fn vm(worker_id: WorkerId, workspace_id: Option<WorkspaceId>) -> Vm {
         driver: None,
         accelerator: None,
         agent_transport: None,
+        virtio_transport: None,
+        address: None,
         timings: None,
         created_at: at(0),
         updated_at: at(0),

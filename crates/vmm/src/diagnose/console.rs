@@ -3,7 +3,7 @@
 //! Kernel messages quoted here are those of `init/main.c`, `init/do_mounts.c`, `init/initramfs.c`,
 //! `kernel/exit.c` and `mm/oom_kill.c` of Linux 5.10 to 6.12.
 
-use aetherium_agent_proto::console::{ConsoleLine, FatalCode, SeenDisk, Stage};
+use aetherium_agent_proto::console::{ConsoleLine, FatalCode, MARKER, SeenDisk, Stage};
 use aetherium_model::{Code, Fault};
 
 const PANIC: &str = "Kernel panic - not syncing: ";
@@ -47,10 +47,14 @@ fn fatal(lines: &[String]) -> Option<Fault> {
         FatalCode::OverlayNotFound | FatalCode::OverlayFailed => {
             Fault::new(Code::OverlayFailed, format!("{detail}; {disks}"))
         }
+        FatalCode::ListenFailed if detail.contains("vsock") => {
+            Fault::new(Code::VsockMissing, format!("the agent has nothing to listen on: {detail}"))
+        }
         FatalCode::ConfigMissing
         | FatalCode::ConfigInvalid
         | FatalCode::MountFailed
         | FatalCode::SwitchFailed
+        | FatalCode::HandOverFailed
         | FatalCode::ListenFailed
         | FatalCode::Internal => {
             Fault::new(Code::InitExited, format!("the guest's init gave up: {code}: {detail}"))
@@ -117,8 +121,8 @@ fn memory_ran_out<'a>(before: &'a [String], why: &'a str) -> Option<&'a str> {
     if tells(why) { Some(why) } else { earlier().filter(|_| follows) }
 }
 
-/// The kernel could not mount a root by itself, which it only tries where the initramfs has no
-/// `/init`: this system gives it no root device.
+/// The kernel could not mount a root by itself, which it tries where it has no initramfs, or one
+/// without `/init`.
 fn no_root(before: &[String], block: &str) -> Fault {
     let unpacking = before
         .iter()
@@ -126,6 +130,20 @@ fn no_root(before: &[String], block: &str) -> Fault {
         .find(|it| it.starts_with("Initramfs unpacking failed"));
     if let Some(line) = unpacking {
         return Fault::new(Code::TemplateBroken, format!("the initramfs cannot be read: {line}"));
+    }
+    if let Some(root) = before.iter().find_map(|line| cannot_open(line)) {
+        let seen = partitions(before);
+        let seen = if seen.is_empty() {
+            "it saw no disk".to_owned()
+        } else {
+            format!("it saw {}", seen.join(", "))
+        };
+        let detail =
+            format!("the kernel was to find its root on {root}, which is not there; {seen}");
+        return Fault::new(Code::RootNotFound, detail).remedy(
+            "see that the VMM attaches the root disk and that the kernel has its driver; \
+                     pci=off with devices on PCI hides them all",
+        );
     }
     if block.starts_with("unknown-block(0,0)") || block.contains("\"\"") {
         let detail = "the kernel ran no /init from an initramfs, and has no root device of its own";
@@ -135,6 +153,67 @@ fn no_root(before: &[String], block: &str) -> Fault {
         Code::RootMountFailed,
         format!("the kernel could not mount a root file system on {block}"),
     )
+}
+
+/// The root device that a kernel was told of and could not open. It says so, with an empty name,
+/// even where it was told of none. Kernels up to 6.3 leave `/dev/` out.
+fn cannot_open(line: &str) -> Option<String> {
+    let rest = message(line).strip_prefix("VFS: Cannot open root device \"")?;
+    match rest.split_once('"')?.0 {
+        "" | "(null)" => None,
+        name if name.starts_with('/') || name.contains('=') => Some(name.to_owned()),
+        name => Some(format!("/dev/{name}")),
+    }
+}
+
+/// The names of the block devices that a kernel lists when it finds no root: a device number, a
+/// count of blocks, a name, and perhaps a driver.
+fn partitions(lines: &[String]) -> Vec<&str> {
+    let listed = |line: &&String| message(line).contains("available partitions:");
+    let list = lines.iter().skip_while(|line| !listed(line)).skip(1);
+    list.map_while(|line| {
+        let mut words = message(line).split_whitespace();
+        let number = words.next()?;
+        words.next()?.parse::<u64>().ok()?;
+        let name = words.next()?;
+        number.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(name)
+    })
+    .collect()
+}
+
+/// The root device that a kernel still waits for (`rootwait`).
+pub(super) fn awaited_root(lines: &[String]) -> Option<&str> {
+    let line = lines
+        .iter()
+        .rev()
+        .find_map(|line| message(line).strip_prefix("Waiting for root device "))?;
+    Some(line.trim_end_matches('.'))
+}
+
+/// What the init says of a network interface that it could not bring up.
+pub(super) fn interface_trouble(lines: &[String]) -> Option<String> {
+    let signs = ["eth0 is not there", "eth0 has no address", "no network, not even lo"];
+    lines.iter().find_map(|line| match ConsoleLine::parse(line) {
+        Some(ConsoleLine::Note { detail }) => {
+            signs.iter().any(|sign| detail.starts_with(sign)).then_some(detail)
+        }
+        _ => None,
+    })
+}
+
+/// A sign that some other init than ours runs.
+pub(super) fn other_init(lines: &[String]) -> Option<&String> {
+    if lines.iter().any(|line| line.contains(MARKER)) {
+        return None;
+    }
+    lines.iter().rev().find(|line| {
+        let text = message(line);
+        text.ends_with(" login:")
+            || text.starts_with("systemd[1]: ")
+            || text.starts_with("Welcome to ")
+            || text.starts_with("INIT: version ")
+            || text.starts_with("OpenRC ")
+    })
 }
 
 fn init_missing<'a>(before: &'a [String], why: &'a str) -> Option<&'a str> {
@@ -190,6 +269,32 @@ mod tests {
         assert_eq!(ended("0x0000000b"), "was killed by signal 11");
         assert_eq!(ended("0x0000008b"), "was killed by signal 11");
         assert_eq!(ended("0x00000000 ]---"), "exited with code 0");
+    }
+
+    #[test]
+    fn the_disks_that_a_kernel_lists_are_named() {
+        let lines = [
+            "[    0.8] VFS: Cannot open root device \"/dev/vdz\" or unknown-block(0,0): error -6",
+            "[    0.8] Please append a correct \"root=\" boot option; here are the available partitions:",
+            "[    0.8] fe00           16384 vda",
+            "[    0.8]  driver: virtio_blk",
+            "[    0.9] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
+        ];
+        let fault = verdict(&lines.map(str::to_owned)).unwrap();
+        assert_eq!(fault.code, Code::RootNotFound);
+        assert!(
+            fault.detail.contains("/dev/vdz") && fault.detail.ends_with("it saw vda"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_was_told_of_no_root_has_lost_its_init() {
+        let lines = [
+            "[    0.8] VFS: Cannot open root device \"\" or unknown-block(0,0): error -6",
+            "[    0.9] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
+        ];
+        assert_eq!(verdict(&lines.map(str::to_owned)).unwrap().code, Code::InitMissing);
     }
 
     #[test]

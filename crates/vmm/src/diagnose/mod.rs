@@ -7,6 +7,7 @@
 
 mod console;
 mod text;
+mod vmm;
 mod watch;
 
 pub(crate) use text::{read_tail, tail_lines};
@@ -16,6 +17,7 @@ use crate::{Footprint, VmmExit};
 use aetherium_agent_proto::console::Stage;
 use aetherium_model::{Code, Fault};
 use std::time::Duration;
+use vmm::Complaint;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -72,6 +74,7 @@ pub fn explain(evidence: &Evidence) -> Fault {
     let vmm_log = text::clean_lines(&evidence.vmm_log_tail);
     let fault = killed(evidence, &vmm_log)
         .or_else(|| console::verdict(&console))
+        .or_else(|| refused(evidence, &console, &vmm_log))
         .or_else(|| crashed(evidence, &console, &vmm_log))
         .or_else(|| too_small(evidence, &console))
         .or_else(|| shut_down(evidence, &console))
@@ -98,6 +101,33 @@ fn killed(evidence: &Evidence, vmm_log: &[String]) -> Option<Fault> {
     }
 }
 
+/// The VMM says what it, or KVM, refused to do.
+fn refused(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Option<Fault> {
+    let fault = match vmm::complaint(vmm_log)? {
+        // Firecracker exits with 0 when KVM gives up under its guest, so how it ended tells nothing.
+        Complaint::Kvm(line) => Fault::new(Code::KvmFailed, format!("KVM failed: {line}")),
+        _ if !never_ran(evidence, console) => return None,
+        Complaint::Kernel(_) if lacks_memory(evidence) => memory_fault(evidence),
+        Complaint::Kernel(line) => {
+            Fault::new(Code::KernelUnsupported, format!("the VMM cannot load the kernel: {line}"))
+        }
+        Complaint::Network(line) => {
+            Fault::new(Code::NetworkFailed, format!("the VMM has no TAP: {line}"))
+        }
+        Complaint::Api(line) => {
+            Fault::new(Code::VmmStartFailed, format!("the VMM refused its configuration: {line}"))
+        }
+    };
+    Some(fault.evidence(text::last(vmm_log)))
+}
+
+/// Whether the guest did not come to print anything, and did not end in order either.
+fn never_ran(evidence: &Evidence, console: &[String]) -> bool {
+    evidence.phase == Phase::Booting
+        && console.is_empty()
+        && evidence.exit != Some(VmmExit::Code(0))
+}
+
 /// The VMM failed, whatever the guest was doing.
 fn crashed(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Option<Fault> {
     let exit = evidence.exit.filter(|exit| !matches!(exit, VmmExit::Code(0) | VmmExit::Unknown))?;
@@ -109,22 +139,22 @@ fn crashed(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Optio
 
 /// A kernel that does not fit into its memory resets before it has a console to complain on.
 fn too_small(evidence: &Evidence, console: &[String]) -> Option<Fault> {
-    let needs = evidence.boot_needs_bytes;
+    let silent = evidence.phase == Phase::Booting && console.is_empty();
+    (silent && lacks_memory(evidence)).then(|| memory_fault(evidence))
+}
+
+fn lacks_memory(evidence: &Evidence) -> bool {
     let has = u64::from(evidence.memory_mib) * MIB;
-    if evidence.phase == Phase::Running
-        || !console.is_empty()
-        || needs == 0
-        || has == 0
-        || has >= needs
-    {
-        return None;
-    }
+    has != 0 && has < evidence.boot_needs_bytes
+}
+
+fn memory_fault(evidence: &Evidence) -> Fault {
     let detail = format!(
         "the guest has {} MiB of memory, and its kernel and initramfs need {} MiB to begin",
         evidence.memory_mib,
-        needs.div_ceil(MIB)
+        evidence.boot_needs_bytes.div_ceil(MIB)
     );
-    Some(Fault::new(Code::GuestOutOfMemory, detail))
+    Fault::new(Code::GuestOutOfMemory, detail)
 }
 
 fn shut_down(evidence: &Evidence, console: &[String]) -> Option<Fault> {
@@ -151,27 +181,42 @@ fn shut_down(evidence: &Evidence, console: &[String]) -> Option<Fault> {
 /// Nobody failed, but somebody lost patience.
 fn gave_up(evidence: &Evidence, console: &[String]) -> Option<Fault> {
     let waited = evidence.waited.filter(|_| evidence.exit.is_none())?;
-    let seconds = waited.as_secs_f32();
-    let (code, detail) = match (evidence.phase, console::last_stage(console)) {
-        (Phase::Running, _) => {
-            (Code::AgentLost, format!("the agent has not answered for {seconds:.1} s"))
-        }
-        (_, Some(Stage::Listening)) => (
-            Code::AgentSilent,
-            format!("the agent listens, but did not answer within {seconds:.1} s"),
+    let within = format!("within {:.1} s", waited.as_secs_f32());
+    let (code, detail) = match evidence.phase {
+        Phase::Running => (
+            Code::AgentLost,
+            format!("the agent has not answered for {:.1} s", waited.as_secs_f32()),
         ),
-        (_, Some(stage)) => (
-            Code::AgentSilent,
-            format!("the guest's init came as far as {:?} within {seconds:.1} s", stage.as_str()),
-        ),
-        (_, None) if console.is_empty() => {
-            (Code::BootTimeout, format!("the guest printed nothing within {seconds:.1} s"))
-        }
-        (_, None) => {
-            (Code::BootTimeout, format!("the guest reached no init within {seconds:.1} s"))
-        }
+        Phase::Booting => match console::last_stage(console) {
+            Some(stage) => silent_agent(console, stage, &within),
+            None => no_init_yet(console, &within),
+        },
     };
     Some(Fault::new(code, detail).evidence(text::last(console)))
+}
+
+fn silent_agent(console: &[String], stage: Stage, within: &str) -> (Code, String) {
+    if let Some(trouble) = console::interface_trouble(console) {
+        return (Code::NetworkFailed, format!("the agent did not answer {within}: {trouble}"));
+    }
+    let detail = match stage {
+        Stage::Listening => format!("the agent listens, but did not answer {within}"),
+        _ => format!("the guest's init came as far as {:?} {within}", stage.as_str()),
+    };
+    (Code::AgentSilent, detail)
+}
+
+fn no_init_yet(console: &[String], within: &str) -> (Code, String) {
+    if let Some(root) = console::awaited_root(console) {
+        let detail = format!("the kernel still waits for its root on {root}, {within}");
+        return (Code::RootNotFound, detail);
+    }
+    if let Some(line) = console::other_init(console) {
+        let detail = format!("the guest runs another init, and no agent answered {within}: {line}");
+        return (Code::AgentMissing, detail);
+    }
+    let how = if console.is_empty() { "printed nothing" } else { "reached no init" };
+    (Code::BootTimeout, format!("the guest {how} {within}"))
 }
 
 fn unknown(evidence: &Evidence, console: &[String], vmm_log: &[String]) -> Fault {
@@ -209,6 +254,17 @@ const fn remedy(code: Code) -> &'static str {
         Code::BootTimeout => {
             "see whether the host is overloaded, and whether the kernel suits the machine"
         }
+        Code::KernelUnsupported => {
+            "build the template again, which unpacks its kernel, or use a VMM that can load it"
+        }
+        Code::KvmFailed => {
+            "run `aetherium doctor`: /dev/kvm must open, and the host's virtualization must work"
+        }
+        Code::VsockMissing => "use a kernel with CONFIG_VIRTIO_VSOCKETS, or give the VM a network",
+        Code::NetworkFailed => {
+            "see that the VM's TAP is there and that its kernel has CONFIG_VIRTIO_NET"
+        }
+        Code::AgentMissing => "build the template again, so that its initramfs brings the agent",
         Code::VmmKilled => {
             "see the host's log for its out-of-memory killer, or for who sent the signal"
         }

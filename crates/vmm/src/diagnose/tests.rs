@@ -24,6 +24,7 @@ fn each_recorded_console_has_its_verdict() {
         (console!("initramfs_is_garbage"), Code::TemplateBroken, "Initramfs unpacking failed"),
         (console!("kernel_panics"), Code::KernelPanic, "sysrq triggered crash"),
         (console!("no_init_in_initramfs"), Code::InitMissing, "unknown-block(0,0)"),
+        (console!("no_init_and_no_root"), Code::RootNotFound, "it saw no disk"),
         (console!("guest_powers_off"), Code::GuestShutdown, "before its agent answered"),
     ];
     for (console, code, says) in table {
@@ -34,6 +35,109 @@ fn each_recorded_console_has_its_verdict() {
         let decides = |line: &String| console.contains(line.as_str());
         assert!(!fault.evidence.is_empty() && fault.evidence.iter().all(decides), "{fault:?}");
     }
+}
+
+/// What a VM of the real Firecracker left: its console and Firecracker's log. Recorded by
+/// `cargo test --test machines firecracker_failures::record -- --ignored`.
+///
+/// `kvm_gives_up` is a distribution's kernel on a host whose KVM could not run it to the end.
+macro_rules! firecracker {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../tests/fixtures/firecracker/", $name, ".console.log")),
+            include_str!(concat!("../../tests/fixtures/firecracker/", $name, ".vmm.log")),
+        )
+    };
+}
+
+#[test]
+fn each_recorded_failure_of_firecracker_has_its_verdict() {
+    const ENDED: Option<VmmExit> = Some(VmmExit::Code(0));
+    let table = [
+        (
+            firecracker!("root_has_another_name"),
+            ENDED,
+            Code::RootNotFound,
+            "/dev/vdz, which is not there; it saw vda",
+        ),
+        (
+            firecracker!("pci_is_off_under_pci"),
+            ENDED,
+            Code::RootNotFound,
+            "/dev/vda, which is not there; it saw no disk",
+        ),
+        (
+            firecracker!("root_is_waited_for"),
+            None,
+            Code::RootNotFound,
+            "still waits for its root on /dev/vdz",
+        ),
+        (firecracker!("root_has_no_file_system"), ENDED, Code::RootMountFailed, "/dev/vda"),
+        (firecracker!("root_has_no_init"), ENDED, Code::InitMissing, "No working init found"),
+        (firecracker!("init_exits"), ENDED, Code::InitExited, "exited with code 3"),
+        (firecracker!("init_eats_memory"), ENDED, Code::GuestOutOfMemory, "deadlocked on memory"),
+        (firecracker!("init_powers_off"), ENDED, Code::GuestShutdown, "before its agent answered"),
+        (firecracker!("another_init_runs"), None, Code::AgentMissing, "guest login:"),
+        (
+            firecracker!("kernel_is_no_kernel"),
+            None,
+            Code::KernelUnsupported,
+            "Invalid Elf magic number",
+        ),
+        (firecracker!("memory_is_too_small"), None, Code::GuestOutOfMemory, "16 MiB of memory"),
+        (
+            firecracker!("drive_is_not_there"),
+            None,
+            Code::VmmStartFailed,
+            "No such file or directory",
+        ),
+        (firecracker!("field_is_unknown"), None, Code::VmmStartFailed, "unknown field `color`"),
+        (
+            firecracker!("tap_is_not_ours"),
+            None,
+            Code::NetworkFailed,
+            "/dev/net/tun: Permission denied",
+        ),
+        (firecracker!("kvm_gives_up"), ENDED, Code::KvmFailed, "KVM_EXIT_INTERNAL_ERROR"),
+        (
+            firecracker!("agent_finds_another_root"),
+            ENDED,
+            Code::RootNotFound,
+            "the guest saw vda (ext4, 0b1e77aa",
+        ),
+        (firecracker!("agent_has_no_vsock"), ENDED, Code::VsockMissing, "vsock is absent"),
+        (firecracker!("agent_has_no_interface"), None, Code::NetworkFailed, "eth0 is not there"),
+        (firecracker!("kvm_is_not_ours"), None, Code::KvmFailed, "Permission denied"),
+    ];
+    for ((name, console, log), exit, code, says) in table {
+        let fault = explain(&Evidence {
+            console_tail: console.to_owned(),
+            vmm_log_tail: log.to_owned(),
+            exit,
+            waited: exit.is_none().then_some(Duration::from_secs(5)),
+            memory_mib: if name == "memory_is_too_small" { 16 } else { 256 },
+            boot_needs_bytes: 40 * MIB,
+            ..Evidence::default()
+        });
+        assert_eq!(fault.code, code, "{name}: {fault}\n{console}\n{log}");
+        assert!(fault.detail.contains(says), "{name}: {fault}");
+        assert!(!fault.remedy.is_empty() && !fault.evidence.is_empty(), "{name}: {fault:?}");
+    }
+}
+
+#[test]
+fn a_vmms_complaint_counts_only_where_it_explains_the_end() {
+    let log = "2026-01-01T00:00:00.1 [vm:fc_api:ERROR] Received Error. Status code: 400 Bad Request. \
+               Message: Balloon config error: x\n";
+    let of = |phase, console: &str, exit| {
+        let (console_tail, vmm_log_tail) = (console.to_owned(), log.to_owned());
+        explain(&Evidence { phase, console_tail, vmm_log_tail, exit, ..Evidence::default() }).code
+    };
+    assert_eq!(of(Phase::Booting, "", Some(VmmExit::Code(1))), Code::VmmStartFailed);
+    // A call that was refused while the guest ran is not what ended it.
+    assert_eq!(of(Phase::Running, "x", Some(VmmExit::Code(0))), Code::GuestShutdown);
+    assert_eq!(of(Phase::Booting, "[ 1.0] x", Some(VmmExit::Code(0))), Code::BootFailedUnknown);
 }
 
 #[test]
@@ -160,6 +264,24 @@ fn a_boot_under_way_is_never_taken_for_lost() {
 }
 
 proptest::proptest! {
+    #[test]
+    fn garbage_is_unknown_and_shows_its_last_lines(
+        console in "([ -~]{0,60}\n){0,20}", vmm_log in "([ -~]{0,60}\n){0,20}",
+        ended: bool,
+    ) {
+        let fault = explain(&Evidence {
+            console_tail: console.clone(),
+            vmm_log_tail: vmm_log.clone(),
+            exit: ended.then_some(VmmExit::Code(0)),
+            memory_mib: 256,
+            boot_needs_bytes: 40 * MIB,
+            ..Evidence::default()
+        });
+        proptest::prop_assert_eq!(fault.code, Code::BootFailedUnknown, "{}", fault);
+        let shown = text::clean_lines(if text::clean_lines(&console).is_empty() { &vmm_log } else { &console });
+        proptest::prop_assert_eq!(fault.evidence, text::last(&shown));
+    }
+
     #[test]
     fn whatever_a_guest_prints_there_is_a_verdict_with_bounded_evidence(
         console: String, vmm_log: String, code: Option<i32>, waited: Option<u16>, running: bool,

@@ -10,7 +10,7 @@ const TAIL_BYTES: u64 = 64 * 1024;
 /// The most lines of evidence.
 pub(crate) const MAX_LINES: usize = 12;
 /// The most characters of a line.
-const MAX_CHARS: usize = 300;
+const MAX_CHARS: usize = 400;
 
 /// The last part of a log; empty if there is no log.
 pub(crate) async fn read_tail(path: &Path) -> String {

@@ -7,29 +7,33 @@
 //! A launch that fails or is given up leaves no process behind.
 
 mod command;
-mod kvm;
+mod machine;
 mod monitor;
-mod needs;
 mod preflight;
+mod probe;
 mod program;
 mod vsock;
 
 use crate::{
-    AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, Role, Vmm,
-    VmmError, VmmExit, VsockChoice,
+    Accelerator, AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest,
+    Role, Vmm, VmmError, VmmExit, VsockChoice,
     diagnose::tail_lines,
     held::Held,
+    kvm::{self, Kvm},
+    needs::boot_needs_bytes,
     spawn::{Spawn, check_socket_path, find_program},
     supervise::{Supervised, remove_if_there},
 };
 use aetherium_agent_proto::AGENT_PORT;
-use aetherium_model::{finding::Finding, resources::DriverKind};
+use aetherium_model::{
+    finding::Finding,
+    resources::{DriverKind, VirtioTransport},
+};
 use aetherium_net::{GuestNet, usernet};
 use async_trait::async_trait;
 use command::Plan;
-use kvm::Kvm;
+use machine::QemuMachine;
 use monitor::Monitor;
-use needs::boot_needs_bytes;
 use program::Program;
 use std::{
     net::SocketAddr,
@@ -107,7 +111,7 @@ impl Vmm for Qemu {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        let Boot::Kernel { kernel, format, extra_args, initrd, disks } = &spec.boot else {
+        let Boot::Kernel { kernel, initrd, disks } = &spec.boot else {
             return Err(VmmError::WrongBoot { driver: DriverKind::Qemu, boot: "a plain process" });
         };
         spec.check_paths()?;
@@ -121,9 +125,8 @@ impl Vmm for Qemu {
             remove_if_there(socket)?;
         }
         drop(crate::spawn::open_log(&console)?);
-        let boot_needs_bytes =
-            boot_needs_bytes(kernel, *format, initrd).map_err(VmmError::io("read", kernel))?;
-        let (accelerator, accelerator_reason) = self.kvm.accelerator_for(kernel);
+        let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
+        let (accelerator, accelerator_reason) = accelerator(&self.kvm, &kernel.image);
 
         let (helper, vsock) = self.start_vsock(spec, &vmm_log).await.unzip();
         let listener = UnixListener::bind(&monitor).map_err(VmmError::io("listen on", &monitor))?;
@@ -134,8 +137,8 @@ impl Vmm for Qemu {
             sandbox: qemu.sandbox,
             vcpus: spec.resources.vcpus,
             memory: spec.resources.memory_mib,
-            kernel,
-            extra_args,
+            kernel: &kernel.image,
+            extra_args: &kernel.extra_args,
             initrd,
             disks,
             console: &console,
@@ -150,6 +153,7 @@ impl Vmm for Qemu {
             program: &qemu.path,
             args: plan.args()?,
             log: &vmm_log,
+            stdout: None,
             inherit: Some(listener.as_fd()),
         };
         let main = spawn.start()?;
@@ -157,7 +161,7 @@ impl Vmm for Qemu {
         let forward = ready(&main, &qemu.path, &monitor, &vmm_log).await?;
 
         let mut agent = vec![AgentAddress::Tcp { addr: forward }];
-        let mut sockets = vec![monitor];
+        let mut sockets = vec![monitor.clone()];
         if let Some(vsock) = vsock {
             agent.insert(
                 0,
@@ -176,10 +180,13 @@ impl Vmm for Qemu {
             console,
             vmm_log,
             sockets,
+            control: Some(monitor),
+            transport: Some(VirtioTransport::Pci),
+            jail: None,
             memory_mib: spec.resources.memory_mib.get(),
             boot_needs_bytes,
         };
-        Ok(Arc::new(Supervised::new(footprint, main, helpers)))
+        Ok(Arc::new(QemuMachine::new(Supervised::new(footprint, main, helpers))))
     }
 
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError> {
@@ -187,7 +194,17 @@ impl Vmm for Qemu {
             let (theirs, ours) = (footprint.driver, DriverKind::Qemu);
             return Err(VmmError::WrongDriver { theirs, ours });
         }
-        Supervised::adopt(footprint).await
+        let adopted = Supervised::adopt(footprint).await?;
+        Ok(adopted.map(|it| Arc::new(QemuMachine::new(it)) as Arc<dyn Machine>))
+    }
+}
+
+/// How to run a guest with this kernel, and why.
+fn accelerator(kvm: &Kvm, kernel: &Path) -> (Accelerator, String) {
+    match kvm.verdict_for(kernel) {
+        Some(verdict) if verdict.runs => (Accelerator::Kvm, verdict.reason),
+        Some(verdict) => (Accelerator::Tcg, verdict.reason),
+        None => (Accelerator::Tcg, "KVM was not probed with this kernel".to_owned()),
     }
 }
 

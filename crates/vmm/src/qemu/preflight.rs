@@ -1,11 +1,15 @@
 //! What the QEMU driver needs of its host.
 
 use super::{
-    kvm::{self, Kvm},
     program::{Info, OLDEST, PROGRAM, Program, REMEDY},
     vsock,
 };
-use crate::{DriverConfig, VmmError, host, spawn::find_program};
+use crate::{
+    DriverConfig, VmmError, host,
+    kvm::{self, Kvm, Prober as _},
+    kvm_device,
+    spawn::find_program,
+};
 use aetherium_model::finding::Finding;
 
 /// Looks at everything; runs no guest.
@@ -18,9 +22,9 @@ pub(crate) async fn run(config: &DriverConfig, program: &Program, kvm: &Kvm) -> 
     }
     findings.push(device());
     findings.push(match &info {
-        Ok(info) => {
-            kvm.recall(info).unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template"))
-        }
+        Ok(info) => kvm
+            .recall(&info.vmm())
+            .unwrap_or_else(|| kvm::unprobed("not probed yet: needs a template")),
         Err(_) => kvm::unprobed("not probed: no QEMU answers"),
     });
     findings.push(vsock_helper(config));
@@ -62,12 +66,11 @@ fn sandbox(info: &Info) -> Finding {
 
 fn device() -> Finding {
     let (check, why) = ("kvm.device", "KVM runs guests at the host's speed");
-    match kvm::open_device() {
-        Ok(_) => Finding::ok(check, "/dev/kvm opens", why),
+    match kvm_device::try_vm() {
+        Ok(()) => Finding::ok(check, "/dev/kvm opens and makes a VM", why),
         Err(error) => {
-            let remedy = "enable virtualization in the firmware or the cloud's machine type, and join \
-                          the group that owns /dev/kvm; without it guests run under emulation";
-            Finding::warn(check, format!("/dev/kvm does not open: {error}"), why, remedy)
+            let remedy = format!("{}; without it guests run under emulation", error.remedy());
+            Finding::warn(check, error.to_string(), why, remedy)
         }
     }
 }

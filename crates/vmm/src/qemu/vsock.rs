@@ -52,8 +52,16 @@ pub(crate) async fn start(
     let mut args: Vec<OsString> = vec!["--guest-cid".into(), GUEST_CID.into()];
     args.extend(["--uds-path".into(), sockets.uds.clone().into_os_string()]);
     args.extend(["--socket".into(), sockets.device.clone().into_os_string()]);
-    let spawn =
-        Spawn { role: Role::VsockHelper, vm_id, run_dir, program, args, log, inherit: None };
+    let spawn = Spawn {
+        role: Role::VsockHelper,
+        vm_id,
+        run_dir,
+        program,
+        args,
+        log,
+        stdout: None,
+        inherit: None,
+    };
     let helper = spawn.start()?;
     let until = Instant::now() + DEADLINE;
     while !(sockets.device.exists() && sockets.uds.exists()) {

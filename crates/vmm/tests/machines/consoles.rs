@@ -61,6 +61,15 @@ fn cases() -> Vec<Case> {
             )
         },
         Case {
+            initrd: Initrd::WithoutInit,
+            ..case(
+                "no_init_and_no_root",
+                "x root=/dev/vda loglevel=5",
+                Code::RootNotFound,
+                "root on /dev/vda, which is not there; it saw no disk",
+            )
+        },
+        Case {
             initrd: Initrd::Garbage,
             ..case("initramfs_is_garbage", "", Code::TemplateBroken, "invalid magic")
         },
@@ -134,6 +143,7 @@ boots_that_fail_and_say_why! {
     memory_too_small
     no_init_in_initramfs
     init_is_no_program
+    no_init_and_no_root
     initramfs_is_garbage
 }
 

@@ -29,7 +29,7 @@ async fn a_missing_kernel_is_named() {
     let host = Host::new();
     let mut spec = host.spec("mute");
     let Boot::Kernel { kernel, .. } = &mut spec.boot else { unreachable!() };
-    *kernel = "/gone/vmlinuz".into();
+    kernel.image = "/gone/vmlinuz".into();
     let fault = refusal(&host, &spec).await;
     assert!(fault.detail.contains("/gone/vmlinuz"), "{fault}");
 }

@@ -2,15 +2,17 @@
 
 use aetherium_model::{
     VmId,
+    kernel::KernelFacts,
     resources::{DriverKind, NetworkMode, Resources},
     template::KernelFormat,
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProcessRef, Qemu, Vmm,
-    VmmExit, VsockChoice, strays,
+    AgentAddress, Boot, DriverConfig, Footprint, GuestKernel, LaunchSpec, Machine, ProcessRef,
+    Qemu, Vmm, VmmExit, VsockChoice, firecracker::plan::TransportChoice, strays,
 };
 use std::{
     fs,
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -22,10 +24,16 @@ use tempfile::TempDir;
 /// Ample for an emulated guest on a busy machine; a test that meets it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The kernel that guests boot: `AETHERIUM_TEST_KERNEL`, or what `make test` provides.
+/// What a distribution's kernel needs to begin: more than 16 MiB, and less than the guests here have.
+const KERNEL_NEEDS_BYTES: u64 = 48 << 20;
+
+/// The kernel that QEMU's guests boot: `AETHERIUM_TEST_KERNEL` if that is a bzImage, else what
+/// `make test` provides.
 pub(crate) fn kernel() -> PathBuf {
     let provided = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets/vmlinuz");
-    let path = std::env::var_os("AETHERIUM_TEST_KERNEL").map_or(provided, PathBuf::from);
+    let named = std::env::var_os("AETHERIUM_TEST_KERNEL").map(PathBuf::from);
+    // An uncompressed one is for Firecracker.
+    let path = named.filter(|path| !is_elf(path)).unwrap_or(provided);
     assert!(
         path.is_file(),
         "no kernel at {}: run `make test`, which provides one, or set AETHERIUM_TEST_KERNEL to a \
@@ -33,6 +41,13 @@ pub(crate) fn kernel() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Whether it is an uncompressed kernel.
+pub(crate) fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// The program that gives QEMU's guests a virtio socket.
@@ -79,9 +94,19 @@ impl Host {
     /// A guest with another initramfs.
     pub(crate) fn spec_with(&self, behave: &str, initrd: PathBuf) -> LaunchSpec {
         self.spec_of(Boot::Kernel {
-            kernel: kernel(),
-            format: KernelFormat::BzImage,
-            extra_args: vec![format!("behave={behave}")],
+            kernel: GuestKernel {
+                image: kernel(),
+                elf: None,
+                facts: KernelFacts {
+                    release: "of the host's distribution".to_owned(),
+                    format: KernelFormat::BzImage,
+                    needs_bytes: KERNEL_NEEDS_BYTES,
+                    config: None,
+                },
+                extra_args: format!("behave={behave}").split(' ').map(str::to_owned).collect(),
+                modules: Vec::new(),
+                cpu_template: None,
+            },
             initrd,
             disks: Vec::new(),
         })
@@ -100,6 +125,9 @@ impl Host {
             boot,
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Auto,
+            transport: TransportChoice::Auto,
+            track_dirty_pages: false,
+            slot: None,
         }
     }
 
@@ -125,7 +153,7 @@ impl Drop for Host {
 }
 
 /// The tests' init, compiled.
-fn init(dir: &Path) -> Vec<u8> {
+pub(crate) fn init(dir: &Path) -> Vec<u8> {
     let binary = dir.join("init");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/init.c");
     let compiler = Command::new("cc")
@@ -141,7 +169,7 @@ fn init(dir: &Path) -> Vec<u8> {
 /// executable files.
 pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
-    for dir in ["dev", "proc"] {
+    for dir in ["dev", "proc", "sys", "run", "aetherium"] {
         entry(&mut out, dir, 0o40755, &[], (0, 0));
     }
     entry(&mut out, "dev/console", 0o20600, &[], (5, 1));

@@ -36,6 +36,8 @@ int main(void) {
         power_off();
     }
     if (!strcmp(behave, "power-off")) power_off();
+    if (!strcmp(behave, "restart")) reboot(RB_AUTOBOOT);
+    if (!strcmp(behave, "login")) say("Debian GNU/Linux 12 guest ttyS0\n\nguest login: \n");
     if (!strcmp(behave, "exit")) return 3;
     if (!strcmp(behave, "crash")) *(volatile int *)0 = 1;
     if (!strcmp(behave, "eat")) eat_memory();

@@ -12,6 +12,7 @@
 mod adoption;
 mod consoles;
 mod failures;
+mod firecracker_failures;
 mod guest;
 mod lives;
 mod processes;

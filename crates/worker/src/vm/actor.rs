@@ -9,7 +9,7 @@ use crate::host::Host;
 use aetherium_model::{
     Code, Fault,
     template::ImageDefaults,
-    vm::{Vm, VmEvent},
+    vm::{Vm, VmEvent, VmState},
 };
 use aetherium_queue::Topic;
 use aetherium_vmm::VmmExit;
@@ -28,7 +28,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) enum Origin {
     /// It is to be made.
     Fresh,
-    /// It was running when an earlier process of this worker ended, and still is.
+    /// It was there when an earlier process of this worker ended, and still is. Its row says whether it
+    /// is paused.
     Adopted(Machinery),
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn spawn(
         idle_timeout,
         image,
         machinery: None,
+        was_paused: false,
     };
     host.vms.enter(handle.clone(), actor.run(origin));
     // Somebody may be waiting for it to be here.
@@ -66,14 +68,37 @@ pub(crate) fn spawn(
     handle
 }
 
-struct Actor {
-    host: Arc<Host>,
-    record: Record,
+pub(super) struct Actor {
+    pub(super) host: Arc<Host>,
+    pub(super) record: Record,
     requests: mpsc::Receiver<Request>,
     activity: Arc<Activity>,
     idle_timeout: Option<Duration>,
     image: Arc<OnceLock<ImageDefaults>>,
-    machinery: Option<Machinery>,
+    pub(super) machinery: Option<Machinery>,
+    /// Whether its end was asked for while it was paused.
+    was_paused: bool,
+}
+
+/// Nobody can ask the VM for anything any more.
+fn abandoned() -> Fault {
+    Fault::new(Code::Drained, "nobody holds the VM any more")
+}
+
+/// The next request to end the VM. Whatever else is asked of one that is being made is refused.
+async fn next_stop(requests: &mut mpsc::Receiver<Request>) -> Fault {
+    loop {
+        match requests.recv().await {
+            Some(Request::Stop(reason)) => return reason,
+            Some(Request::Do(verb, answer)) => {
+                let detail = format!("the VM is being made and cannot {} yet", verb.as_str());
+                let _ = answer
+                    .send(Err(Fault::new(Code::Conflict, detail)
+                        .remedy("wait until it runs, then ask again")));
+            }
+            None => return abandoned(),
+        }
+    }
 }
 
 impl Actor {
@@ -97,30 +122,33 @@ impl Actor {
                 // `release` finds them there.
                 let stop = tokio::select! {
                     biased;
-                    request = self.requests.recv() => Some(request),
-                    started = start::start(&self.host, &mut self.record) => {
+                    reason = next_stop(&mut self.requests) => Some(reason),
+                    started = Box::pin(start::start(&self.host, &mut self.record)) => {
                         self.machinery = Some(started?);
                         None
                     }
                 };
-                if let Some(request) = stop {
-                    return Err(self.stop_requested(request).await);
+                if let Some(reason) = stop {
+                    return Err(self.stop_requested(reason).await);
                 }
-                return self.now_running().await;
+                self.now_running().await;
+                return Ok(());
             }
         };
         self.machinery = Some(machinery);
-        self.now_running().await
+        if self.record.vm().state != VmState::Paused {
+            self.now_running().await;
+        }
+        Ok(())
     }
 
-    async fn now_running(&mut self) -> Result<(), Fault> {
+    pub(super) async fn now_running(&mut self) {
         if let Some(machinery) = &self.machinery {
-            // Before anybody can get at the agent; a VM comes to run once.
+            // Before anybody can get at the agent. A VM that was resumed has it already.
             let _ = self.image.set(machinery.image.clone());
         }
         let agent = self.machinery.as_ref().map(|machinery| machinery.agent.clone());
         self.record.apply(VmEvent::AgentAnswered, agent).await;
-        Ok(())
     }
 
     /// Waits for the end of a running VM, or brings it about; returns the reason.
@@ -132,11 +160,23 @@ impl Actor {
             let idle_check = self.next_idle_check();
             tokio::select! {
                 exit = machine.wait() => return self.unrequested_end(exit).await,
-                request = self.requests.recv() => {
-                    let reason = self.stop_requested(request).await;
-                    self.shut_down().await;
-                    return reason;
-                }
+                request = self.requests.recv() => match request {
+                    Some(Request::Do(verb, answer)) => {
+                        let done = self.perform(verb).await;
+                        // Whoever asked may have gone away; it is done all the same.
+                        let _ = answer.send(done);
+                    }
+                    Some(Request::Stop(reason)) => {
+                        let reason = self.stop_requested(reason).await;
+                        self.shut_down().await;
+                        return reason;
+                    }
+                    None => {
+                        let reason = self.stop_requested(abandoned()).await;
+                        self.shut_down().await;
+                        return reason;
+                    }
+                },
                 () = time::sleep(idle_check.unwrap_or(Duration::MAX)), if idle_check.is_some() => {
                     if let Some(reason) = self.idle_too_long() {
                         self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
@@ -148,18 +188,16 @@ impl Actor {
         }
     }
 
-    async fn stop_requested(&mut self, request: Option<Request>) -> Fault {
-        let reason = match request {
-            Some(Request::Stop(reason)) => reason,
-            None => Fault::new(Code::Drained, "nobody holds the VM any more"),
-        };
+    async fn stop_requested(&mut self, reason: Fault) -> Fault {
+        self.was_paused = self.record.vm().state == VmState::Paused;
         self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
         reason
     }
 
     /// When to look again whether the VM is idle; `None` if it never stops for that.
     fn next_idle_check(&self) -> Option<Duration> {
-        let timeout = self.idle_timeout?;
+        // A paused VM is kept on purpose.
+        let timeout = self.idle_timeout.filter(|_| self.record.vm().state == VmState::Running)?;
         let idle = self.activity.idle_for().unwrap_or(Duration::ZERO);
         // At least a second, so that rounding cannot make this a busy loop.
         Some(timeout.saturating_sub(idle).max(Duration::from_secs(1)))
@@ -182,19 +220,23 @@ impl Actor {
         fault
     }
 
-    /// Asks the guest to end and gives it its grace; `release` sees to the rest.
+    /// Asks the guest to end, by its agent, else by the machine's own means, and gives it its grace;
+    /// `release` sees to the rest. A paused guest hears nothing and is not asked.
     async fn shut_down(&self) {
-        let Some(machinery) = &self.machinery else { return };
-        let grace = self.host.settings.stop_grace;
+        let Some(machinery) = self.machinery.as_ref().filter(|_| !self.was_paused) else { return };
+        let (vm, grace) = (self.record.vm().id, self.host.settings.stop_grace);
         let orderly = async {
             if let Err(error) = machinery.agent.shutdown().await {
-                tracing::warn!(vm = %self.record.vm().id, %error, "the agent did not take the shutdown");
-                return;
+                tracing::warn!(%vm, %error, "the agent did not take the shutdown");
+                if let Err(error) = machinery.machine.press_power_button().await {
+                    tracing::warn!(%vm, %error, "the guest cannot be asked otherwise");
+                    return;
+                }
             }
             machinery.machine.wait().await;
         };
         if time::timeout(grace, orderly).await.is_err() {
-            tracing::warn!(vm = %self.record.vm().id, ?grace, "the guest did not shut down in time");
+            tracing::warn!(%vm, ?grace, "the guest did not shut down in time");
         }
     }
 

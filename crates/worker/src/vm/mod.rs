@@ -12,18 +12,26 @@
 
 mod activity;
 mod actor;
+mod network;
+mod pause;
+mod preview;
 mod record;
+mod restore;
+mod snapshot;
 mod start;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
-pub use start::write_guest_initrd;
-pub(crate) use start::{Machinery, agent_client, probe_guest, transport};
+pub use preview::preview;
+pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
+pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
-use aetherium_model::{Code, Fault, VmId, run::Command, template::ImageDefaults, vm::VmState};
+use aetherium_model::{
+    Code, Fault, Name, VmId, run::Command, template::ImageDefaults, vm::VmState,
+};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What others may know of a VM at any moment.
 #[derive(Clone)]
@@ -39,6 +47,30 @@ pub(crate) struct View {
 pub(crate) enum Request {
     /// End the VM, for this reason.
     Stop(Fault),
+    /// Do this to a VM that goes on, and say how it went.
+    Do(Verb, oneshot::Sender<Result<(), Fault>>),
+}
+
+/// What can be done to a VM that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Stop its CPUs.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Write a snapshot of this name.
+    Snapshot(Name),
+}
+
+impl Verb {
+    /// The verb, as a person says it.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Snapshot(_) => "be snapshotted",
+        }
+    }
 }
 
 /// A VM's actor, from outside. Cheap to clone.
@@ -86,10 +118,15 @@ impl VmHandle {
         let settled = view
             .wait_for(|view| {
                 view.state.termination().is_some()
+                    || matches!(view.state, VmState::Pausing | VmState::Paused)
                     || (view.state == VmState::Running && view.agent.is_some())
             })
             .await;
         match settled.as_deref() {
+            Ok(View { state: VmState::Pausing | VmState::Paused, .. }) => {
+                Err(Fault::new(Code::Conflict, format!("{} is paused", self.id))
+                    .remedy("resume it first"))
+            }
             Ok(View { state, agent }) => match (state.termination(), agent) {
                 (None, Some(agent)) => Ok(agent.clone()),
                 (Some(termination), _) => Err(termination.clone()),
@@ -102,6 +139,16 @@ impl VmHandle {
     /// The command with what it leaves open filled in from the template's image. For a VM that runs.
     pub(crate) fn complete(&self, command: &Command) -> Command {
         self.image.get().map_or_else(|| command.clone(), |image| image.complete(command))
+    }
+
+    /// Has something done to a VM that goes on. The actor brings the deadlines.
+    ///
+    /// # Errors
+    /// It is not in a state for that, its driver cannot do it, or why it failed.
+    pub(crate) async fn perform(&self, verb: Verb) -> Result<(), Fault> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Do(verb, answer)).await.map_err(|_| self.gone())?;
+        answered.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// Asks for the end and waits until nothing of the VM is left.

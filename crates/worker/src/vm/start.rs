@@ -1,24 +1,29 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::record::Record;
+use super::{network, record::Record, restore, snapshot::Snapshot};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
-    config::{Disk as GuestDisk, DiskSelector, GUEST_CONFIG_PATH, GuestConfig, Mode, Transports},
+    config::{
+        Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, GuestNet, Mode,
+        Transports,
+    },
 };
 use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
     Code, Fault,
     finding::Verdict,
-    resources::DriverKind,
+    resources::{DriverKind, VirtioTransport},
     template::ImageDefaults,
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, Footprint, LaunchSpec, Machine, ProbeGuest, VmmExit, VsockChoice,
+    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit,
+    VsockChoice,
     diagnose::{self, Phase},
+    firecracker::plan::TransportChoice,
 };
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +36,7 @@ const INITRD: &str = "initrd";
 /// The token's file, for an agent that has no initramfs.
 const TOKEN: &str = "token";
 /// The disk of a VM without a workspace; it ends with the VM.
-const OVERLAY: &str = "overlay.ext4";
+pub(super) const OVERLAY: &str = "overlay.ext4";
 
 /// A VM that runs: its processes and its agent.
 pub(crate) struct Machinery {
@@ -41,31 +46,95 @@ pub(crate) struct Machinery {
     pub(crate) image: ImageDefaults,
 }
 
+/// A guest whose agent has answered.
+pub(super) struct Started {
+    pub(super) agent: AgentClient,
+    /// From the VMM's start to the guest's init, or to the restored agent's answer.
+    pub(super) boot: Duration,
+    /// From there until the VM was ready.
+    pub(super) agent_took: Duration,
+}
+
+/// What a VM is started from, with all files made.
+enum Origin {
+    Kernel(LaunchSpec),
+    Snapshot(Box<restore::Prepared>),
+}
+
 /// Starts a VM and waits for its agent's first answer.
 pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machinery, Fault> {
     let began = Instant::now();
-    let driver = host.driver()?;
     let vm = record.vm().clone();
-    let token = Token::from_random(rand::random());
-    let (spec, image) = prepare(host, &vm, &token).await?;
-
-    let mut journal =
-        Journal { vm_id: vm.id, workspace_id: vm.workspace_id, token, image, footprint: None };
+    let snapshot = vm.spec.snapshot.as_ref().map(|name| Snapshot::open(host, name)).transpose()?;
+    let token = match &snapshot {
+        Some(snapshot) => snapshot.record.token.clone(),
+        None => Token::from_random(rand::random()),
+    };
+    let image = image_defaults(host, &vm)?;
+    crate::layout::private_dir(&host.layout.vm(vm.id))?;
+    let slot = network::take_slot(host, &vm).await?;
+    let mut journal = Journal {
+        vm_id: vm.id,
+        workspace_id: vm.workspace_id,
+        token,
+        image,
+        slot,
+        footprint: None,
+    };
     journal.write(&host.layout)?;
+    let origin = match snapshot {
+        None => Origin::Kernel(prepare(host, &vm, &journal).await?),
+        Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
+    };
     let prepared = began.elapsed();
-    let machine = driver.launch(&spec).await?;
+    let machine = match &origin {
+        Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
+        Origin::Snapshot(restored) => restored.load(host).await?,
+    };
     journal.footprint = Some(machine.footprint().clone());
     journal.write(&host.layout)?;
 
-    let launched = Instant::now();
     let footprint = machine.footprint();
     record.amend(|vm| {
         vm.driver = Some(footprint.driver);
         vm.accelerator = Some(footprint.accelerator.to_string());
+        vm.virtio_transport = footprint.transport;
+        vm.address = journal.slot.as_ref().map(|slot| slot.address);
     });
     record.apply(VmEvent::Launched, None).await;
 
-    let agent = agent_client(footprint, &journal.token);
+    let Started { agent, boot, agent_took } = match origin {
+        Origin::Kernel(_) => boot(host, &machine, &journal.token).await?,
+        Origin::Snapshot(_) => Box::pin(restore::awaken(host, &vm, &machine, &journal)).await?,
+    };
+    let transport = agent.transport().map(transport);
+    record.amend(|vm| {
+        vm.agent_transport = transport;
+        vm.timings = Some(StartTimings {
+            prepare_ms: millis(prepared),
+            boot_ms: millis(boot),
+            agent_ms: millis(agent_took),
+        });
+    });
+    // The VMM has read it, and it holds the token.
+    let _ = tokio::fs::remove_file(host.layout.vm(vm.id).join(INITRD)).await;
+    Ok(Machinery { machine, agent, image: journal.image })
+}
+
+/// What the VM's template says about commands; a snapshot was checked to be of the same template.
+/// Agents that run as processes of the host have none.
+fn image_defaults(host: &Host, vm: &Vm) -> Result<ImageDefaults, Fault> {
+    if host.driver()?.kind() == DriverKind::Process {
+        return Ok(ImageDefaults::default());
+    }
+    let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
+    Ok(template.manifest.image.unwrap_or_default())
+}
+
+/// Waits for the first answer of a booting guest's agent.
+async fn boot(host: &Host, machine: &Arc<dyn Machine>, token: &Token) -> Result<Started, Fault> {
+    let launched = Instant::now();
+    let agent = agent_client(machine.footprint(), token);
     let hello = tokio::select! {
         ready = agent.wait_ready(host.settings.boot_deadline) => match ready {
             Ok(hello) => hello,
@@ -77,18 +146,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let since_launch = launched.elapsed();
     let in_init = Duration::from_millis(hello.uptime_ms.saturating_sub(hello.started_uptime_ms))
         .min(since_launch);
-    let transport = agent.transport().map(transport);
-    record.amend(|vm| {
-        vm.agent_transport = transport;
-        vm.timings = Some(StartTimings {
-            prepare_ms: millis(prepared),
-            boot_ms: millis(since_launch - in_init),
-            agent_ms: millis(in_init),
-        });
-    });
-    // The VMM has read it, and it holds the token.
-    let _ = tokio::fs::remove_file(spec.run_dir.join(INITRD)).await;
-    Ok(Machinery { machine, agent, image: journal.image })
+    Ok(Started { agent, boot: since_launch - in_init, agent_took: in_init })
 }
 
 /// A client for the agent of a VM with this footprint.
@@ -114,26 +172,24 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 }
 
 /// Makes the VM's directory and everything in it that the VMM will open.
-async fn prepare(
-    host: &Arc<Host>,
-    vm: &Vm,
-    token: &Token,
-) -> Result<(LaunchSpec, ImageDefaults), Fault> {
+async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
-    crate::layout::private_dir(&run_dir)?;
-    let (boot, image) = match host.driver()?.kind() {
-        DriverKind::Process => (prepare_process(host, &run_dir, token)?, ImageDefaults::default()),
-        _ => prepare_guest(host, vm, &run_dir, token).await?,
+    let (boot, transport) = match host.driver()?.kind() {
+        DriverKind::Process => (prepare_process(host, &run_dir, &journal.token)?, None),
+        _ => prepare_guest(host, vm, &run_dir, journal).await?,
     };
-    let spec = LaunchSpec {
+    let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
+    Ok(LaunchSpec {
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,
-    };
-    Ok((spec, image))
+        transport,
+        track_dirty_pages: false,
+        slot: journal.slot.clone(),
+    })
 }
 
 fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Boot, Fault> {
@@ -150,8 +206,8 @@ async fn prepare_guest(
     host: &Arc<Host>,
     vm: &Vm,
     run_dir: &Path,
-    token: &Token,
-) -> Result<(Boot, ImageDefaults), Fault> {
+    journal: &Journal,
+) -> Result<(Boot, Option<VirtioTransport>), Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
     host.learn_accelerator(&template).await?;
@@ -168,23 +224,46 @@ async fn prepare_guest(
         }
     };
     let initrd = run_dir.join(INITRD);
-    write_guest_initrd(&template, &initrd, token, &hostname(vm), host.settings.vsock).await?;
+    let driver = host.driver()?.kind();
+    let guest = GuestIdentity {
+        token: &journal.token,
+        hostname: &hostname(vm),
+        net: network::seen_by_guest(driver, journal.slot.as_ref()),
+        ends_by: ends_by(driver),
+    };
+    write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
+    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
+    Ok((kernel_boot(&template, initrd, overlay), transport))
+}
+
+/// A boot of a template's kernel with these disks.
+pub(super) fn kernel_boot(template: &InstalledTemplate, initrd: PathBuf, overlay: PathBuf) -> Boot {
     let disk = |path: PathBuf, read_only, serial: &str| Disk {
         path,
         read_only,
         serial: serial.to_owned(),
     };
-    let boot = Boot::Kernel {
-        kernel: template.kernel(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
+    Boot::Kernel {
+        kernel: guest_kernel(template),
         initrd,
         disks: vec![
             disk(template.rootfs(), true, "aetherium-root"),
             disk(overlay, false, "aetherium-rw"),
         ],
-    };
-    Ok((boot, template.manifest.image.unwrap_or_default()))
+    }
+}
+
+/// The kernel of a template, as drivers take it.
+fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
+    let kernel = &template.manifest.kernel;
+    GuestKernel {
+        image: template.kernel(),
+        elf: template.kernel_elf(),
+        facts: kernel.facts(),
+        extra_args: kernel.extra_args.clone(),
+        modules: template.manifest.initramfs.modules.clone(),
+        cpu_template: kernel.cpu_template.clone(),
+    }
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
@@ -198,6 +277,28 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     }
 }
 
+/// What only one guest is told.
+#[derive(Debug, Clone)]
+pub struct GuestIdentity<'a> {
+    /// What its agent demands over TCP.
+    pub token: &'a Token,
+    /// Its host name.
+    pub hostname: &'a str,
+    /// Its network; none where absent, and then its agent is reached over vsock alone.
+    pub net: Option<GuestNet>,
+    /// What ends its machine.
+    pub ends_by: EndsBy,
+}
+
+/// What ends the machine of a driver's guests: Firecracker has no power switch, and ends when its
+/// guest restarts.
+pub const fn ends_by(driver: DriverKind) -> EndsBy {
+    match driver {
+        DriverKind::Firecracker => EndsBy::Restart,
+        DriverKind::Qemu | DriverKind::Process => EndsBy::PowerOff,
+    }
+}
+
 /// Writes the initramfs of one guest of `template`: the template's own, and what only this guest may
 /// know. Public for whoever boots a template without a worker, such as a benchmark's floor.
 ///
@@ -206,34 +307,37 @@ fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
 pub async fn write_guest_initrd(
     template: &InstalledTemplate,
     path: &Path,
-    token: &Token,
-    hostname: &str,
+    guest: GuestIdentity<'_>,
     vsock: VsockChoice,
 ) -> Result<(), Fault> {
     let config = GuestConfig {
-        token: Some(token.clone()),
-        hostname: Some(hostname.to_owned()),
+        token: Some(guest.token.clone()),
+        hostname: Some(guest.hostname.to_owned()),
+        ends_by: guest.ends_by,
         root: Some(GuestDisk::ext4(DiskSelector::Uuid(template.manifest.rootfs.uuid.clone()))),
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
-        net: Some(crate::host::guest_net()),
-        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: true },
+        transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: guest.net.is_some() },
+        net: guest.net,
         ..GuestConfig::default()
     };
     write_initrd(template.initramfs(), path.to_owned(), &config).await
 }
 
 /// The guest of a probe: this template's kernel, with an init that says it runs and powers off.
-pub(crate) async fn probe_guest(
+///
+/// # Errors
+/// The file `initrd` cannot be written.
+pub async fn probe_guest(
     template: &InstalledTemplate,
     initrd: PathBuf,
 ) -> Result<ProbeGuest, Fault> {
-    let config = GuestConfig { mode: Mode::Probe, ..GuestConfig::default() };
+    // Every driver's machine ends at a restart; not every one's at a power-off.
+    let ends_by = EndsBy::Restart;
+    let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
     write_initrd(template.initramfs(), initrd.clone(), &config).await?;
     Ok(ProbeGuest {
-        kernel: template.kernel(),
+        kernel: guest_kernel(template),
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
-        format: template.manifest.kernel.format,
-        extra_args: template.manifest.kernel.extra_args.clone(),
         initrd,
     })
 }
@@ -264,12 +368,12 @@ async fn write_initrd(base: PathBuf, path: PathBuf, config: &GuestConfig) -> Res
 }
 
 /// A host name for the guest: letters, digits and hyphens, as RFC 1123 has it.
-fn hostname(vm: &Vm) -> String {
+pub(super) fn hostname(vm: &Vm) -> String {
     vm.id.to_string().replace('_', "-")
 }
 
 /// The agent did not answer in time: what the console and the VMM's log say about it.
-async fn silent(machine: &dyn Machine, error: &AgentError, waited: Duration) -> Fault {
+pub(super) async fn silent(machine: &dyn Machine, error: &AgentError, waited: Duration) -> Fault {
     tracing::debug!(%error, "the agent never answered");
     let evidence = diagnose::gather(machine.footprint(), Phase::Booting, None, Some(waited)).await;
     diagnose::explain(&evidence)

@@ -1,10 +1,12 @@
-//! From the request for a VM to the first byte of a command's output, against a bare QEMU with the
+//! From the request for a VM to the first byte of a command's output, against a bare VMM with the
 //! same arguments, kernel, initramfs and disk, from its start until its agent answers.
+//!
+//! This is QEMU's floor; Firecracker's is in [`super::firecracker`].
 //!
 //! The bare command line is the one of a VM that our driver has started, read from `/proc`, with its
 //! paths exchanged and its monitor left out: so the two can differ only in what we put around QEMU.
 
-use super::{Figure, median, ms, server, to_first_output};
+use super::{Figure, firecracker, median, ms, server, to_first_output};
 use crate::{
     args::{Args, BenchArgs},
     client::Client,
@@ -14,7 +16,11 @@ use crate::{
 };
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, Token};
 use aetherium_image::{BlankDisks, InstalledTemplate};
-use aetherium_model::{Code, Fault, VmId, vm::Vm};
+use aetherium_model::{
+    Code, Fault, VmId,
+    resources::{DriverChoice, DriverKind},
+    vm::Vm,
+};
 use aetherium_vmm::{Role, VsockChoice};
 use aetherium_worker::Layout;
 use std::{
@@ -24,29 +30,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+pub(super) const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
 pub(super) async fn boot(
     args: &Args,
     rounds: u32,
     bench: &BenchArgs,
 ) -> Result<Vec<Figure>, CliError> {
-    // Both sides over TCP: a helper process for vsock is no part of a bare QEMU.
     let mut bench = bench.clone();
-    bench.driver.no_vsock = true;
+    match bench.driver.driver {
+        // Both sides over vsock, which is a part of Firecracker; a slot is not.
+        DriverChoice::Only(DriverKind::Firecracker) => bench.driver.no_slots = true,
+        // Both sides over TCP: a helper process for vsock is no part of a bare QEMU.
+        _ => bench.driver.no_vsock = true,
+    }
     let data = DataDir::locate(args.data_dir.as_deref())?;
     let server = server(args, &bench).await?;
     let client = server.client()?;
-    let measured = measure(&client, &data, rounds, &bench).await;
+    let driver = server.driver().map(|it| it.0).map_err(Clone::clone);
+    let measured = match driver {
+        Ok(driver) => measure(&client, &data, rounds, &bench, driver).await,
+        Err(fault) => Err(fault.into()),
+    };
     server.stop().await;
-    let (mut ours, mut bare) = measured?;
+    let (driver, mut ours, mut bare) = measured?;
     let floor = median(&mut bare);
     Ok(vec![
-        Figure::new("boot.bare_qemu_to_agent_p50", floor, "ms"),
+        Figure::new(&format!("boot.bare_{driver}_to_agent_p50"), floor, "ms"),
         Figure::new("boot.create_to_first_output_p50", median(&mut ours), "ms")
             .over(floor)
-            .ratio_at_most(1.25),
+            .ratio_at_most(1.15),
     ])
+}
+
+/// A VMM that is started by hand.
+enum Bare {
+    Qemu(Floor),
+    Firecracker(firecracker::Floor),
+}
+
+impl Bare {
+    async fn run(&self) -> Result<Duration, CliError> {
+        match self {
+            Self::Qemu(floor) => floor.run().await,
+            Self::Firecracker(floor) => floor.run().await,
+        }
+    }
 }
 
 async fn measure(
@@ -54,9 +83,17 @@ async fn measure(
     data: &DataDir,
     rounds: u32,
     bench: &BenchArgs,
-) -> Result<(Vec<f64>, Vec<f64>), CliError> {
+    driver: DriverKind,
+) -> Result<(DriverKind, Vec<f64>, Vec<f64>), CliError> {
     let bars = Bars::new();
-    let floor = Floor::learn(client, data, bench).await?;
+    let floor = match driver {
+        DriverKind::Firecracker => {
+            Bare::Firecracker(firecracker::Floor::learn(client, data, bench).await?)
+        }
+        DriverKind::Qemu | DriverKind::Process => {
+            Bare::Qemu(Floor::learn(client, data, bench).await?)
+        }
+    };
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         bars.tick(&format!("round {} of {rounds}", round + 1));
@@ -64,7 +101,7 @@ async fn measure(
         ours.push(ms(to_first_output(client, &bench.template).await?.0));
     }
     bars.clear();
-    Ok((ours, bare))
+    Ok((driver, ours, bare))
 }
 
 /// A QEMU that is started by hand.
@@ -102,14 +139,14 @@ impl Floor {
         std::fs::create_dir_all(&self.dir).map_err(|error| local(self.dir.display(), error))?;
         let token = Token::from_random(rand::random());
         let initrd = self.dir.join("initrd");
-        aetherium_worker::write_guest_initrd(
-            &self.template,
-            &initrd,
-            &token,
-            "bare",
-            VsockChoice::Off,
-        )
-        .await?;
+        let guest = aetherium_worker::GuestIdentity {
+            token: &token,
+            hostname: "bare",
+            net: Some(aetherium_worker::guest_net()),
+            ends_by: aetherium_worker::ends_by(DriverKind::Qemu),
+        };
+        aetherium_worker::write_guest_initrd(&self.template, &initrd, guest, VsockChoice::Off)
+            .await?;
         let disk = self.dir.join("overlay.ext4");
         self.blanks
             .clone_to(&disk, self.template.manifest.defaults.disk_mib)
@@ -119,7 +156,7 @@ impl Floor {
         let argv = bare(&self.argv, &self.theirs, &self.dir, address);
 
         let began = Instant::now();
-        let _qemu = Started::spawn(&argv)?;
+        let _qemu = Started::spawn_in(&argv, None)?;
         let agent =
             AgentClient::new(vec![Endpoint::Tcp { addr: address, token }], Deadlines::default());
         let ready = agent.wait_ready(BOOT_DEADLINE).await;
@@ -132,12 +169,14 @@ impl Floor {
 }
 
 /// A process that ends with this value.
-struct Started(Child);
+pub(super) struct Started(Child);
 
 impl Started {
-    fn spawn(argv: &[String]) -> Result<Self, CliError> {
+    /// Starts it, in a directory if one is given.
+    pub(super) fn spawn_in(argv: &[String], dir: Option<&Path>) -> Result<Self, CliError> {
         Command::new(&argv[0])
             .args(&argv[1..])
+            .current_dir(dir.unwrap_or(Path::new(".")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -7,6 +7,7 @@ mod agent;
 mod boot;
 mod exec;
 mod fallback;
+mod firecracker;
 mod idle;
 
 use crate::{

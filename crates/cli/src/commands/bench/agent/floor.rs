@@ -113,7 +113,6 @@ pub(super) fn input(argv: &[&str], size: u64) -> Result<Duration, CliError> {
 }
 
 /// A file written through a socket as the agent writes one: aside, synced, renamed.
-#[expect(dead_code)]
 pub(super) fn file(path: &Path, size: u64) -> Result<Duration, CliError> {
     let (near, far) = pair()?;
     let aside = path.with_extension("aside");

@@ -1,4 +1,4 @@
-//! The agent's memory, as its kernel tells it to a command that the agent started.
+//! The agent's size and memory, as its kernel tells them to a command that the agent started.
 
 use super::{super::Figure, fault};
 use crate::error::CliError;
@@ -7,8 +7,20 @@ use aetherium_model::{Code, Fault};
 
 /// What an idle agent holds.
 pub(super) async fn idle(agent: &AgentClient) -> Result<Figure, CliError> {
-    let mib = status(agent, "VmRSS").await?;
-    Ok(Figure::new("agent.idle_memory", mib, "MiB").value_at_most(4.0))
+    Ok(now(agent, "agent.idle_memory").await?.value_at_most(4.0))
+}
+
+/// How large its program is.
+pub(super) async fn program(agent: &AgentClient) -> Result<Figure, CliError> {
+    let text = ask(agent, "stat -L -c %s /proc/$PPID/exe").await?;
+    let bytes = text.trim().parse::<f64>();
+    let bytes = bytes.map_err(|_| Fault::internal(format!("{text:?} is not a program's size")))?;
+    Ok(Figure::new("agent.program", bytes / (1024.0 * 1024.0), "MiB").value_at_most(5.0))
+}
+
+/// What the agent holds now.
+pub(super) async fn now(agent: &AgentClient, name: &str) -> Result<Figure, CliError> {
+    Ok(Figure::new(name, status(agent, "VmRSS").await?, "MiB"))
 }
 
 /// The most that the agent has held since [`forget_peak`].

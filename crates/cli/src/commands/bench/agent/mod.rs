@@ -13,17 +13,27 @@ use crate::{
     error::CliError,
     progress::Bars,
 };
-use aetherium_agent_client::{AgentClient, AgentError, ExecSpec, Process, ProcessEvent};
+use aetherium_agent_client::{
+    AgentClient, AgentError, ExecSpec, Process, ProcessEvent, Reach, WriteOptions,
+};
 use aetherium_model::{Code, Fault, resources::DriverKind};
 use bytes::Bytes;
 use floor::Echo;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// The bytes of one piece of input: what the agent sends at once, too.
 const PIECE: usize = 64 * 1024;
 const MIB: u64 = 1024 * 1024;
 /// Commands at once.
 const CONCURRENT: usize = 200;
+/// Idle terminals; in a guest, whose memory is small, fewer.
+const TERMINALS: usize = 1_000;
+const GUEST_TERMINALS: usize = 100;
+/// KILL, see signal(7).
+const SIGKILL: i32 = 9;
 /// Pings beside a stalled stream, and as many without.
 const STALL_PINGS: u32 = 1_000;
 
@@ -58,13 +68,15 @@ pub(super) async fn agent(args: &Args, wanted: &AgentBenchArgs) -> Result<Vec<Fi
 
 impl Bench<'_> {
     async fn all(&self) -> Result<Vec<Figure>, CliError> {
-        let mut figures = vec![memory::idle(self.agent).await?];
+        let mut figures = vec![memory::program(self.agent).await?, memory::idle(self.agent).await?];
         figures.extend(self.ping().await?);
         figures.push(self.exec().await?);
         figures.push(self.output().await?);
         figures.push(self.input().await?);
+        figures.push(self.file().await?);
         figures.extend(self.concurrent().await?);
         figures.extend(self.stalled().await?);
+        figures.push(self.terminals().await?);
         Ok(figures)
     }
 
@@ -156,6 +168,45 @@ impl Bench<'_> {
             },
         )
         .await
+    }
+
+    /// A file in memory, so that no disk is measured.
+    async fn file(&self) -> Result<Figure, CliError> {
+        self.bars.spin("a file");
+        let dir = format!("/dev/shm/aetherium-bench-{}", std::process::id());
+        let (here, bare) = (format!("{dir}/here"), format!("{dir}/bare"));
+        let options = WriteOptions { make_parents: true, ..WriteOptions::default() };
+        let write = async || {
+            let mut file = self.agent.files().write(&here, options.clone()).await.map_err(fault)?;
+            let piece = Bytes::from(vec![0; PIECE]);
+            for _ in 0..self.bytes / PIECE as u64 {
+                file.write(piece.clone()).await.map_err(fault)?;
+            }
+            file.commit().await.map_err(fault)?;
+            Ok(())
+        };
+        // The first one makes the directory for both.
+        write().await?;
+        let floor = || floor::file(Path::new(&bare), self.bytes);
+        let figure = self.transfer("agent.file_write", floor, write).await;
+        self.agent.files().remove(&dir, Reach::Recursive).await.map_err(fault)?;
+        figure
+    }
+
+    /// What the agent holds for terminals in which nothing happens.
+    async fn terminals(&self) -> Result<Figure, CliError> {
+        self.bars.spin("idle terminals");
+        let count = if self.same_side { TERMINALS } else { GUEST_TERMINALS };
+        let mut pids = Vec::new();
+        for _ in 0..count {
+            let spec = ExecSpec::new(["cat"]).on_terminal(24, 80, "xterm-256color").detached();
+            pids.push(self.agent.exec(spec).await.map_err(fault)?.pid());
+        }
+        let held = memory::now(self.agent, &format!("agent.{count}_terminals_memory")).await;
+        for pid in pids {
+            self.agent.signal(pid, SIGKILL).await.map_err(fault)?;
+        }
+        held
     }
 
     /// Measures a transfer beside its floor, alternating; throughput in MiB/s.

@@ -1,21 +1,21 @@
 //! Whether guests run under KVM on this host. A device that opens is no proof; a guest that came up
 //! is.
 //!
-//! A verdict belongs to one kernel image, QEMU, host kernel and CPU model, and is kept in a file
-//! under that key. One probe runs at a time, across processes too.
+//! A verdict belongs to one kernel image, VMM, host kernel and CPU model, and is kept in a file
+//! under that key. One probe runs at a time, across processes too. How a VMM is started is its
+//! driver's: see [`Prober`].
 
-use super::{command::Plan, program::Info};
 use crate::{
-    Accelerator, ProbeGuest, Role, VmmError, VmmExit,
+    ProbeGuest, VmmError, VmmExit,
     diagnose::{read_tail, tail_lines},
-    spawn::Spawn,
+    held::Held,
 };
 use aetherium_agent_proto::console::ConsoleLine;
 use aetherium_model::{
-    VmId,
     finding::Finding,
     resources::{MemoryMib, Vcpus},
 };
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
@@ -35,22 +35,48 @@ const DEADLINE: Duration = Duration::from_secs(6);
 /// Verdicts that are kept; the oldest go first.
 const MAX_VERDICTS: usize = 64;
 const DEVICE: &str = "/dev/kvm";
+/// The size of a probe guest.
+const PROBE_VCPUS: u32 = 1;
+const PROBE_MEMORY_MIB: u32 = 256;
+
+/// A driver's way to run a probe guest under KVM.
+#[async_trait]
+pub(crate) trait Prober: Sync {
+    /// The VMM's name and version, in full: a verdict holds for this one only.
+    fn vmm(&self) -> String;
+
+    /// Starts a VMM with the guest. Its working directory is `dir`, its console goes to
+    /// `console.log` there and whatever it says to `vmm.log`.
+    async fn start(
+        &self,
+        guest: &ProbeGuest,
+        size: ProbeSize,
+        dir: &Path,
+    ) -> Result<Held, VmmError>;
+}
+
+/// How large a probe guest is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProbeSize {
+    pub(crate) vcpus: Vcpus,
+    pub(crate) memory: MemoryMib,
+}
 
 /// All that a verdict depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
     kernel_sha256: String,
-    qemu: String,
+    vmm: String,
     host_kernel: String,
     cpu: String,
 }
 
 /// What a probe showed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Verdict {
-    runs: bool,
+pub(crate) struct Verdict {
+    pub(crate) runs: bool,
     /// In words, with what was seen.
-    reason: String,
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,20 +107,16 @@ impl Kvm {
         }
     }
 
-    /// How to run a guest with this kernel, and why.
-    pub(crate) fn accelerator_for(&self, kernel: &Path) -> (Accelerator, String) {
+    /// Whether guests of this kernel run under KVM, and how that is known; `None` before any probe.
+    pub(crate) fn verdict_for(&self, kernel: &Path) -> Option<Verdict> {
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        match learned.get(kernel) {
-            Some(verdict) if verdict.runs => (Accelerator::Kvm, verdict.reason.clone()),
-            Some(verdict) => (Accelerator::Tcg, verdict.reason.clone()),
-            None => (Accelerator::Tcg, "KVM was not probed with this kernel".to_owned()),
-        }
+        learned.get(kernel).cloned()
     }
 
     /// Learns whether guests of this kernel run under KVM.
-    pub(crate) async fn learn(&self, qemu: &Info, guest: &ProbeGuest) -> Finding {
+    pub(crate) async fn learn(&self, vmm: &dyn Prober, guest: &ProbeGuest) -> Finding {
         let _one_at_a_time = self.probing.lock().await;
-        let verdict = match self.judge(qemu, guest).await {
+        let verdict = match self.judge(vmm, guest).await {
             Ok(verdict) => verdict,
             Err(error) => {
                 Verdict { runs: false, reason: format!("KVM could not be probed: {error}") }
@@ -102,32 +124,32 @@ impl Kvm {
         };
         let finding = finding(&verdict);
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        learned.insert(guest.kernel.clone(), verdict);
+        learned.insert(guest.kernel.image.clone(), verdict);
         finding
     }
 
     /// What is known already, for any kernel on this host as it is.
-    pub(crate) fn recall(&self, qemu: &Info) -> Option<Finding> {
+    pub(crate) fn recall(&self, vmm: &str) -> Option<Finding> {
         let entries = read_entries(&self.file()).ok()?;
-        let here = key(qemu, "");
+        let here = key(vmm, "");
         let fits = |it: &&Entry| Key { kernel_sha256: String::new(), ..it.key.clone() } == here;
         entries.iter().rev().find(fits).map(|entry| finding(&entry.verdict))
     }
 
-    async fn judge(&self, qemu: &Info, guest: &ProbeGuest) -> Result<Verdict, VmmError> {
+    async fn judge(&self, vmm: &dyn Prober, guest: &ProbeGuest) -> Result<Verdict, VmmError> {
         if let Err(error) = open(&self.device) {
             // Not kept: the next start may find the device.
             let reason = format!("{} does not open: {error}", self.device.display());
             return Ok(Verdict { runs: false, reason });
         }
-        let key = key(qemu, &guest.kernel_sha256);
+        let key = key(&vmm.vmm(), &guest.kernel_sha256);
         let file = self.file();
         let _lock = lock(&self.dir).await?;
         let mut entries = read_entries(&file).map_err(VmmError::io("read", &file))?;
         if let Some(known) = entries.iter().find(|it| it.key == key) {
             return Ok(known.verdict.clone());
         }
-        let (verdict, lasting) = self.probe(qemu, guest).await?;
+        let (verdict, lasting) = self.probe(vmm, guest).await?;
         tracing::info!(runs = verdict.runs, reason = verdict.reason, "KVM probed");
         if !lasting {
             return Ok(verdict);
@@ -139,45 +161,28 @@ impl Kvm {
         Ok(verdict)
     }
 
-    /// Runs the probe guest to its end or the deadline. Also says whether the verdict lasts: a QEMU
-    /// that refuses its command line or cannot read a file tells nothing about KVM.
-    async fn probe(&self, qemu: &Info, guest: &ProbeGuest) -> Result<(Verdict, bool), VmmError> {
+    /// Runs the probe guest to its end or the deadline. Also says whether the verdict lasts: a VMM
+    /// that refuses what it is told or cannot read a file tells nothing about KVM.
+    async fn probe(
+        &self,
+        vmm: &dyn Prober,
+        guest: &ProbeGuest,
+    ) -> Result<(Verdict, bool), VmmError> {
         let dir = self.dir.join("kvm-probe");
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
         }
         fs::create_dir_all(&dir).map_err(VmmError::io("create", &dir))?;
-        let (console, log) = (dir.join("console.log"), dir.join("vmm.log"));
-        let plan = Plan {
-            name: "kvm-probe",
-            accelerator: Accelerator::Kvm,
-            sandbox: qemu.sandbox,
-            vcpus: Vcpus::try_from(1).map_err(bad_constant)?,
-            memory: MemoryMib::try_from(256).map_err(bad_constant)?,
-            kernel: &guest.kernel,
-            extra_args: &guest.extra_args,
-            initrd: &guest.initrd,
-            disks: &[],
-            console: &console,
-            network: None,
-            monitor: None,
-            vsock: None,
-        };
-        let spawn = Spawn {
-            role: Role::Vmm,
-            vm_id: VmId::new(),
-            run_dir: &dir,
-            program: &qemu.path,
-            args: plan.args()?,
-            log: &log,
-            inherit: None,
+        let size = ProbeSize {
+            vcpus: Vcpus::try_from(PROBE_VCPUS).map_err(bad_constant)?,
+            memory: MemoryMib::try_from(PROBE_MEMORY_MIB).map_err(bad_constant)?,
         };
         // Never kept, so that it ends with this function, however that ends.
-        let vmm = spawn.start()?;
-        let exit = timeout(DEADLINE, vmm.ended()).await.ok();
-        let seen = read_tail(&console).await;
-        let verdict = judge(&seen, exit, &tail_lines(&log).await);
-        drop(vmm);
+        let held = vmm.start(guest, size, &dir).await?;
+        let exit = timeout(DEADLINE, held.ended()).await.ok();
+        let seen = read_tail(&dir.join("console.log")).await;
+        let verdict = judge(&vmm.vmm(), &seen, exit, &tail_lines(&dir.join("vmm.log")).await);
+        drop(held);
         fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
         let lasting = verdict.runs || !matches!(exit, Some(VmmExit::Code(code)) if code != 0);
         Ok((verdict, lasting))
@@ -189,7 +194,7 @@ impl Kvm {
 }
 
 /// The verdict on what a probe left. Pure.
-fn judge(console: &str, exit: Option<VmmExit>, log: &[String]) -> Verdict {
+fn judge(vmm: &str, console: &str, exit: Option<VmmExit>, log: &[String]) -> Verdict {
     let marker = console.lines().find_map(|line| match ConsoleLine::parse(line) {
         Some(ConsoleLine::Probe { uptime_ms }) => Some(uptime_ms),
         _ => None,
@@ -197,12 +202,12 @@ fn judge(console: &str, exit: Option<VmmExit>, log: &[String]) -> Verdict {
     if let Some(uptime_ms) = marker {
         return Verdict {
             runs: true,
-            reason: format!("a probe guest came up under KVM in {uptime_ms} ms"),
+            reason: format!("a probe guest came up under KVM in {uptime_ms} ms ({vmm})"),
         };
     }
     let said = log.last().map(|line| format!(": {line}")).unwrap_or_default();
     let reason = match exit {
-        Some(exit) => format!("under KVM QEMU {exit} before the probe guest came up{said}"),
+        Some(exit) => format!("under KVM {vmm} {exit} before the probe guest came up{said}"),
         None => format!(
             "under KVM the probe guest did not come up within {} s{said}",
             DEADLINE.as_secs()
@@ -215,8 +220,8 @@ fn finding(verdict: &Verdict) -> Finding {
     if verdict.runs {
         return Finding::ok(CHECK, verdict.reason.clone(), WHY);
     }
-    let remedy =
-        "guests run under software emulation; use a host with working (nested) virtualization";
+    let remedy = "use a host with working (nested) virtualization; until then guests run under \
+                  QEMU's software emulation";
     Finding::warn(CHECK, verdict.reason.clone(), WHY, remedy)
 }
 
@@ -225,25 +230,30 @@ pub(crate) fn unprobed(reason: &str) -> Finding {
     Finding::warn(CHECK, reason, WHY, "build a template: its kernel is what is probed")
 }
 
-/// Opens KVM's device as a VMM would.
-pub(crate) fn open_device() -> io::Result<File> {
-    open(Path::new(DEVICE))
-}
-
 fn open(device: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(device)
 }
 
-fn key(qemu: &Info, kernel_sha256: &str) -> Key {
+/// The host's CPU, as far as a guest can see it.
+pub(crate) fn host_cpu() -> String {
+    cpu_fields(&["vendor_id", "cpu family", "model\t", "stepping", "model name"])
+}
+
+/// Fields of the first CPU in `/proc/cpuinfo`, see proc(5).
+fn cpu_fields(names: &[&str]) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
+    let field = |name: &&str| {
         let line = cpuinfo.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_once(':')).map_or("", |it| it.1.trim())
     };
-    let cpu = ["model name", "cpu family", "model", "stepping", "microcode"].map(field).join("/");
+    names.iter().map(field).collect::<Vec<_>>().join("/")
+}
+
+fn key(vmm: &str, kernel_sha256: &str) -> Key {
+    let cpu = cpu_fields(&["model name", "cpu family", "model", "stepping", "microcode"]);
     Key {
         kernel_sha256: kernel_sha256.to_owned(),
-        qemu: qemu.version_text.clone(),
+        vmm: vmm.to_owned(),
         host_kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpu,
     }
@@ -294,43 +304,83 @@ mod tests {
 
     #[test]
     fn only_the_probe_line_proves_that_guests_run() {
-        let came_up =
-            judge("noise\r\naetherium-init: probe uptime_ms=390\r\n", Some(VmmExit::Code(0)), &[]);
+        let came_up = judge(
+            "Qemu 7",
+            "noise\r\naetherium-init: probe uptime_ms=390\r\n",
+            Some(VmmExit::Code(0)),
+            &[],
+        );
         assert!(came_up.runs && came_up.reason.contains("390 ms"), "{came_up:?}");
-        let silent = judge("", Some(VmmExit::Code(0)), &[]);
+        let silent = judge("Qemu 7", "", Some(VmmExit::Code(0)), &[]);
         assert!(!silent.runs, "{silent:?}");
     }
 
     #[test]
     fn a_failed_probe_says_what_it_saw() {
         let log = ["qemu: error: failed to set MSR 0x10a to 0x69".to_owned()];
-        let aborted = judge("", Some(VmmExit::Signal(6)), &log);
+        let aborted = judge("Qemu 7", "", Some(VmmExit::Signal(6)), &log);
         assert!(
             aborted.reason.contains("signal 6") && aborted.reason.contains("MSR"),
             "{aborted:?}"
         );
-        let slow = judge("Probing EDD", None, &[]);
+        let slow = judge("Qemu 7", "Probing EDD", None, &[]);
         assert!(!slow.runs && slow.reason.contains("within 6 s"), "{slow:?}");
     }
 
-    /// A QEMU that counts its runs, prints `line` where the guest's console goes, and exits.
-    fn counting_qemu(dir: &Path, line: &str) -> Info {
-        use std::os::unix::fs::PermissionsExt;
-        let path = dir.join("qemu");
-        let script =
-            format!("#!/bin/sh\necho run >>{0}/runs\necho '{line}' >console.log\n", dir.display());
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let version = super::super::program::OLDEST;
-        Info { path, version, version_text: "7.2".to_owned(), sandbox: false }
+    /// A VMM that counts its runs, prints `line` where the guest's console goes, and exits.
+    struct Counting {
+        line: &'static str,
+        code: i32,
+        runs: PathBuf,
+    }
+
+    #[async_trait]
+    impl Prober for Counting {
+        fn vmm(&self) -> String {
+            "a VMM that counts".to_owned()
+        }
+
+        async fn start(&self, _: &ProbeGuest, _: ProbeSize, dir: &Path) -> Result<Held, VmmError> {
+            let script = format!(
+                "echo run >>{}; echo '{}' >console.log; exit {}",
+                self.runs.display(),
+                self.line,
+                self.code
+            );
+            let spawn = crate::spawn::Spawn {
+                role: crate::Role::Vmm,
+                vm_id: aetherium_model::VmId::new(),
+                run_dir: dir,
+                program: Path::new("/bin/sh"),
+                args: vec!["-c".into(), script.into()],
+                log: &dir.join("vmm.log"),
+                stdout: None,
+                inherit: None,
+            };
+            spawn.start()
+        }
+    }
+
+    fn counting(dir: &Path, line: &'static str) -> Counting {
+        Counting { line, code: 0, runs: dir.join("runs") }
     }
 
     fn probe_guest(dir: &Path, sha256: &str) -> ProbeGuest {
         ProbeGuest {
-            kernel: dir.join("kernel"),
+            kernel: crate::GuestKernel {
+                image: dir.join("kernel"),
+                elf: None,
+                facts: aetherium_model::kernel::KernelFacts {
+                    release: "6.12".to_owned(),
+                    format: aetherium_model::template::KernelFormat::BzImage,
+                    needs_bytes: 0,
+                    config: None,
+                },
+                extra_args: Vec::new(),
+                modules: Vec::new(),
+                cpu_template: None,
+            },
             kernel_sha256: sha256.to_owned(),
-            format: aetherium_model::template::KernelFormat::BzImage,
-            extra_args: Vec::new(),
             initrd: dir.join("initrd"),
         }
     }
@@ -348,59 +398,59 @@ mod tests {
     async fn a_kernel_is_probed_once_even_by_many_at_once_and_across_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let qemu = counting_qemu(dir, "aetherium-init: probe uptime_ms=7");
+        let vmm = counting(dir, "aetherium-init: probe uptime_ms=7");
         let guest = probe_guest(dir, "aa");
-        assert_eq!(kvm(dir).accelerator_for(&guest.kernel).0, Accelerator::Tcg, "before any probe");
+        assert_eq!(kvm(dir).verdict_for(&guest.kernel.image), None, "before any probe");
 
         let (one, other) = (kvm(dir), kvm(dir));
         let found = tokio::join!(
-            one.learn(&qemu, &guest),
-            one.learn(&qemu, &guest),
-            other.learn(&qemu, &guest)
+            one.learn(&vmm, &guest),
+            one.learn(&vmm, &guest),
+            other.learn(&vmm, &guest)
         );
         assert_eq!(runs(dir), 1);
         assert_eq!((&found.0, &found.0), (&found.1, &found.2));
         assert_eq!(found.0.verdict, aetherium_model::finding::Verdict::Ok, "{:?}", found.0);
-        assert_eq!(one.accelerator_for(&guest.kernel).0, Accelerator::Kvm);
-        assert_eq!(kvm(dir).recall(&qemu), Some(found.0));
+        assert!(one.verdict_for(&guest.kernel.image).unwrap().runs);
+        assert_eq!(kvm(dir).recall(&vmm.vmm()), Some(found.0));
 
-        kvm(dir).learn(&qemu, &probe_guest(dir, "bb")).await;
+        kvm(dir).learn(&vmm, &probe_guest(dir, "bb")).await;
         assert_eq!(runs(dir), 2, "another kernel needs a probe of its own");
     }
 
     #[tokio::test]
-    async fn a_kernel_that_does_not_come_up_under_kvm_is_emulated_and_the_reason_kept() {
+    async fn the_reason_why_a_kernel_does_not_come_up_under_kvm_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let qemu = counting_qemu(dir, "nothing of note");
+        let vmm = counting(dir, "nothing of note");
         let guest = probe_guest(dir, "aa");
         let memory = kvm(dir);
-        let finding = memory.learn(&qemu, &guest).await;
+        let finding = memory.learn(&vmm, &guest).await;
         assert_eq!(finding.verdict, aetherium_model::finding::Verdict::Warn);
-        let (accelerator, reason) = memory.accelerator_for(&guest.kernel);
-        assert_eq!((accelerator, &reason), (Accelerator::Tcg, &finding.found));
-        assert_eq!(kvm(dir).learn(&qemu, &guest).await, finding, "from the file");
+        let verdict = memory.verdict_for(&guest.kernel.image).unwrap();
+        assert_eq!((verdict.runs, &verdict.reason), (false, &finding.found));
+        assert_eq!(kvm(dir).learn(&vmm, &guest).await, finding, "from the file");
         assert_eq!(runs(dir), 1);
     }
 
     #[tokio::test]
-    async fn a_qemu_that_refuses_to_start_is_no_verdict_to_keep() {
+    async fn a_vmm_that_refuses_to_start_is_no_verdict_to_keep() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let qemu = counting_qemu(dir, "x'; exit 1; echo '");
-        let finding = kvm(dir).learn(&qemu, &probe_guest(dir, "aa")).await;
+        let vmm = Counting { code: 1, ..counting(dir, "nothing") };
+        let finding = kvm(dir).learn(&vmm, &probe_guest(dir, "aa")).await;
         assert!(finding.found.contains("code 1"), "{finding:?}");
-        assert_eq!(kvm(dir).recall(&qemu), None);
+        assert_eq!(kvm(dir).recall(&vmm.vmm()), None);
     }
 
     #[tokio::test]
     async fn without_the_device_nothing_is_probed_and_nothing_kept() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let qemu = counting_qemu(dir, "aetherium-init: probe uptime_ms=7");
+        let vmm = counting(dir, "aetherium-init: probe uptime_ms=7");
         let memory = Kvm { device: dir.join("none"), ..kvm(dir) };
-        let finding = memory.learn(&qemu, &probe_guest(dir, "aa")).await;
+        let finding = memory.learn(&vmm, &probe_guest(dir, "aa")).await;
         assert!(finding.found.contains("does not open"), "{finding:?}");
-        assert_eq!((runs(dir), kvm(dir).recall(&qemu)), (0, None));
+        assert_eq!((runs(dir), kvm(dir).recall(&vmm.vmm())), (0, None));
     }
 }

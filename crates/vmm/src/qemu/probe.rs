@@ -1,0 +1,53 @@
+//! A probe guest under QEMU: nothing but a kernel, its initramfs and a console.
+
+use super::{command::Plan, program::Info};
+use crate::{
+    Accelerator, ProbeGuest, Role, VmmError,
+    held::Held,
+    kvm::{ProbeSize, Prober},
+    spawn::Spawn,
+};
+use aetherium_model::VmId;
+use async_trait::async_trait;
+use std::path::Path;
+
+#[async_trait]
+impl Prober for Info {
+    fn vmm(&self) -> String {
+        format!("QEMU {}", self.version_text)
+    }
+
+    async fn start(
+        &self,
+        guest: &ProbeGuest,
+        size: ProbeSize,
+        dir: &Path,
+    ) -> Result<Held, VmmError> {
+        let plan = Plan {
+            name: "kvm-probe",
+            accelerator: Accelerator::Kvm,
+            sandbox: self.sandbox,
+            vcpus: size.vcpus,
+            memory: size.memory,
+            kernel: &guest.kernel.image,
+            extra_args: &guest.kernel.extra_args,
+            initrd: &guest.initrd,
+            disks: &[],
+            console: &dir.join("console.log"),
+            network: None,
+            monitor: None,
+            vsock: None,
+        };
+        let spawn = Spawn {
+            role: Role::Vmm,
+            vm_id: VmId::new(),
+            run_dir: dir,
+            program: &self.path,
+            args: plan.args()?,
+            log: &dir.join("vmm.log"),
+            stdout: None,
+            inherit: None,
+        };
+        spawn.start()
+    }
+}

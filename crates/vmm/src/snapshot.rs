@@ -1,0 +1,207 @@
+//! Snapshots: what one consists of, what it depends on, and whether it fits here. Pure, but for
+//! reading what this host is.
+//!
+//! A snapshot is a directory. The driver writes the guest's memory and the state of its devices;
+//! whoever owns the VM adds its disks and, last, the manifest: a directory without one is none.
+//! Nothing of a snapshot that does not fit is touched: [`SnapshotGround::check`] comes first, and
+//! names the field.
+
+use aetherium_model::{
+    Code, Fault, Timestamp,
+    resources::{DriverKind, VirtioTransport},
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf};
+
+/// The manifest's format; another number is refused.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// How much of the memory a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// All of it.
+    #[default]
+    Full,
+    /// What was written since the snapshot before, into a file with holes.
+    Diff,
+}
+
+/// Where a driver puts a snapshot's parts, and finds them. Absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFiles {
+    /// The guest's memory. QEMU leaves it empty: its state has everything.
+    pub memory: PathBuf,
+    /// The state of its virtual CPUs and devices.
+    pub state: PathBuf,
+}
+
+impl SnapshotFiles {
+    /// The files of the snapshot in this directory.
+    pub fn within(dir: &std::path::Path) -> Self {
+        Self { memory: dir.join("memory"), state: dir.join("state") }
+    }
+}
+
+/// What a driver is, as far as its snapshots depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotVmm {
+    /// The driver.
+    pub driver: DriverKind,
+    /// The VMM's version, for people: what counts is the format.
+    pub version: String,
+    /// The version of the state's format.
+    pub format: String,
+    /// The CPU's vendor, family, model and stepping: a guest has seen its features.
+    pub host_cpu: String,
+}
+
+/// A disk that a snapshot's guest has open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDisk {
+    /// What it is for, such as `root`.
+    pub id: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// SHA-256 of its content at the snapshot, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Everything that must be at a load as it was at the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotGround {
+    /// The VMM.
+    pub vmm: SnapshotVmm,
+    /// SHA-256 of the kernel image, in hexadecimal.
+    pub kernel_sha256: String,
+    /// The template's digest.
+    pub template_digest: String,
+    /// How the devices are attached.
+    pub virtio_transport: Option<VirtioTransport>,
+    /// Whether there is a virtio socket.
+    pub vsock: bool,
+    /// Whether there is a network interface.
+    pub network: bool,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The disks, the root first.
+    pub disks: Vec<SnapshotDisk>,
+}
+
+/// A snapshot's manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotManifest {
+    /// [`SNAPSHOT_FORMAT`].
+    pub format: u32,
+    /// How much of the memory it holds.
+    pub kind: SnapshotKind,
+    /// What it depends on.
+    pub ground: SnapshotGround,
+    /// When it was taken.
+    pub created_at: Timestamp,
+}
+
+/// Why a snapshot does not fit: one field, as it was and as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the snapshot does not fit here: its {field} is {theirs}, and here it is {ours}")]
+pub struct Mismatch {
+    /// The manifest's field.
+    pub field: &'static str,
+    /// The snapshot's value.
+    pub theirs: String,
+    /// The value here.
+    pub ours: String,
+}
+
+impl From<Mismatch> for Fault {
+    fn from(mismatch: Mismatch) -> Self {
+        Self::new(Code::Conflict, mismatch.to_string())
+            .remedy("load it where it was taken, or take a new one here")
+    }
+}
+
+impl SnapshotGround {
+    /// Whether a snapshot taken on this ground can be loaded on `here`.
+    ///
+    /// # Errors
+    /// The first field that differs.
+    pub fn check(&self, here: &Self) -> Result<(), Mismatch> {
+        fn same<T: PartialEq + fmt::Debug>(
+            field: &'static str,
+            theirs: &T,
+            ours: &T,
+        ) -> Result<(), Mismatch> {
+            if theirs == ours {
+                return Ok(());
+            }
+            Err(Mismatch { field, theirs: format!("{theirs:?}"), ours: format!("{ours:?}") })
+        }
+        same("vmm.driver", &self.vmm.driver, &here.vmm.driver)?;
+        same("vmm.format", &self.vmm.format, &here.vmm.format)?;
+        same("vmm.host_cpu", &self.vmm.host_cpu, &here.vmm.host_cpu)?;
+        same("kernel_sha256", &self.kernel_sha256, &here.kernel_sha256)?;
+        same("template_digest", &self.template_digest, &here.template_digest)?;
+        same("virtio_transport", &self.virtio_transport, &here.virtio_transport)?;
+        same("vsock", &self.vsock, &here.vsock)?;
+        same("network", &self.network, &here.network)?;
+        same("vcpus", &self.vcpus, &here.vcpus)?;
+        same("memory_mib", &self.memory_mib, &here.memory_mib)?;
+        same("disks", &self.disks, &here.disks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ground() -> SnapshotGround {
+        SnapshotGround {
+            vmm: SnapshotVmm {
+                driver: DriverKind::Firecracker,
+                version: "1.16.1".to_owned(),
+                format: "8.0.0".to_owned(),
+                host_cpu: "GenuineIntel/6/85/7".to_owned(),
+            },
+            kernel_sha256: "k".to_owned(),
+            template_digest: "t".to_owned(),
+            virtio_transport: Some(VirtioTransport::Pci),
+            vsock: true,
+            network: false,
+            vcpus: 1,
+            memory_mib: 256,
+            disks: vec![SnapshotDisk { id: "root".to_owned(), size: 7, sha256: "d".to_owned() }],
+        }
+    }
+
+    #[test]
+    fn a_snapshot_fits_where_nothing_that_counts_has_changed() {
+        let mut here = ground();
+        here.vmm.version = "1.16.2".to_owned();
+        assert_eq!(ground().check(&here), Ok(()), "the version alone does not count");
+    }
+
+    #[test]
+    fn each_field_that_differs_is_named() {
+        type Change = fn(&mut SnapshotGround);
+        let changes: [(&str, Change); 11] = [
+            ("vmm.driver", |it| it.vmm.driver = DriverKind::Qemu),
+            ("vmm.format", |it| it.vmm.format = "9.0.0".to_owned()),
+            ("vmm.host_cpu", |it| it.vmm.host_cpu.push('x')),
+            ("kernel_sha256", |it| it.kernel_sha256.push('x')),
+            ("template_digest", |it| it.template_digest.push('x')),
+            ("virtio_transport", |it| it.virtio_transport = Some(VirtioTransport::Mmio)),
+            ("vsock", |it| it.vsock = false),
+            ("network", |it| it.network = true),
+            ("vcpus", |it| it.vcpus = 2),
+            ("memory_mib", |it| it.memory_mib = 512),
+            ("disks", |it| it.disks[0].sha256.push('x')),
+        ];
+        for (field, change) in changes {
+            let mut here = ground();
+            change(&mut here);
+            assert_eq!(ground().check(&here).unwrap_err().field, field);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Pausing and resuming a VM. A paused VM keeps its memory and its place on the host, and no CPU.
+
+use super::{Verb, actor::Actor};
+use aetherium_model::{
+    Code, Fault,
+    vm::{VmEvent, VmState},
+};
+use std::time::Duration;
+
+/// How long the agent of a resumed VM may take to answer: it was only stopped.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Actor {
+    /// Does what was asked. Asking for what already is, is done.
+    pub(super) async fn perform(&mut self, verb: Verb) -> Result<(), Fault> {
+        match (&verb, &self.record.vm().state) {
+            (Verb::Pause, VmState::Running) => self.pause().await,
+            (Verb::Resume, VmState::Paused) => self.resume().await,
+            (Verb::Snapshot(name), VmState::Paused) => self.snapshot(name).await,
+            (Verb::Snapshot(name), VmState::Running) => {
+                self.pause().await?;
+                let taken = self.snapshot(name).await;
+                self.resume().await?;
+                taken
+            }
+            (Verb::Pause, VmState::Paused) | (Verb::Resume, VmState::Running) => Ok(()),
+            (verb, state) => {
+                let detail = format!(
+                    "{} is {} and cannot {}",
+                    self.record.vm().id,
+                    state.as_str(),
+                    verb.as_str()
+                );
+                Err(Fault::new(Code::Conflict, detail).remedy("look at its state, then ask again"))
+            }
+        }
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), Fault> {
+        let Some(machine) = self.machinery.as_ref().map(|it| it.machine.clone()) else {
+            return Err(Fault::internal("a running VM without a machine"));
+        };
+        self.record.apply(VmEvent::PauseRequested, None).await;
+        match machine.pause().await {
+            Ok(()) => {
+                self.record.apply(VmEvent::Frozen, None).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.now_running().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Lets the VM go on, and waits for its agent: a guest that is not heard of is not running.
+    async fn resume(&mut self) -> Result<(), Fault> {
+        let Some(machinery) = &self.machinery else {
+            return Err(Fault::internal("a paused VM without a machine"));
+        };
+        let (machine, agent) = (machinery.machine.clone(), machinery.agent.clone());
+        self.record.apply(VmEvent::ResumeRequested, None).await;
+        if let Err(error) = machine.resume().await {
+            self.record.apply(VmEvent::Frozen, None).await;
+            return Err(error.into());
+        }
+        agent.forget_connection().await;
+        match agent.wait_ready(ANSWER_DEADLINE).await {
+            Ok(_) => {
+                self.now_running().await;
+                Ok(())
+            }
+            Err(error) => {
+                // Frozen again, so that its state is a true one and it can be tried once more.
+                let frozen = machine.pause().await;
+                self.record.apply(VmEvent::Frozen, None).await;
+                frozen?;
+                let detail = format!("the resumed VM's agent does not answer: {error}");
+                Err(Fault::new(Code::AgentLost, detail)
+                    .remedy("resume it once more, or end it; see the VMM's log"))
+            }
+        }
+    }
+}
