@@ -6,7 +6,7 @@
 use aetherium_agent_proto::line::LineRequest;
 use aetherium_agent_proto::rpc::wire;
 use aetherium_agent_proto::system::{MachineIdentity, Metrics};
-use aetherium_agent_proto::{ExecSpec, ExitReport, Hello, ProcessInfo, files, ports};
+use aetherium_agent_proto::{ExecSpec, ExitReport, Hello, ProcessInfo, files};
 use buffa::Message;
 
 /// A message of the RPC, the first byte says which: decoded, understood, encoded, decoded again.
@@ -29,9 +29,7 @@ pub fn rpc_message(data: &[u8]) {
         13 => understood(bytes, |it: wire::WriteTarPart| it.part),
         14 => understood(bytes, |it: wire::TunnelInput| it.part),
         15 => understood(bytes, |it: wire::TunnelOutput| it.part),
-        16 => {
-            understood(bytes, |it: wire::ListeningEvent| -> Option<ports::PortEvent> { it.read() })
-        }
+        16 => understood(bytes, |it: wire::ListeningEvent| it.read()),
         17 => understood(bytes, |it: wire::MetricsResponse| Some(Metrics::from(it))),
         18 => understood(bytes, |it: wire::SetIdentityRequest| MachineIdentity::try_from(it).ok()),
         19 => understood(bytes, |it: wire::WriteSecretRequest| Some(it.data)),

@@ -1,6 +1,10 @@
 //! The fuzz targets' functions, over their corpus and over a bounded number of random inputs, with
 //! any toolchain. `make fuzz` runs them for longer, led by coverage.
+// A failed step fails its test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+// There it is a library's face.
+#[allow(unreachable_pub)]
 #[path = "../../../fuzz/src/lib.rs"]
 mod fuzz;
 

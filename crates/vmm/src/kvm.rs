@@ -30,8 +30,9 @@ use tokio::time::timeout;
 /// The check's name.
 pub(crate) const CHECK: &str = "kvm.probe";
 const WHY: &str = "with KVM guests run at the host's speed, without it many times slower";
-/// How long the probe guest may take. Under software emulation, on a slow host, it needs half of it.
-const DEADLINE: Duration = Duration::from_secs(6);
+/// How long the probe guest may take where there is another way to run guests. Under software
+/// emulation, on a slow host, it needs half of it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(6);
 /// Verdicts that are kept; the oldest go first.
 const MAX_VERDICTS: usize = 64;
 const DEVICE: &str = "/dev/kvm";
@@ -44,6 +45,9 @@ const PROBE_MEMORY_MIB: u32 = 256;
 pub(crate) trait Prober: Sync {
     /// The VMM's name and version, in full: a verdict holds for this one only.
     fn vmm(&self) -> String;
+
+    /// How long the guest may take: the longer, the more depends on it.
+    fn deadline(&self) -> Duration;
 
     /// Starts a VMM with the guest. Its working directory is `dir`, its console goes to
     /// `console.log` there and whatever it says to `vmm.log`.
@@ -179,9 +183,10 @@ impl Kvm {
         };
         // Never kept, so that it ends with this function, however that ends.
         let held = vmm.start(guest, size, &dir).await?;
-        let exit = timeout(DEADLINE, held.ended()).await.ok();
+        let exit = timeout(vmm.deadline(), held.ended()).await.ok();
         let seen = read_tail(&dir.join("console.log")).await;
-        let verdict = judge(&vmm.vmm(), &seen, exit, &tail_lines(&dir.join("vmm.log")).await);
+        let (name, limit) = (vmm.vmm(), vmm.deadline());
+        let verdict = judge(&name, limit, &seen, exit, &tail_lines(&dir.join("vmm.log")).await);
         drop(held);
         fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
         let lasting = verdict.runs || !matches!(exit, Some(VmmExit::Code(code)) if code != 0);
@@ -194,7 +199,13 @@ impl Kvm {
 }
 
 /// The verdict on what a probe left. Pure.
-fn judge(vmm: &str, console: &str, exit: Option<VmmExit>, log: &[String]) -> Verdict {
+fn judge(
+    vmm: &str,
+    limit: Duration,
+    console: &str,
+    exit: Option<VmmExit>,
+    log: &[String],
+) -> Verdict {
     let marker = console.lines().find_map(|line| match ConsoleLine::parse(line) {
         Some(ConsoleLine::Probe { uptime_ms }) => Some(uptime_ms),
         _ => None,
@@ -208,10 +219,9 @@ fn judge(vmm: &str, console: &str, exit: Option<VmmExit>, log: &[String]) -> Ver
     let said = log.last().map(|line| format!(": {line}")).unwrap_or_default();
     let reason = match exit {
         Some(exit) => format!("under KVM {vmm} {exit} before the probe guest came up{said}"),
-        None => format!(
-            "under KVM the probe guest did not come up within {} s{said}",
-            DEADLINE.as_secs()
-        ),
+        None => {
+            format!("under KVM the probe guest did not come up within {} s{said}", limit.as_secs())
+        }
     };
     Verdict { runs: false, reason }
 }
@@ -306,24 +316,25 @@ mod tests {
     fn only_the_probe_line_proves_that_guests_run() {
         let came_up = judge(
             "Qemu 7",
+            DEADLINE,
             "noise\r\naetherium-init: probe uptime_ms=390\r\n",
             Some(VmmExit::Code(0)),
             &[],
         );
         assert!(came_up.runs && came_up.reason.contains("390 ms"), "{came_up:?}");
-        let silent = judge("Qemu 7", "", Some(VmmExit::Code(0)), &[]);
+        let silent = judge("Qemu 7", DEADLINE, "", Some(VmmExit::Code(0)), &[]);
         assert!(!silent.runs, "{silent:?}");
     }
 
     #[test]
     fn a_failed_probe_says_what_it_saw() {
         let log = ["qemu: error: failed to set MSR 0x10a to 0x69".to_owned()];
-        let aborted = judge("Qemu 7", "", Some(VmmExit::Signal(6)), &log);
+        let aborted = judge("Qemu 7", DEADLINE, "", Some(VmmExit::Signal(6)), &log);
         assert!(
             aborted.reason.contains("signal 6") && aborted.reason.contains("MSR"),
             "{aborted:?}"
         );
-        let slow = judge("Qemu 7", "Probing EDD", None, &[]);
+        let slow = judge("Qemu 7", DEADLINE, "Probing EDD", None, &[]);
         assert!(!slow.runs && slow.reason.contains("within 6 s"), "{slow:?}");
     }
 
@@ -338,6 +349,10 @@ mod tests {
     impl Prober for Counting {
         fn vmm(&self) -> String {
             "a VMM that counts".to_owned()
+        }
+
+        fn deadline(&self) -> Duration {
+            DEADLINE
         }
 
         async fn start(&self, _: &ProbeGuest, _: ProbeSize, dir: &Path) -> Result<Held, VmmError> {

@@ -114,6 +114,9 @@ fn since_epoch(time: SystemTime) -> (i64, u32) {
 }
 
 fn from_epoch(seconds: i64, nanos: u32) -> SystemTime {
+    if nanos >= 1_000_000_000 {
+        return SystemTime::UNIX_EPOCH;
+    }
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let at = if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(whole)

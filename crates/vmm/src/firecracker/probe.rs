@@ -20,12 +20,20 @@ use aetherium_model::{
     resources::{Resources, VirtioTransport},
 };
 use async_trait::async_trait;
-use std::{ffi::OsString, fs, path::Path};
+use std::{ffi::OsString, fs, path::Path, time::Duration};
+
+/// How long the guest may take. There is no other way to run guests, and an overloaded host shall not
+/// be taken for one that cannot: a guest that needs longer is of no use.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl Prober for Info {
     fn vmm(&self) -> String {
         self.name()
+    }
+
+    fn deadline(&self) -> Duration {
+        DEADLINE
     }
 
     async fn start(

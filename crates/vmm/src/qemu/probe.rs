@@ -4,17 +4,21 @@ use super::{command::Plan, program::Info};
 use crate::{
     Accelerator, ProbeGuest, Role, VmmError,
     held::Held,
-    kvm::{ProbeSize, Prober},
+    kvm::{self, ProbeSize, Prober},
     spawn::Spawn,
 };
 use aetherium_model::VmId;
 use async_trait::async_trait;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 #[async_trait]
 impl Prober for Info {
     fn vmm(&self) -> String {
         format!("QEMU {}", self.version_text)
+    }
+
+    fn deadline(&self) -> Duration {
+        kvm::DEADLINE
     }
 
     async fn start(

@@ -57,7 +57,7 @@ pub(super) struct Started {
 
 /// What a VM is started from, with all files made.
 enum Origin {
-    Kernel(LaunchSpec),
+    Kernel(Box<LaunchSpec>),
     Snapshot(Box<restore::Prepared>),
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
-        None => Origin::Kernel(prepare(host, &vm, &journal).await?),
+        None => Origin::Kernel(Box::new(prepare(host, &vm, &journal).await?)),
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
