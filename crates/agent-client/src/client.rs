@@ -107,7 +107,8 @@ impl AgentClient {
     /// Nothing is sent twice.
     pub async fn exec(&self, spec: ExecSpec) -> Result<Process, AgentError> {
         let connection = self.connection().await?;
-        self.call("start", process::start(self.clone(), connection, spec)).await
+        // Boxed, as every call: no caller shall carry the library's futures.
+        Box::pin(self.call("start", process::start(self.clone(), connection, spec))).await
     }
 
     /// Follows a process that was started before, by this caller or another: from `from`, or from the
@@ -124,7 +125,7 @@ impl AgentClient {
     ) -> Result<Process, AgentError> {
         let connection = self.connection().await?;
         let attach = process::attach(self.clone(), connection, process.into(), from, role);
-        self.call("attach", attach).await
+        Box::pin(self.call("attach", attach)).await
     }
 
     /// Waits for a process's end, as long as that takes; also for one that has ended already, as long
