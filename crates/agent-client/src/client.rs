@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::connection::{Connection, SINCE_1_1};
-use crate::dial::{self, DialError, Waiting, Winner};
+use crate::dial::{self, Dial, DialError, Waiting, Winner};
 use crate::process::{self, Process, Role};
 use crate::stdin::Stdin;
 use crate::upgrade;
@@ -69,7 +69,7 @@ impl AgentClient {
                 return Ok((connection.clone(), None));
             }
             let waiting = Waiting { limit: self.inner.deadlines.dial, last_words: &last_words };
-            let winner = dial::until_ready(&self.inner.endpoints, &self.order(), waiting).await?;
+            let winner = dial::until_ready(self.dial(&self.order()), waiting).await?;
             Ok(self.settle(&mut slot, winner))
         });
         match self.unless_ended(dial).await? {
@@ -366,7 +366,7 @@ impl AgentClient {
             if let Some(connection) = slot.as_ref().filter(|it| it.is_open()) {
                 return Ok(connection.clone());
             }
-            let winner = dial::race(&self.inner.endpoints, &self.order()).await?;
+            let winner = dial::race(self.dial(&self.order())).await?;
             Ok(self.settle(&mut slot, winner).0)
         });
         match self.unless_ended(dial).await? {
@@ -390,6 +390,11 @@ impl AgentClient {
     fn no_answer(&self) -> String {
         let endpoints: Vec<String> = self.inner.endpoints.iter().map(ToString::to_string).collect();
         format!("{}: no answer", endpoints.join(", "))
+    }
+
+    fn dial<'a>(&'a self, order: &'a [usize]) -> Dial<'a> {
+        let Inner { endpoints, deadlines, .. } = &*self.inner;
+        Dial { endpoints, order, silence: deadlines.silence }
     }
 
     /// The endpoints' order: what worked, then the local ones, then TCP.

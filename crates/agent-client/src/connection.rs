@@ -19,17 +19,6 @@ use tokio::task::JoinHandle;
 
 use crate::AgentError;
 
-/// A busy host can keep an emulated guest from running for seconds: most of the deadline is patience.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(3_500);
-
-/// A guest that is silent this long is taken for dead, and every call to it ends.
-pub const KEEP_ALIVE_DEADLINE: Duration = Duration::from_secs(5);
-const _: () = assert!(
-    KEEP_ALIVE_INTERVAL.as_millis() + KEEP_ALIVE_TIMEOUT.as_millis()
-        < KEEP_ALIVE_DEADLINE.as_millis()
-);
-
 /// The most bytes of one stream that wait to be sent.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 
@@ -64,12 +53,13 @@ pub(crate) type WirePorts = wire::PortsClient<Connection>;
 pub(crate) type WireSystem = wire::SystemClient<Connection>;
 
 impl Connection {
-    /// Opens an HTTP/2 session over a socket.
+    /// Opens an HTTP/2 session over a socket. A peer that is silent for `silence` ends it.
     pub(crate) async fn open<S>(
         socket: S,
         transport: AgentTransport,
         endpoint: String,
         token: Option<&Token>,
+        silence: Duration,
     ) -> Result<Self, hyper::Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -80,8 +70,9 @@ impl Connection {
             .initial_stream_window_size(rpc::HOST_STREAM_WINDOW)
             .initial_connection_window_size(rpc::connection_window(rpc::HOST_STREAM_WINDOW))
             .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            // Asked early, so that most of the time is there to answer.
+            .keep_alive_interval(silence / 5)
+            .keep_alive_timeout(silence * 7 / 10)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(socket))
             .await?;

@@ -27,6 +27,16 @@ const MAX_DIALS: usize = 32;
 /// The longest answer to `CONNECT` worth reading, in bytes.
 const MAX_CONNECT_ANSWER: usize = 64;
 
+/// Whom to dial.
+#[derive(Clone, Copy)]
+pub(crate) struct Dial<'a> {
+    pub(crate) endpoints: &'a [Endpoint],
+    /// The endpoints' numbers, the preferred one first.
+    pub(crate) order: &'a [usize],
+    /// How long an agent may be silent once it has answered.
+    pub(crate) silence: Duration,
+}
+
 /// An endpoint that answered.
 pub(crate) struct Winner {
     pub(crate) index: usize,
@@ -42,15 +52,15 @@ pub(crate) enum DialError {
     NotYet(String),
 }
 
-/// Tries the endpoints named by `order` until one answers or all have failed.
-pub(crate) async fn race(endpoints: &[Endpoint], order: &[usize]) -> Result<Winner, DialError> {
-    let mut waiting = order.iter().copied();
+/// Tries the endpoints in their order until one answers or all have failed.
+pub(crate) async fn race(dial: Dial<'_>) -> Result<Winner, DialError> {
+    let mut waiting = dial.order.iter().copied();
     let mut running = FuturesUnordered::new();
     let mut failures = Vec::new();
     loop {
         if running.is_empty() {
             let Some(next) = waiting.next() else { break };
-            running.push(attempt(endpoints, next));
+            running.push(attempt(dial, next));
         }
         let more = waiting.len() > 0;
         tokio::select! {
@@ -60,18 +70,18 @@ pub(crate) async fn race(endpoints: &[Endpoint], order: &[usize]) -> Result<Winn
                     failures.push((index, failure));
                     // The turn passes on at once, even while others are still trying.
                     if let Some(next) = waiting.next() {
-                        running.push(attempt(endpoints, next));
+                        running.push(attempt(dial, next));
                     }
                 }
             },
             () = tokio::time::sleep(HEAD_START), if more => {
                 if let Some(next) = waiting.next() {
-                    running.push(attempt(endpoints, next));
+                    running.push(attempt(dial, next));
                 }
             }
         }
     }
-    Err(summary(endpoints, failures))
+    Err(summary(dial.endpoints, failures))
 }
 
 /// How to wait for a booting guest.
@@ -85,8 +95,7 @@ pub(crate) struct Waiting<'a> {
 /// Dials again and again until an agent answers. Ends by itself only then, or when waiting cannot
 /// help; the caller brings the deadline.
 pub(crate) async fn until_ready(
-    endpoints: &[Endpoint],
-    order: &[usize],
+    dial: Dial<'_>,
     waiting: Waiting<'_>,
 ) -> Result<Winner, AgentError> {
     let mut dials = FuturesUnordered::new();
@@ -108,7 +117,7 @@ pub(crate) async fn until_ready(
             () = tokio::time::sleep_until(next), if may_dial => {
                 let rhythm = Rhythm::at(began.elapsed());
                 let limit = rhythm.limit.min(waiting.limit);
-                dials.push(tokio::time::timeout(limit, race(endpoints, order)));
+                dials.push(tokio::time::timeout(limit, race(dial)));
                 next = Instant::now() + rhythm.while_hanging;
             }
         }
@@ -164,28 +173,29 @@ fn summary(endpoints: &[Endpoint], failures: Vec<(usize, Failure)>) -> DialError
     DialError::NotYet(texts.join("; "))
 }
 
-async fn attempt(endpoints: &[Endpoint], index: usize) -> Result<Winner, (usize, Failure)> {
-    let endpoint = &endpoints[index];
-    let connection = open(endpoint).await.map_err(|text| (index, Failure::Io(text)))?;
+async fn attempt(dial: Dial<'_>, index: usize) -> Result<Winner, (usize, Failure)> {
+    let endpoint = &dial.endpoints[index];
+    let connection =
+        open(endpoint, dial.silence).await.map_err(|text| (index, Failure::Io(text)))?;
     let hello = connection.hello().await.map_err(|error| (index, Failure::Agent(error)))?;
     Ok(Winner { index, connection, hello })
 }
 
-async fn open(endpoint: &Endpoint) -> Result<Connection, String> {
+async fn open(endpoint: &Endpoint, silence: Duration) -> Result<Connection, String> {
     let (name, transport) = (endpoint.to_string(), endpoint.transport());
     let opened = match endpoint {
         Endpoint::Unix { path } => {
             let socket = UnixStream::connect(path).await.map_err(|e| e.to_string())?;
-            Connection::open(socket, transport, name, None).await
+            Connection::open(socket, transport, name, None, silence).await
         }
         Endpoint::Vsock { uds, port } => {
             let socket = connect_vsock(uds, *port).await.map_err(|e| e.to_string())?;
-            Connection::open(socket, transport, name, None).await
+            Connection::open(socket, transport, name, None, silence).await
         }
         Endpoint::Tcp { addr, token } => {
             let socket = TcpStream::connect(addr).await.map_err(|e| e.to_string())?;
             socket.set_nodelay(true).map_err(|e| e.to_string())?;
-            Connection::open(socket, transport, name, Some(token)).await
+            Connection::open(socket, transport, name, Some(token), silence).await
         }
     };
     opened.map_err(|error| error.to_string())

@@ -69,11 +69,15 @@ pub struct Deadlines {
     pub dial: Duration,
     /// For a call with one answer, and for a command to be started.
     pub call: Duration,
+    /// For a guest to give a sign of life: one that is silent longer is taken for dead, and every call
+    /// to it ends.
+    pub silence: Duration,
 }
 
 impl Default for Deadlines {
-    /// 5 s to dial, 10 s to answer.
+    /// 5 s to dial, 10 s to answer, 5 s of silence.
     fn default() -> Self {
-        Self { dial: Duration::from_secs(5), call: Duration::from_secs(10) }
+        let seconds = Duration::from_secs;
+        Self { dial: seconds(5), call: seconds(10), silence: seconds(5) }
     }
 }

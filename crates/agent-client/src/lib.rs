@@ -12,7 +12,7 @@
 //!
 //! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection and dials again when
 //! that is gone, over whatever worked before. Every call has a deadline or ends with the
-//! connection, which a keep-alive declares dead within [`KEEP_ALIVE_DEADLINE`] of silence.
+//! connection, which a keep-alive declares dead after [`Deadlines::silence`].
 //!
 //! Owns dialling, the choice of transport and the mapping of wire errors. Must never run a command
 //! twice: a call that may have reached the guest is not sent again; [`AgentError::may_have_started`]
@@ -42,7 +42,6 @@ pub use aetherium_agent_proto::{
 };
 pub use capture::{CollectError, Output, collect};
 pub use client::AgentClient;
-pub use connection::KEEP_ALIVE_DEADLINE;
 pub use dial::HEAD_START;
 pub use endpoint::{Deadlines, Endpoint};
 pub use error::AgentError;

@@ -20,8 +20,8 @@ use aetherium_model::{
     vm::{AgentTransport, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
-    AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest, VmmExit,
-    VsockChoice,
+    Accelerator, AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest,
+    VmmExit, VsockChoice,
     diagnose::{self, Phase},
     firecracker::plan::TransportChoice,
 };
@@ -160,7 +160,16 @@ pub(crate) fn agent_client(footprint: &Footprint, token: &Token) -> AgentClient 
             AgentAddress::Tcp { addr } => Endpoint::Tcp { addr: *addr, token: token.clone() },
         })
         .collect();
-    AgentClient::new(endpoints, Deadlines::default())
+    AgentClient::new(endpoints, deadlines(footprint.accelerator))
+}
+
+/// How long a guest may take for what. A busy host can keep an emulated guest from running for
+/// seconds; that its VMM has died shows at once, whatever the patience.
+fn deadlines(accelerator: Accelerator) -> Deadlines {
+    match accelerator {
+        Accelerator::Tcg => Deadlines { silence: Duration::from_secs(20), ..Deadlines::default() },
+        Accelerator::Kvm | Accelerator::None => Deadlines::default(),
+    }
 }
 
 pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) -> AgentTransport {

@@ -117,16 +117,14 @@ pub(super) fn file(path: &Path, size: u64) -> Result<Duration, CliError> {
     let (near, far) = pair()?;
     let aside = path.with_extension("aside");
     let began = Instant::now();
-    let pump = {
-        let (aside, path) = (aside.clone(), path.to_owned());
-        thread::spawn(move || {
-            let mut file = File::create(&aside)?;
-            let copied = pour(far, &mut file)?;
-            file.sync_all()?;
-            std::fs::rename(aside, path)?;
-            Ok(copied)
-        })
-    };
+    let path = path.to_owned();
+    let pump = thread::spawn(move || {
+        let mut file = File::create(&aside)?;
+        let copied = pour(far, &mut file)?;
+        file.sync_all()?;
+        std::fs::rename(aside, path)?;
+        Ok(copied)
+    });
     feed(near, size).map_err(|error| local("the bare copy", error))?;
     whole(join(pump)?, size)?;
     Ok(began.elapsed())
