@@ -22,6 +22,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 /// Parses the arguments, runs the verb, prints what went wrong, and says how it ended.
 fn main() -> ExitCode {
+    tune_allocator();
     let args = args::Args::parse();
     start_log(&args);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -42,6 +43,24 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Keeps the buffers of streams in the heap. By default each one past 128 KiB would be mapped and
+/// unmapped anew, which halves what a VM's output or a file's upload can reach; see
+/// docs/decisions/0001-agent-rpc.md.
+#[cfg(target_env = "gnu")]
+fn tune_allocator() {
+    const MMAP_THRESHOLD: libc::c_int = 4 << 20;
+    const TRIM_THRESHOLD: libc::c_int = 16 << 20;
+    // SAFETY: mallopt only sets parameters, before any other thread runs.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+    }
+}
+
+/// Other C libraries have other allocators.
+#[cfg(not(target_env = "gnu"))]
+fn tune_allocator() {}
 
 fn start_log(args: &args::Args) {
     use tracing_subscriber::{EnvFilter, fmt};

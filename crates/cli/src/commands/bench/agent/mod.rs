@@ -25,7 +25,7 @@ use std::{
 };
 
 /// The bytes of one piece of input: what the agent sends at once, too.
-const PIECE: usize = 64 * 1024;
+const PIECE: usize = 128 * 1024;
 const MIB: u64 = 1024 * 1024;
 /// Commands at once.
 const CONCURRENT: usize = 200;
