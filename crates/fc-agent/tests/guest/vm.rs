@@ -104,7 +104,8 @@ impl Guest {
         });
         let token = Token::new(TOKEN).unwrap();
         let endpoint = Endpoint::Tcp { addr: addr.expect("QEMU forwards a port"), token };
-        let client = AgentClient::new(vec![endpoint], Deadlines::default());
+        let deadlines = Deadlines { silence: PATIENCE, ..Deadlines::default() };
+        let client = AgentClient::new(vec![endpoint], deadlines);
         Self { machine, client, _dir: dir }
     }
 
