@@ -8,4 +8,5 @@
 mod first_process;
 mod limits;
 mod machine;
+mod upgrades;
 mod vm;

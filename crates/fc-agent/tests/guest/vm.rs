@@ -141,12 +141,17 @@ fn asset(name: &str) -> PathBuf {
     path.canonicalize().unwrap()
 }
 
+/// The agent under test.
+pub(crate) fn program() -> Vec<u8> {
+    fs::read(asset("fc-agent")).unwrap()
+}
+
 /// The template's modules, this agent, and the guest's configuration.
 fn initramfs(dir: &Path, config: &GuestConfig) -> PathBuf {
     let mut archive = fs::read(asset("data/templates/default/initramfs.cpio")).unwrap();
     let json = serde_json::to_vec(config).unwrap();
     archive.extend(segment(&[
-        Entry::file("/init", 0o755, fs::read(asset("fc-agent")).unwrap()),
+        Entry::file("/init", 0o755, program()),
         Entry::file(GUEST_CONFIG_PATH, 0o600, json),
     ]));
     let path = dir.join("initrd");
