@@ -23,7 +23,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::time::timeout;
 
@@ -33,6 +33,8 @@ const WHY: &str = "with KVM guests run at the host's speed, without it many time
 /// How long the probe guest may take where there is another way to run guests. Under software
 /// emulation, on a slow host, it needs half of it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(6);
+/// A VMM that has run this long has not refused its orders: its guest failed.
+const REFUSAL_TIME: Duration = Duration::from_secs(5);
 /// Verdicts that are kept; the oldest go first.
 const MAX_VERDICTS: usize = 64;
 const DEVICE: &str = "/dev/kvm";
@@ -166,7 +168,7 @@ impl Kvm {
     }
 
     /// Runs the probe guest to its end or the deadline. Also says whether the verdict lasts: a VMM
-    /// that refuses what it is told or cannot read a file tells nothing about KVM.
+    /// that refuses what it is told or cannot read a file, which it does soon, tells nothing about KVM.
     async fn probe(
         &self,
         vmm: &dyn Prober,
@@ -182,6 +184,7 @@ impl Kvm {
             memory: MemoryMib::try_from(PROBE_MEMORY_MIB).map_err(bad_constant)?,
         };
         // Never kept, so that it ends with this function, however that ends.
+        let began = Instant::now();
         let held = vmm.start(guest, size, &dir).await?;
         let exit = timeout(vmm.deadline(), held.ended()).await.ok();
         let seen = read_tail(&dir.join("console.log")).await;
@@ -189,7 +192,8 @@ impl Kvm {
         let verdict = judge(&name, limit, &seen, exit, &tail_lines(&dir.join("vmm.log")).await);
         drop(held);
         fs::remove_dir_all(&dir).map_err(VmmError::io("remove", &dir))?;
-        let lasting = verdict.runs || !matches!(exit, Some(VmmExit::Code(code)) if code != 0);
+        let failed = matches!(exit, Some(VmmExit::Code(code)) if code != 0);
+        let lasting = verdict.runs || !failed || began.elapsed() > REFUSAL_TIME;
         Ok((verdict, lasting))
     }
 
