@@ -104,7 +104,7 @@ impl Guest {
         });
         let token = Token::new(TOKEN).unwrap();
         let endpoint = Endpoint::Tcp { addr: addr.expect("QEMU forwards a port"), token };
-        let deadlines = Deadlines { silence: PATIENCE, ..Deadlines::default() };
+        let deadlines = Deadlines { dial: PATIENCE, call: PATIENCE, silence: PATIENCE };
         let client = AgentClient::new(vec![endpoint], deadlines);
         Self { machine, client, _dir: dir }
     }

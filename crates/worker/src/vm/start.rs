@@ -163,11 +163,14 @@ pub(crate) fn agent_client(footprint: &Footprint, token: &Token) -> AgentClient 
     AgentClient::new(endpoints, deadlines(footprint.accelerator))
 }
 
-/// How long a guest may take for what. A busy host can keep an emulated guest from running for
+/// How long a guest may take for what. A busy host can keep an emulated guest from running for many
 /// seconds; that its VMM has died shows at once, whatever the patience.
 fn deadlines(accelerator: Accelerator) -> Deadlines {
+    let seconds = Duration::from_secs;
     match accelerator {
-        Accelerator::Tcg => Deadlines { silence: Duration::from_secs(20), ..Deadlines::default() },
+        Accelerator::Tcg => {
+            Deadlines { dial: seconds(15), call: seconds(60), silence: seconds(20) }
+        }
         Accelerator::Kvm | Accelerator::None => Deadlines::default(),
     }
 }
