@@ -1,7 +1,7 @@
 //! Commands and prompts: their streams, their ends, their order. Over the process driver, which
 //! runs the same agent without the boot.
 
-use crate::world::{Place, SOON, Server, id, state};
+use crate::world::{Place, SOON, Server, http, id, state};
 use aetherium_model::resources::DriverKind;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -164,7 +164,7 @@ async fn output_beyond_the_limit_is_dropped_and_said_to_be() {
 
 /// The events of a run from after a number to its end, by an event stream.
 async fn events(server: &Server<'_>, path: &str, after: usize) -> Vec<Value> {
-    let request = reqwest::Client::new()
+    let request = http()
         .get(format!("{}/api/v1{path}", server.url()))
         .bearer_auth(server.key())
         .header("Last-Event-ID", after.to_string())

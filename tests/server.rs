@@ -1,6 +1,6 @@
 //! The server itself: starting, stopping, and keeping its word about its data directory.
 
-use crate::world::{Place, SOON, Server, id};
+use crate::world::{Place, SOON, Server, http, id};
 use aetherium_model::resources::DriverKind;
 use reqwest::Method;
 use serde_json::json;
@@ -57,7 +57,7 @@ async fn the_key_is_secret_and_everything_but_health_wants_it() {
     let server = Server::start(&place, DriverKind::Process).await;
     let mode = std::fs::metadata(place.path().join("api-key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let http = reqwest::Client::new();
+    let http = http();
     let status = async |path: &str, key: Option<&str>| {
         let mut request = http.get(format!("{}{path}", server.url()));
         if let Some(key) = key {
@@ -103,7 +103,7 @@ async fn what_was_made_is_there_after_a_restart() {
 async fn a_request_that_is_repeated_with_its_key_makes_one_thing() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Process).await;
-    let http = reqwest::Client::new();
+    let http = http();
     let mut made = Vec::new();
     for _ in 0..2 {
         let request = http

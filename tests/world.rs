@@ -124,6 +124,12 @@ impl Drop for Place {
     }
 }
 
+/// An HTTP client.
+pub(crate) fn http() -> reqwest::Client {
+    aetherium_image::install_tls();
+    reqwest::Client::new()
+}
+
 /// A server that runs `aetherium up`.
 pub(crate) struct Server<'a> {
     pub(crate) place: &'a Place,
@@ -154,13 +160,8 @@ impl<'a> Server<'a> {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Self {
-            place,
-            child,
-            url: String::new(),
-            key: String::new(),
-            http: reqwest::Client::new(),
-        };
+        let mut server =
+            Self { place, child, url: String::new(), key: String::new(), http: http() };
         server.await_start().await;
         server
     }

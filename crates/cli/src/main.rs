@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     tune_allocator();
     let args = args::Args::parse();
     start_log(&args);
+    aetherium_image::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -47,6 +47,7 @@ pub use error::{ImageError, Result};
 pub use layers::Problem as LayerProblem;
 pub use oci::{
     BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,
+    install_tls,
 };
 pub use progress::{Progress, Silent};
 pub use sparse::copy_sparse;

@@ -15,11 +15,13 @@ mod local;
 mod origin;
 mod registry;
 mod spec;
+mod tls;
 
 pub use auth::Credentials;
 pub use cache::BlobCache;
 pub use origin::{ImageOrigin, ImageReference, OriginInvalid};
 pub use registry::{Mirror, RegistryAccess};
+pub use tls::install_tls;
 
 use crate::{
     error::{ImageError, Result, blocking},

@@ -11,6 +11,7 @@ use super::{
     local,
     origin::ImageReference,
     spec::{Config, Descriptor, ImageManifest, MAX_DOCUMENT_BYTES, Manifest, unusable},
+    tls::install_tls,
 };
 use crate::{
     error::{ImageError, OnPath, Result},
@@ -155,6 +156,7 @@ impl<'a> Source<'a> {
     ) -> Result<Self> {
         let host = reference.resolve_registry().to_owned();
         let plain = if is_loopback(&host) { vec![host.clone()] } else { Vec::new() };
+        install_tls();
         let client = Client::new(ClientConfig {
             protocol: ClientProtocol::HttpsExcept(plain),
             connect_timeout: Some(CONNECT_DEADLINE),
