@@ -1,9 +1,8 @@
 //! Makes a template out of a kernel, an agent and a root filesystem.
 //!
-//! All work is done in a staging directory beside the template's place; the manifest is written
-//! last, everything is forced to the disk, and one rename puts the whole in place. A build that is
-//! cancelled or killed at any point leaves the store as it was, but for a staging directory that
-//! the next one removes.
+//! All work is done in a staging directory inside the store's, which then takes the files over. A build
+//! that is cancelled or killed at any point leaves the store as it was, but for a staging directory
+//! that the next one removes.
 
 use crate::{
     agent::Agent,
@@ -15,22 +14,22 @@ use crate::{
     oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
-    staging::{self, NameLock, Staging},
+    staging::{NameLock, Staging},
     store::{
-        INITRAMFS_FILE, InstalledTemplate, KERNEL_ELF_FILE, KERNEL_FILE, MANIFEST_FILE,
-        ROOTFS_FILE, TemplateStore,
+        INITRAMFS_FILE, InstalledTemplate, KERNEL_ELF_FILE, KERNEL_FILE, ROOTFS_FILE, TemplateStore,
     },
 };
 use aetherium_model::{
-    Name, Timestamp,
+    Name, TemplateRef, Timestamp,
     finding::Finding,
     resources::{Resources, VirtioTransport},
     template::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
+    template_ref::Version,
 };
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -103,7 +102,8 @@ pub enum RootfsSource {
     },
 }
 
-/// Makes a template and puts it into the store. Builds of one name wait for each other.
+/// Makes a template and puts it into the store, under the default tag of its name. Builds of one name
+/// wait for each other.
 ///
 /// Dropping the future ends every tool it runs and removes what was made so far.
 ///
@@ -115,28 +115,50 @@ pub async fn build(
     request: BuildRequest,
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
-    refuse_if_taken(store, &request)?;
+    let place = TemplateRef::from(&request.name);
+    build_as(store, request, &place, progress).await
+}
+
+/// The same under a tag of one's own; the name in the request gives way to that of the reference.
+///
+/// # Errors
+/// As [`build()`]; [`ImageError::NotATag`] where the reference names a digest, which nobody chooses.
+pub async fn build_as(
+    store: &TemplateStore,
+    mut request: BuildRequest,
+    place: &TemplateRef,
+    progress: &dyn Progress,
+) -> Result<InstalledTemplate> {
+    let Version::Tag(tag) = place.version.clone() else {
+        return Err(ImageError::NotATag { template: place.clone() });
+    };
+    request.name = place.name.clone();
+    refuse_if_taken(store, &request, place)?;
     if let RootfsSource::Packages { .. } = request.rootfs {
         rootfs::require_bootstrap_tools()?;
     }
     let agent = Agent::read(&request.agent).await?;
     let lock = NameLock::acquire(store.dir(), &request.name, LOCK_PATIENCE).await?;
-    refuse_if_taken(store, &request)?;
+    refuse_if_taken(store, &request, place)?;
     let staging = blocking(move || Staging::new(lock)).await?;
     let made = make(staging.path(), &request, agent, progress).await;
+    let store = store.clone();
     blocking(move || match made {
-        Ok(manifest) => install(staging, &manifest),
+        Ok(manifest) => store.commit(staging, &manifest, &tag),
         Err(error) => {
             staging.discard();
             Err(error)
         }
     })
-    .await?;
-    store.get(&request.name)
+    .await
 }
 
-fn refuse_if_taken(store: &TemplateStore, request: &BuildRequest) -> Result<()> {
-    if !request.replace && store.path(&request.name).exists() {
+fn refuse_if_taken(
+    store: &TemplateStore,
+    request: &BuildRequest,
+    place: &TemplateRef,
+) -> Result<()> {
+    if !request.replace && store.has(place)? {
         return Err(ImageError::AlreadyExists { name: request.name.clone() });
     }
     Ok(())
@@ -156,14 +178,11 @@ async fn make(
     warning.iter().for_each(|finding| progress.warn(finding));
     let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
     let (rootfs, image) = make_rootfs(&request.rootfs, &work, dir, progress).await?;
-    let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
-    let said = image.as_ref().map(serde_json::to_string).transpose();
-    let said = said.map_err(std::io::Error::from).on("write", dir)?;
-    let parts = digests.into_iter().chain(&kernel.extra_args).chain(&said).map(String::as_str);
     Ok(Template {
         format: MANIFEST_FORMAT,
         name: request.name.clone(),
-        digest: digest::of_parts(parts),
+        // The store computes it over all of the manifest.
+        digest: String::new(),
         kernel,
         initramfs,
         rootfs,
@@ -289,24 +308,4 @@ async fn make_rootfs(
     let filesystem =
         RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin };
     Ok((filesystem, made.defaults))
-}
-
-/// Puts what was made in place, for good.
-fn install(staging: Staging, manifest: &Template) -> Result<()> {
-    let dir = staging.path();
-    let work = dir.join(WORK_DIR);
-    fs::remove_dir_all(&work).on("remove", &work)?;
-    let place = dir.join(MANIFEST_FILE);
-    let text =
-        serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).on("write", &place)?;
-    fs::write(&place, text).on("write", &place)?;
-    let files = manifest.files().map(|it| it.file.as_str());
-    for file in files.chain([MANIFEST_FILE]) {
-        let path = dir.join(file);
-        File::open(&path).and_then(|file| file.sync_all()).on("write to disk", &path)?;
-    }
-    fs::set_permissions(dir, Permissions::from_mode(0o755)).on("set permissions of", dir)?;
-    staging::sync_dir(dir)?;
-    staging.install()?;
-    Ok(())
 }

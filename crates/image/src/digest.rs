@@ -1,4 +1,4 @@
-//! SHA-256 of files and of templates, in hexadecimal.
+//! SHA-256 of files, in hexadecimal.
 
 use crate::error::{OnPath, Result};
 use aetherium_model::template::TemplateFile;
@@ -29,17 +29,6 @@ pub(crate) fn template_file(dir: &Path, file: &str) -> Result<TemplateFile> {
     Ok(TemplateFile { file: file.to_owned(), sha256: of_file(&path)?, size })
 }
 
-/// A digest over `parts`, each of which is counted with its length: moving a byte from one to the
-/// next changes it.
-pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())
-}
-
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -56,10 +45,5 @@ mod tests {
         // FIPS 180-4, appendix B.1.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(of_file(file.path()).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_digest_over_parts_knows_where_one_ends() {
-        assert_ne!(of_parts(["ab", "c"]), of_parts(["a", "bc"]));
     }
 }

@@ -4,7 +4,7 @@
 //! what to do about it. As a [`Fault`] it carries both, and the last lines of a failed command.
 
 use crate::layers::Problem;
-use aetherium_model::{Code, Fault, Name};
+use aetherium_model::{Code, Fault, Name, TemplateRef};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -26,10 +26,32 @@ pub enum ImageError {
     /// No template has the name.
     #[error("there is no template {name} in {}", dir.display())]
     NotFound {
-        /// The name.
-        name: Name,
+        /// What was asked for.
+        name: TemplateRef,
         /// Where templates are kept.
         dir: PathBuf,
+    },
+    /// A digest is given where a tag is to be set or taken away.
+    #[error("{template} is what it is for good: only a tag can be set or taken away")]
+    NotATag {
+        /// What was named.
+        template: TemplateRef,
+    },
+    /// A file of the store is not what this program writes there.
+    #[error("{} is damaged: {detail}", path.display())]
+    StoreDamaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Somebody uses the store in a way that keeps others out, for longer than that takes.
+    #[error("the templates in {} are in use by another process (waited {waited:?})", dir.display())]
+    StoreBusy {
+        /// Where templates are kept.
+        dir: PathBuf,
+        /// How long was waited.
+        waited: Duration,
     },
     /// Another build or removal holds the template's lock.
     #[error("template {name} is being built or removed by another process (waited {waited:?})")]
@@ -241,6 +263,12 @@ impl ImageError {
             }
             Self::NotFound { .. } => "build it first, or list the templates there are".into(),
             Self::Busy { .. } => "wait for the other build to end, then try again".into(),
+            Self::NotATag { template } => format!("write {} or {}:TAG", template.name, template.name),
+            Self::StoreDamaged { path, .. } => format!(
+                "look at {}; if it cannot be mended, move it away and build the template again",
+                path.display()
+            ),
+            Self::StoreBusy { .. } => "try again when the other process has ended".into(),
             Self::Broken { name, .. } => format!("build {name} again, replacing it"),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -309,11 +337,12 @@ impl ImageError {
 
     fn code(&self) -> Code {
         match self {
-            Self::AlreadyExists { .. } | Self::Busy { .. } | Self::BlobBusy { .. } => {
-                Code::Conflict
-            }
+            Self::AlreadyExists { .. }
+            | Self::Busy { .. }
+            | Self::BlobBusy { .. }
+            | Self::StoreBusy { .. } => Code::Conflict,
             Self::NotFound { .. } | Self::ImageMissing { .. } => Code::NotFound,
-            Self::Broken { .. } => Code::TemplateBroken,
+            Self::Broken { .. } | Self::StoreDamaged { .. } => Code::TemplateBroken,
             Self::Io { source, .. }
                 if matches!(
                     source.kind(),

@@ -1,16 +1,17 @@
 //! What VMs start from: kernels, initramfs, root filesystems, templates, and blank disks.
 //!
 //! # Templates
-//! A [`TemplateStore`] is a directory of templates, each a kernel, an initramfs with the guest agent
-//! as `/init`, a read-only root filesystem and a manifest ([`aetherium_model::template::Template`]).
-//! [`build()`] makes one from a [`BuildRequest`]: the kernel from the distribution's package or from
-//! files, the root filesystem from packages, a directory, an ext4 image, or an image as containers
-//! have them. Nothing is installed on the host, nothing is mounted where the host could see it, and but for `mmdebstrap`'s own needs
-//! nothing asks for root.
+//! A [`TemplateStore`] keeps templates by their content, and names that point to them. Each is a
+//! kernel, an initramfs with the guest agent as `/init`, a read-only root filesystem and a manifest
+//! ([`aetherium_model::template::Template`]). [`build()`] makes one from a [`BuildRequest`]: the kernel
+//! from the distribution's package or from files, the root filesystem from packages, a directory, an
+//! ext4 image, or an image as containers have them. Nothing is installed on the host, nothing is
+//! mounted where the host could see it, and but for `mmdebstrap`'s own needs nothing asks for root.
 //!
-//! A template is put in place whole by one rename and never changed after: to replace one is to
-//! exchange its directory, and VMs that run from the old one keep its files. A build that dies
-//! leaves a staging directory that the next one removes.
+//! What is in the store never changes: to replace a template is to make its name point to another.
+//! [`TemplateStore::hold`] keeps one for a VM or a disk that depends on it, and
+//! [`TemplateStore::collect`] removes what nothing depends on. A build that dies leaves a staging
+//! directory that the next one removes.
 //!
 //! # A VM's own part
 //! Two files are made per VM, in milliseconds: its writable disk, cloned by [`BlankDisks`], and its
@@ -42,7 +43,7 @@ mod staging;
 pub mod store;
 
 pub use blank::BlankDisks;
-pub use build::{BuildRequest, KernelSource, RootfsSource, build};
+pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use error::{ImageError, Result};
 pub use layers::Problem as LayerProblem;
 pub use oci::{
@@ -51,4 +52,6 @@ pub use oci::{
 };
 pub use progress::{Progress, Silent};
 pub use sparse::copy_sparse;
-pub use store::{Check, InstalledTemplate, TemplateStore};
+pub use store::{
+    Check, Collected, Discarded, Holder, InstalledTemplate, Listed, Removal, TemplateStore, Use,
+};

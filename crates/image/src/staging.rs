@@ -1,5 +1,5 @@
-//! The safe way of a template into its place: a lock per name, a staging directory beside the
-//! place, and one atomic rename.
+//! Where a template is made before it goes into the store: a directory of its own inside the store's,
+//! and a lock per name.
 //!
 //! A staging directory belongs to whoever holds the lock of its name. Locks are the kernel's
 //! (`flock`), so that they end with their process however it ends: a staging directory whose lock
@@ -7,7 +7,7 @@
 
 use crate::error::{ImageError, OnPath, Result};
 use aetherium_model::Name;
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::FlockOperation;
 use std::{
     fs::{self, File},
     io,
@@ -59,14 +59,14 @@ impl NameLock {
     }
 }
 
-/// A new, empty directory beside the template's place, removed when dropped.
+/// A new, empty directory inside the store's, removed when dropped.
 ///
 /// Removal is synchronous: call [`Staging::discard`] where the runtime must not be held up. Only a
 /// cancelled build comes to the other way.
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
-    lock: NameLock,
+    _lock: NameLock,
 }
 
 impl Staging {
@@ -77,29 +77,12 @@ impl Staging {
             .prefix(&format!(".{}{STAGING_INFIX}", lock.name))
             .tempdir_in(&lock.dir)
             .on("make directory in", &lock.dir)?;
-        Ok(Self { path: dir.keep(), lock })
+        Ok(Self { path: dir.keep(), _lock: lock })
     }
 
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Makes the directory the template of its name. What had the place is removed: files that
-    /// VMs have open stay theirs. Everything in the directory must be on the disk already.
-    pub(crate) fn install(self) -> Result<PathBuf> {
-        let place = self.lock.dir.join(self.lock.name.as_str());
-        let exchanged =
-            rustix::fs::renameat_with(CWD, &self.path, CWD, &place, RenameFlags::EXCHANGE);
-        match exchanged {
-            Ok(()) => {}
-            Err(rustix::io::Errno::NOENT) => {
-                fs::rename(&self.path, &place).on("move the template to", &place)?;
-            }
-            Err(errno) => return Err(errno).on("replace", &place),
-        }
-        sync_dir(&self.lock.dir)?;
-        Ok(place)
     }
 
     /// Removes it; the same as dropping it, said aloud.
@@ -201,27 +184,6 @@ mod tests {
         let path = alive.path().to_owned();
         alive.discard();
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn installing_over_a_template_leaves_open_files_as_they_were() {
-        let store = tempfile::tempdir().unwrap();
-        let build = |content: &str| {
-            let lock = NameLock::try_acquire(store.path(), &name()).unwrap().unwrap();
-            let staging = Staging::new(lock).unwrap();
-            fs::write(staging.path().join("kernel"), content).unwrap();
-            staging.install().unwrap()
-        };
-        let place = build("old");
-        let mut open = File::open(place.join("kernel")).unwrap();
-        assert_eq!(build("new"), place);
-
-        assert_eq!(io::read_to_string(&mut open).unwrap(), "old");
-        assert_eq!(fs::read_to_string(place.join("kernel")).unwrap(), "new");
-        let staged = fs::read_dir(store.path()).unwrap();
-        let left: Vec<_> =
-            staged.filter_map(|e| staging_owner(e.unwrap().file_name().to_str()?)).collect();
-        assert_eq!(left, []);
     }
 
     #[tokio::test]

@@ -1,44 +1,75 @@
-//! Where templates live: one directory each, put in place whole and never changed after.
+//! Where templates live: content by its digest, and names that point to it.
 //!
 //! ```text
-//! <dir>/<name>/template.json  kernel  kernel.elf  initramfs.cpio  rootfs.ext4
-//! <dir>/.<name>.lock           held by whoever builds or removes that template
-//! <dir>/.<name>.staging-XXXXXX a build under way, or what a killed one left
+//! <dir>/blobs/<sha256>                 kernels, initramfs, root filesystems: never changed
+//! <dir>/manifests/<sha256>/            one template:
+//!                          manifest.json    its parts; the SHA-256 of this file is its digest
+//!                          about.json       when it was made, from what, when it was last verified
+//!                          boot-test.json   what came of booting it, if anybody did
+//! <dir>/names/<name>/<tag>             the digest of a template
+//! <dir>/uses/<holder>                  the digest that a VM, a workspace or a snapshot depends on
+//! <dir>/.lock                          shared by who adds, alone for who removes
+//! <dir>/.<name>.lock                   held by whoever builds the template of that name
+//! <dir>/.<name>.staging-XXXXXX         a build under way, or what a killed one left
+//! <dir>/.writing/                      small files under way
 //! ```
-//! A name never begins with a dot, so the two kinds cannot meet. A template in place is only ever
-//! exchanged for another or removed as a whole: VMs that have its files open keep them.
+//! Everything appears by a rename of what is on the disk already, in an order that makes a crash
+//! harmless: blobs before the manifest that names them, the manifest before the tag that points to
+//! it. What nothing points to any more is removed by [`TemplateStore::collect`], in the other order.
+//!
+//! Templates of an earlier layout, a directory per name, are taken over when the store is opened.
+
+mod collect;
+mod commit;
+mod document;
+mod installed;
+mod listed;
+mod lock;
+mod migrate;
+mod notes;
+mod places;
+mod uses;
+
+#[cfg(test)]
+mod tests;
+
+pub use collect::{Collected, Discarded, Removal};
+pub use installed::{Check, InstalledTemplate};
+pub use listed::Listed;
+pub use uses::{Holder, InvalidHolder, Use};
 
 use crate::{
-    digest,
     error::{ImageError, OnPath, Result},
-    kernel, staging,
+    staging,
 };
 use aetherium_model::{
-    Name,
-    finding::Finding,
-    template::{MANIFEST_FORMAT, Template, TemplateFile},
+    Digest, Name, TemplateRef,
+    template::Template,
+    template_ref::{DEFAULT_TAG, Version},
 };
+use document::Document;
+use lock::StoreLock;
 use std::{
     fs, io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-pub(crate) const MANIFEST_FILE: &str = "template.json";
 pub(crate) const KERNEL_FILE: &str = "kernel";
 pub(crate) const KERNEL_ELF_FILE: &str = "kernel.elf";
 pub(crate) const INITRAMFS_FILE: &str = "initramfs.cpio";
 pub(crate) const ROOTFS_FILE: &str = "rootfs.ext4";
 
-/// The templates of one directory. All calls are synchronous and short, but for
-/// [`InstalledTemplate::verify`] with [`Check::Full`].
+/// The templates of one directory. Any number of processes may use it at once. All calls are
+/// synchronous and short, but for [`InstalledTemplate::verify`] with [`Check::Full`].
 #[derive(Debug, Clone)]
 pub struct TemplateStore {
     dir: PathBuf,
 }
 
 impl TemplateStore {
-    /// Opens the store, making its directory if need be, and removes what killed builds left.
+    /// Opens the store, making its directory if need be, takes over templates of an earlier layout,
+    /// and removes what killed processes left.
     ///
     /// # Errors
     /// If the directory cannot be made or read.
@@ -46,8 +77,16 @@ impl TemplateStore {
         let dir = dir.into();
         fs::create_dir_all(&dir).on("make directory", &dir)?;
         let dir = dir.canonicalize().on("resolve", &dir)?;
-        staging::sweep(&dir)?;
-        Ok(Self { dir })
+        let store = Self { dir };
+        if migrate::is_needed(&store)? {
+            migrate::migrate(&store, &StoreLock::alone(&store.dir)?)?;
+        }
+        store.make_directories()?;
+        if let Some(lock) = StoreLock::try_alone(&store.dir)? {
+            store.sweep(&lock)?;
+        }
+        staging::sweep(&store.dir)?;
+        Ok(store)
     }
 
     /// The store's directory.
@@ -55,183 +94,112 @@ impl TemplateStore {
         &self.dir
     }
 
-    /// Every template, sorted by name. A directory without a readable manifest is left out with a
-    /// warning in the log: one broken template must not hide the others.
+    /// What the default tag of each name points to, sorted by name. One that cannot be read is left
+    /// out with a warning in the log: one broken template must not hide the others.
     ///
     /// # Errors
     /// If the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Template>> {
-        let mut templates = Vec::new();
-        for entry in fs::read_dir(&self.dir).on("read directory", &self.dir)? {
-            let entry = entry.on("read directory", &self.dir)?;
-            let Some(Ok(name)) = entry.file_name().to_str().map(str::parse::<Name>) else {
-                continue;
-            };
-            match self.get(&name) {
-                Ok(installed) => templates.push(installed.manifest),
-                Err(error) => tracing::warn!(template = %name, %error, "skipping a template"),
+        let latest = self.tags()?.into_iter().filter(|(_, tag)| tag.as_str() == DEFAULT_TAG);
+        let opened = latest.filter_map(|(name, _)| match self.get(&name) {
+            Ok(installed) => Some(installed.manifest),
+            Err(error) => {
+                tracing::warn!(template = %name, %error, "skipping a template");
+                None
             }
-        }
-        templates.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(templates)
+        });
+        Ok(opened.collect())
     }
 
-    /// One template.
+    /// One template: by a name alone what its default tag points to.
     ///
     /// # Errors
-    /// [`ImageError::NotFound`] without one of that name, [`ImageError::Broken`] where its manifest
-    /// cannot be used.
-    pub fn get(&self, name: &Name) -> Result<InstalledTemplate> {
-        let dir = self.path(name);
-        let text = match fs::read(dir.join(MANIFEST_FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
-                return Err(ImageError::NotFound { name: name.clone(), dir: self.dir.clone() });
-            }
-            other => other.map_err(|error| broken(name, format!("{MANIFEST_FILE}: {error}")))?,
-        };
-        let manifest = parse_manifest(name, &text)?;
-        Ok(InstalledTemplate { manifest, dir })
+    /// [`ImageError::NotFound`] without such a one, [`ImageError::Broken`] where its manifest cannot
+    /// be used.
+    pub fn get(&self, wanted: impl Into<TemplateRef>) -> Result<InstalledTemplate> {
+        let wanted = wanted.into();
+        let digest = self.resolve(&wanted)?;
+        self.open_manifest(&wanted, &digest)
     }
 
-    /// Removes a template. VMs that run from it are not disturbed.
+    /// Makes a tag of `name` point to a template, whatever it pointed to before.
     ///
     /// # Errors
-    /// [`ImageError::NotFound`] without one of that name, [`ImageError::Busy`] while it is built.
-    pub fn remove(&self, name: &Name) -> Result<()> {
-        let Some(lock) = staging::NameLock::try_acquire(&self.dir, name)? else {
-            return Err(ImageError::Busy { name: name.clone(), waited: Duration::ZERO });
+    /// [`ImageError::NotFound`] without the template.
+    pub fn tag(
+        &self,
+        template: &TemplateRef,
+        name: &Name,
+        tag: &Name,
+    ) -> Result<InstalledTemplate> {
+        let lock = StoreLock::shared(&self.dir)?;
+        let digest = self.resolve(template)?;
+        self.open_manifest(template, &digest)?;
+        self.point(&lock, name, tag, &digest)?;
+        self.open_manifest(&TemplateRef::tagged(name.clone(), tag.clone()), &digest)
+    }
+
+    /// Takes a name away: one tag of it, by default the default one. The content stays until
+    /// [`TemplateStore::collect`], and longer where a VM uses it.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] without such a tag, [`ImageError::Busy`] while the template of that
+    /// name is built.
+    pub fn remove(&self, wanted: impl Into<TemplateRef>) -> Result<()> {
+        let wanted = wanted.into();
+        let Version::Tag(tag) = &wanted.version else {
+            return Err(ImageError::NotATag { template: wanted });
         };
-        let staging = staging::Staging::new(lock)?;
-        let dir = self.path(name);
-        match fs::rename(&dir, staging.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(ImageError::NotFound { name: name.clone(), dir: self.dir.clone() })
-            }
-            other => other.on("remove", &dir),
-        }
-    }
-
-    pub(crate) fn path(&self, name: &Name) -> PathBuf {
-        self.dir.join(name.as_str())
-    }
-}
-
-/// A template in its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstalledTemplate {
-    /// What it is made of.
-    pub manifest: Template,
-    dir: PathBuf,
-}
-
-/// How thoroughly a template is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// Each file is there and has its size: milliseconds.
-    Quick,
-    /// Each file also has its content: reads all of them, so keep it off the runtime.
-    Full,
-}
-
-impl InstalledTemplate {
-    /// The template's directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The kernel image.
-    pub fn kernel(&self) -> PathBuf {
-        self.dir.join(&self.manifest.kernel.image.file)
-    }
-
-    /// The same kernel as an uncompressed ELF image, where the template has it twice.
-    pub fn kernel_elf(&self) -> Option<PathBuf> {
-        self.manifest.kernel.elf.as_ref().map(|it| self.dir.join(&it.file))
-    }
-
-    /// The initramfs; a VM appends a segment of its own to a copy, see [`crate::cpio`].
-    pub fn initramfs(&self) -> PathBuf {
-        self.dir.join(&self.manifest.initramfs.image.file)
-    }
-
-    /// The root filesystem's image, to be attached read-only.
-    pub fn rootfs(&self) -> PathBuf {
-        self.dir.join(&self.manifest.rootfs.image.file)
-    }
-
-    /// Looks whether each file is what the manifest says: one finding for each.
-    pub fn verify(&self, check: Check) -> Vec<Finding> {
-        let parts = [
-            ("template.kernel", &self.manifest.kernel.image),
-            ("template.initramfs", &self.manifest.initramfs.image),
-            ("template.rootfs", &self.manifest.rootfs.image),
-        ];
-        let elf = self.manifest.kernel.elf.as_ref().map(|it| ("template.kernel.elf", it));
-        parts
-            .into_iter()
-            .chain(elf)
-            .map(|(name, file)| self.verify_file(name, file, check))
-            .collect()
-    }
-
-    /// Looks whether kernel and initramfs belong together: one finding for the image's release, one
-    /// for the modules'. Reads both.
-    pub fn verify_kernel(&self) -> Vec<Finding> {
-        kernel::belongs::findings(self)
-    }
-
-    fn verify_file(&self, check_name: &str, file: &TemplateFile, check: Check) -> Finding {
-        let why = "a VM starts from exactly what was built, or not at all";
-        let path = self.dir.join(&file.file);
-        let state = || -> Result<Option<String>> {
-            let size = fs::metadata(&path).on("look at", &path)?.len();
-            if size != file.size {
-                return Ok(Some(format!("has {size} bytes instead of {}", file.size)));
-            }
-            if check == Check::Full && digest::of_file(&path)? != file.sha256 {
-                return Ok(Some("does not have the content that was built".into()));
-            }
-            Ok(None)
+        let Some(_building) = staging::NameLock::try_acquire(&self.dir, &wanted.name)? else {
+            return Err(ImageError::Busy { name: wanted.name, waited: Duration::ZERO });
         };
-        let wrong = state().unwrap_or_else(|error| Some(error.to_string()));
-        match wrong {
-            None => Finding::ok(check_name, format!("{} ({} bytes)", file.file, file.size), why),
-            Some(wrong) => Finding::fail(
-                check_name,
-                format!("{}: {wrong}", path.display()),
-                why,
-                format!("build template {} again, replacing it", self.manifest.name),
-            ),
+        let _lock = StoreLock::shared(&self.dir)?;
+        let place = self.tag_place(&wanted.name, tag);
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.not_found(&wanted)),
+            other => other.on("remove", &place),
         }
     }
-}
 
-fn parse_manifest(name: &Name, text: &[u8]) -> Result<Template> {
-    let value: serde_json::Value =
-        serde_json::from_slice(text).map_err(|error| broken(name, error.to_string()))?;
-    let format = &value["format"];
-    if *format != MANIFEST_FORMAT {
-        let detail =
-            format!("its manifest has format {format}, this version reads {MANIFEST_FORMAT}");
-        return Err(broken(name, detail));
-    }
-    let manifest: Template =
-        serde_json::from_value(value).map_err(|error| broken(name, error.to_string()))?;
-    if manifest.name != *name {
-        return Err(broken(name, format!("its manifest is that of {}", manifest.name)));
-    }
-    for file in manifest.files() {
-        let mut parts = Path::new(&file.file).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(broken(name, format!("{:?} is not a file name", file.file)));
+    /// Whether there is such a template.
+    pub(crate) fn has(&self, wanted: &TemplateRef) -> Result<bool> {
+        match self.resolve(wanted) {
+            Ok(digest) => Ok(self.manifest_dir(&digest).exists()),
+            Err(ImageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
-    Ok(manifest)
-}
 
-fn broken(name: &Name, detail: String) -> ImageError {
-    ImageError::Broken { name: name.clone(), detail }
-}
+    /// The digest that a reference leads to. That of a pinned one need not be here.
+    fn resolve(&self, wanted: &TemplateRef) -> Result<Digest> {
+        let tag = match &wanted.version {
+            Version::Digest(digest) => return Ok(digest.clone()),
+            Version::Tag(tag) => tag,
+        };
+        let place = self.tag_place(&wanted.name, tag);
+        match fs::read_to_string(&place) {
+            Ok(text) => text.trim_end().parse().map_err(|error| ImageError::StoreDamaged {
+                path: place,
+                detail: format!("{error}"),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.not_found(wanted)),
+            Err(error) => Err(error).on("read", &place),
+        }
+    }
 
-#[cfg(test)]
-mod tests;
+    fn open_manifest(&self, wanted: &TemplateRef, digest: &Digest) -> Result<InstalledTemplate> {
+        let Some(document) = Document::read(&self.manifest_dir(digest), digest)
+            .map_err(|detail| ImageError::Broken { name: wanted.name.clone(), detail })?
+        else {
+            return Err(self.not_found(wanted));
+        };
+        let manifest = document
+            .template(&wanted.name)
+            .map_err(|detail| ImageError::Broken { name: wanted.name.clone(), detail })?;
+        Ok(InstalledTemplate { manifest, blobs: self.blobs() })
+    }
+
+    fn not_found(&self, wanted: &TemplateRef) -> ImageError {
+        ImageError::NotFound { name: wanted.clone(), dir: self.dir.clone() }
+    }
+}

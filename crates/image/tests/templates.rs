@@ -126,11 +126,15 @@ impl Parts {
         }
     }
 
-    /// What is in the store's directory, but for locks.
+    /// The names in the store, and what builds have left there.
     fn in_store(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.store.dir()).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !name.ends_with(".lock")).collect()
+        let entries = self.store.entries().unwrap().into_iter();
+        let mut names: Vec<_> =
+            entries.filter(|it| it.tag.is_some()).map(|it| it.template.name.to_string()).collect();
+        let left = fs::read_dir(self.store.dir()).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.extend(left.filter(|name| name.contains(".staging-")));
+        names
     }
 }
 

@@ -5,6 +5,7 @@
 //! time comes in as a [`Timestamp`]. Every other crate may depend on it; it depends on none.
 
 pub mod assistant;
+pub mod boot_test;
 pub mod fault;
 pub mod finding;
 pub mod id;
@@ -18,6 +19,7 @@ pub mod resources;
 pub mod run;
 pub mod task;
 pub mod template;
+pub mod template_ref;
 pub mod time;
 pub mod vm;
 pub mod worker;
@@ -26,4 +28,5 @@ pub mod workspace;
 pub use fault::{Code, Fault};
 pub use id::{ExecutionId, PromptId, TaskId, VmId, WorkerId, WorkspaceId};
 pub use name::Name;
+pub use template_ref::{Digest, TemplateRef};
 pub use time::Timestamp;

@@ -2,6 +2,7 @@
 //! Docker's manifests version 2, which have the same fields).
 
 use crate::error::{ImageError, Result};
+pub(super) use aetherium_model::Digest;
 use aetherium_model::template::ImageDefaults;
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt};
@@ -12,36 +13,6 @@ pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 const MAX_LAYERS: usize = 10_000;
 /// The annotation that names an image of a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
-/// The SHA-256 of a blob.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct Digest(String);
-
-impl Digest {
-    /// The 64 hexadecimal digits.
-    pub(super) fn hex(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let hex = text.strip_prefix("sha256:").filter(|hex| {
-            hex.len() == 64 && hex.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        hex.map(|hex| Self(hex.to_owned()))
-            .ok_or_else(|| format!("{text:?} is no sha256 digest, the only kind that is read"))
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.0)
-    }
-}
 
 /// Names a blob by its content.
 #[derive(Debug, Clone, Deserialize)]
