@@ -28,6 +28,7 @@ use aetherium_model::{
     template::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
+    vm::SnapshotKind,
 };
 use std::{
     fs::{self, File, Permissions},
@@ -61,6 +62,8 @@ pub struct BuildRequest {
     pub cpu_template: Option<CpuTemplate>,
     /// How its VMs' devices are attached; as fits best where absent.
     pub transport: Option<VirtioTransport>,
+    /// The snapshots that its VMs are made ready for.
+    pub snapshots: Option<SnapshotKind>,
     /// Whether an existing template of that name is replaced.
     pub replace: bool,
 }
@@ -168,6 +171,7 @@ async fn make(
         initramfs,
         rootfs,
         defaults: request.defaults,
+        snapshots: request.snapshots,
         image,
         created_at: Timestamp::from(SystemTime::now()),
     })
