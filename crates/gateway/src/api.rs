@@ -13,7 +13,7 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
-    vm::TakeSnapshot,
+    vm::{SnapshotKind, TakeSnapshot},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -61,6 +61,9 @@ pub struct CreateWorkspace {
     /// How devices are attached; as the template says, or as fits best, where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<VirtioTransport>,
+    /// The snapshots its VMs are made ready for; as the template says where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotKind>,
     /// Its VM is stopped after so many seconds without work; 900 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
@@ -79,6 +82,7 @@ impl CreateWorkspace {
             disk_mib: None,
             network: None,
             transport: None,
+            snapshots: None,
             idle_timeout_s: None,
         }
     }
@@ -122,6 +126,10 @@ pub struct CreateVm {
     /// with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Name>,
+    /// The snapshots it is made ready for: it gets nothing that its driver cannot save, and for
+    /// `diff` the pages it writes are noted. As the template says where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotKind>,
 }
 
 impl Check for CreateVm {}

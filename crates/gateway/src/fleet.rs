@@ -9,7 +9,7 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
     task::{Task, TaskKind, TaskState},
     template::Template,
-    vm::{Vm, VmSpec},
+    vm::{SnapshotKind, Vm, VmSpec},
     worker::{Worker, WorkerState},
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Wanted {
     pub(crate) network: Option<NetworkMode>,
     pub(crate) transport: Option<VirtioTransport>,
     pub(crate) snapshot: Option<Name>,
+    pub(crate) snapshots: Option<SnapshotKind>,
 }
 
 /// Chooses a worker for what is wanted, and says what it then is to be.
@@ -42,8 +43,8 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
         disk_mib: wanted.disk_mib.unwrap_or(defaults.disk_mib),
     };
     let (network, transport) = (wanted.network.unwrap_or_default(), wanted.transport);
-    let snapshot = wanted.snapshot;
-    Ok((worker, VmSpec { template, resources, network, transport, snapshot }))
+    let (snapshot, snapshots) = (wanted.snapshot, wanted.snapshots);
+    Ok((worker, VmSpec { template, resources, network, transport, snapshot, snapshots }))
 }
 
 /// The worker that owns a VM.

@@ -57,6 +57,7 @@ async fn run(dir: PathBuf, agent: PathBuf) -> Result<(), Fault> {
         kernel_args: vec![],
         cpu_template: None,
         transport: None,
+        snapshots: None,
         replace: true,
     };
     let progress = Lines(Instant::now());

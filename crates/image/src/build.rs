@@ -27,6 +27,7 @@ use aetherium_model::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
     template_ref::Version,
+    vm::SnapshotKind,
 };
 use std::{
     fs::{self, Permissions},
@@ -60,6 +61,8 @@ pub struct BuildRequest {
     pub cpu_template: Option<CpuTemplate>,
     /// How its VMs' devices are attached; as fits best where absent.
     pub transport: Option<VirtioTransport>,
+    /// The snapshots that its VMs are made ready for.
+    pub snapshots: Option<SnapshotKind>,
     /// Whether an existing template of that name is replaced.
     pub replace: bool,
 }
@@ -187,6 +190,7 @@ async fn make(
         initramfs,
         rootfs,
         defaults: request.defaults,
+        snapshots: request.snapshots,
         image,
         created_at: Timestamp::from(SystemTime::now()),
     })

@@ -122,6 +122,7 @@ impl Parts {
             kernel_args: vec!["quiet".into()],
             cpu_template: None,
             transport: None,
+            snapshots: None,
             replace: false,
         }
     }

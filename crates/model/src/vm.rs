@@ -20,7 +20,7 @@ use crate::{
     resources::{DriverKind, NetworkMode, Resources, VirtioTransport},
 };
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, str::FromStr};
 
 /// Where a VM stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -146,6 +146,46 @@ pub struct VmSpec {
     /// The snapshot it starts from, instead of its template's kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Name>,
+    /// The snapshots it is made ready for: it gets nothing that its driver cannot save (QEMU: a
+    /// virtio socket), and for `diff` the pages it writes are noted. Absent: nothing is done for
+    /// them, and full ones are taken where they can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotKind>,
+}
+
+/// How much of a guest's memory a snapshot holds.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// All of it.
+    #[default]
+    Full,
+    /// What was written since the VM's snapshot before, which it needs to be loaded.
+    Diff,
+}
+
+impl SnapshotKind {
+    /// The kind's name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Diff => "diff",
+        }
+    }
+}
+
+impl FromStr for SnapshotKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "diff" => Ok(Self::Diff),
+            _ => Err(format!("{text:?} is not a kind of snapshot: give full or diff")),
+        }
+    }
 }
 
 /// Takes a snapshot of a VM.
@@ -154,6 +194,9 @@ pub struct VmSpec {
 pub struct TakeSnapshot {
     /// Its name, which no other snapshot of the worker has.
     pub name: Name,
+    /// How much of the memory it holds; all where absent.
+    #[serde(default)]
+    pub kind: SnapshotKind,
 }
 
 /// Over which channel the agent was reached.
@@ -303,6 +346,7 @@ mod tests {
                 network: NetworkMode::Isolated,
                 transport: None,
                 snapshot: None,
+                snapshots: None,
             },
             worker_id: WorkerId::new(),
             workspace_id: None,

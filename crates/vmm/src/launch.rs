@@ -1,7 +1,7 @@
 //! What a VM is to be started with. Values only. Every path is absolute, as the VMM runs in a
 //! directory of its own and is found again by processes that run elsewhere.
 
-use crate::{VmmError, firecracker::plan::TransportChoice};
+use crate::{SnapshotKind, VmmError, firecracker::plan::TransportChoice};
 use aetherium_model::{
     VmId,
     kernel::KernelFacts,
@@ -29,13 +29,19 @@ pub struct LaunchSpec {
     pub vsock: VsockChoice,
     /// How its devices are attached, where the driver has a choice.
     pub transport: TransportChoice,
-    /// Whether written pages are noted, which diff snapshots need.
-    pub track_dirty_pages: bool,
+    /// The snapshots it is made ready for: nothing that the driver cannot save, and for diffs the
+    /// written pages noted.
+    pub snapshots: Option<SnapshotKind>,
     /// Its own part of the host's network; absent where it gets none, or a user-mode one.
     pub slot: Option<Slot>,
 }
 
 impl LaunchSpec {
+    /// Whether written pages are noted, which diff snapshots need.
+    pub(crate) fn tracks_dirty_pages(&self) -> bool {
+        self.snapshots == Some(SnapshotKind::Diff)
+    }
+
     /// Checks that no path depends on where this process runs.
     pub(crate) fn check_paths(&self) -> Result<(), VmmError> {
         let mut paths: Vec<&Path> = vec![&self.run_dir];

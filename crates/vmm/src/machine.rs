@@ -1,8 +1,8 @@
 //! The two traits that every driver implements.
 
 use crate::{
-    Footprint, LaunchSpec, ProbeGuest, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
-    firecracker::plan::RateLimits,
+    Accelerator, Footprint, LaunchSpec, ProbeGuest, SnapshotFiles, SnapshotKind, SnapshotVmm,
+    VmmError, firecracker::plan::RateLimits,
 };
 use aetherium_model::{VmId, finding::Finding, resources::DriverKind};
 use async_trait::async_trait;
@@ -36,11 +36,15 @@ pub trait Vmm: Send + Sync {
     /// When it cannot be told whether the VMM lives, or what it left cannot be removed.
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError>;
 
-    /// What snapshots of this driver on this host depend on.
+    /// How a guest of the kernel at this path would run if it were started now.
+    fn accelerator(&self, kernel: &Path) -> Accelerator;
+
+    /// What snapshots of a guest that runs like this depend on, with this driver on this host.
     ///
     /// # Errors
     /// [`VmmError::Unsupported`] where it takes none.
-    async fn snapshots(&self) -> Result<SnapshotVmm, VmmError> {
+    async fn snapshots(&self, accelerator: Accelerator) -> Result<SnapshotVmm, VmmError> {
+        let _ = accelerator;
         let (driver, why) = (self.kind(), "it has no means for that".to_owned());
         Err(VmmError::Unsupported { driver, verb: "take snapshots", why })
     }
@@ -56,7 +60,6 @@ pub trait Vmm: Send + Sync {
         files: &SnapshotFiles,
     ) -> Result<Arc<dyn Machine>, VmmError> {
         let _ = (spec, files);
-        self.snapshots().await?;
         let (driver, why) = (self.kind(), "it has no means for that".to_owned());
         Err(VmmError::Unsupported { driver, verb: "load a snapshot", why })
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 use aetherium_model::{finding::Finding, resources::DriverKind};
 use async_trait::async_trait;
-use std::{ffi::OsString, sync::Arc};
+use std::{ffi::OsString, path::Path, sync::Arc};
 
 const REMEDY: &str = "build the agent, or say where its binary is";
 
@@ -54,6 +54,10 @@ impl Vmm for AgentProcess {
 
     async fn prepare(&self, _guest: &ProbeGuest) -> Finding {
         Finding::ok("kvm.probe", "the process driver runs no guest", "there is nothing to speed up")
+    }
+
+    fn accelerator(&self, _kernel: &Path) -> Accelerator {
+        Accelerator::None
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {

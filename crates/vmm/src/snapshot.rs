@@ -6,6 +6,8 @@
 //! Nothing of a snapshot that does not fit is touched: [`SnapshotGround::check`] comes first, and
 //! names the field.
 
+use crate::Accelerator;
+pub use aetherium_model::vm::SnapshotKind;
 use aetherium_model::{
     Code, Fault, Timestamp,
     resources::{DriverKind, VirtioTransport},
@@ -14,18 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf};
 
 /// The manifest's format; another number is refused.
-pub const SNAPSHOT_FORMAT: u32 = 1;
-
-/// How much of the memory a snapshot holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnapshotKind {
-    /// All of it.
-    #[default]
-    Full,
-    /// What was written since the snapshot before, into a file with holes.
-    Diff,
-}
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 /// Where a driver puts a snapshot's parts, and finds them. Absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +41,15 @@ pub struct SnapshotVmm {
     pub driver: DriverKind,
     /// The VMM's version, for people: what counts is the format.
     pub version: String,
-    /// The version of the state's format.
+    /// The version of the state's format; QEMU's is its own version, without the patch level.
     pub format: String,
-    /// The CPU's vendor, family, model and stepping: a guest has seen its features.
-    pub host_cpu: String,
+    /// The machine type with its version, where the driver has several, such as `pc-q35-7.2`.
+    pub machine: Option<String>,
+    /// The CPU that the guest has seen: the host's vendor, family, model and stepping, or the model
+    /// that is emulated.
+    pub cpu: String,
+    /// How its code runs.
+    pub accelerator: Accelerator,
 }
 
 /// A disk that a snapshot's guest has open.
@@ -140,7 +136,9 @@ impl SnapshotGround {
         }
         same("vmm.driver", &self.vmm.driver, &here.vmm.driver)?;
         same("vmm.format", &self.vmm.format, &here.vmm.format)?;
-        same("vmm.host_cpu", &self.vmm.host_cpu, &here.vmm.host_cpu)?;
+        same("vmm.machine", &self.vmm.machine, &here.vmm.machine)?;
+        same("vmm.accelerator", &self.vmm.accelerator, &here.vmm.accelerator)?;
+        same("vmm.cpu", &self.vmm.cpu, &here.vmm.cpu)?;
         same("kernel_sha256", &self.kernel_sha256, &here.kernel_sha256)?;
         same("template_digest", &self.template_digest, &here.template_digest)?;
         same("virtio_transport", &self.virtio_transport, &here.virtio_transport)?;
@@ -162,7 +160,9 @@ mod tests {
                 driver: DriverKind::Firecracker,
                 version: "1.16.1".to_owned(),
                 format: "8.0.0".to_owned(),
-                host_cpu: "GenuineIntel/6/85/7".to_owned(),
+                machine: None,
+                cpu: "GenuineIntel/6/85/7".to_owned(),
+                accelerator: Accelerator::Kvm,
             },
             kernel_sha256: "k".to_owned(),
             template_digest: "t".to_owned(),
@@ -185,10 +185,12 @@ mod tests {
     #[test]
     fn each_field_that_differs_is_named() {
         type Change = fn(&mut SnapshotGround);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 13] = [
             ("vmm.driver", |it| it.vmm.driver = DriverKind::Qemu),
             ("vmm.format", |it| it.vmm.format = "9.0.0".to_owned()),
-            ("vmm.host_cpu", |it| it.vmm.host_cpu.push('x')),
+            ("vmm.machine", |it| it.vmm.machine = Some("pc-q35-7.2".to_owned())),
+            ("vmm.accelerator", |it| it.vmm.accelerator = Accelerator::Tcg),
+            ("vmm.cpu", |it| it.vmm.cpu.push('x')),
             ("kernel_sha256", |it| it.kernel_sha256.push('x')),
             ("template_digest", |it| it.template_digest.push('x')),
             ("virtio_transport", |it| it.virtio_transport = Some(VirtioTransport::Mmio)),

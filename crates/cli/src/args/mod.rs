@@ -13,6 +13,7 @@ use aetherium_model::{
     Name,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
+    vm::SnapshotKind,
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
@@ -232,6 +233,10 @@ pub(crate) struct VmArgs {
     /// How its devices are attached: `pci` or `mmio`; as fits best where absent.
     #[arg(long)]
     pub(crate) transport: Option<VirtioTransport>,
+    /// The snapshots it is made ready for: `full` (QEMU: without vsock) or `diff` (written pages are
+    /// noted, too); as its template says where absent.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) snapshots: Option<SnapshotKind>,
 }
 
 /// A command to run in a VM.
@@ -405,6 +410,10 @@ pub(crate) enum VmCommand {
         vm: String,
         /// The snapshot's name.
         name: Name,
+        /// Write only what changed in memory since the VM's snapshot before, which stays needed. For
+        /// a VM with `--snapshots diff`.
+        #[arg(long)]
+        diff: bool,
     },
     /// Start one from a snapshot and wait until it runs; template and size are the snapshot's.
     Restore {

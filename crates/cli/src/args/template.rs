@@ -5,6 +5,7 @@ use aetherium_image::{ImageOrigin, Mirror};
 use aetherium_model::{
     Name,
     resources::{DiskMib, MemoryMib, Vcpus, VirtioTransport},
+    vm::SnapshotKind,
 };
 use clap::{Args as ClapArgs, Subcommand};
 use std::path::PathBuf;
@@ -76,6 +77,9 @@ pub(crate) struct BuildArgs {
     /// How the devices of its VMs are attached: `pci` or `mmio`; as fits best where absent.
     #[arg(long)]
     pub(crate) transport: Option<VirtioTransport>,
+    /// The snapshots that its VMs are made ready for: `full` or `diff`.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) snapshots: Option<SnapshotKind>,
     /// Virtual CPUs of its VMs by default.
     #[arg(long)]
     pub(crate) vcpus: Option<Vcpus>,

@@ -64,6 +64,7 @@ impl Host<'_> {
             network: vm.network.unwrap_or_default(),
             transport: vm.transport,
             snapshot: None,
+            snapshots: vm.snapshots,
         };
         let vsock = if self.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto };
         let networked = rustix::process::geteuid().is_root() && !self.driver.no_slots;

@@ -101,6 +101,7 @@ pub(crate) async fn make(
         kernel_args: args.kernel_arg.clone(),
         cpu_template: args.cpu_template.as_deref().map(cpu_template).transpose()?,
         transport: args.transport,
+        snapshots: args.snapshots,
         replace: args.replace,
     };
     Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
@@ -136,6 +137,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         kernel_arg: Vec::new(),
         cpu_template: None,
         transport: None,
+        snapshots: None,
         vcpus: None,
         memory_mib: None,
         disk_mib: None,

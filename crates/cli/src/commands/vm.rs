@@ -13,7 +13,7 @@ use aetherium_model::{
     Code, Fault,
     page::Page,
     task::Task,
-    vm::{TakeSnapshot, Vm, VmState},
+    vm::{SnapshotKind, TakeSnapshot, Vm, VmState},
 };
 use std::time::Duration;
 
@@ -50,8 +50,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
                 println!("{vm} is being ended ({})", task.id);
             }
         }
-        VmCommand::Snapshot { vm, name } => {
-            let body = TakeSnapshot { name: name.clone() };
+        VmCommand::Snapshot { vm, name, diff } => {
+            let kind = if *diff { SnapshotKind::Diff } else { SnapshotKind::Full };
+            let body = TakeSnapshot { name: name.clone(), kind };
             let vm: Vm = client.post(&format!("/vms/{vm}/snapshot"), &body).await?;
             if args.json { print::json(&vm)? } else { println!("{name} is taken of {}", vm.id) }
         }
@@ -90,6 +91,7 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         network: vm.network,
         transport: vm.transport,
         snapshot: None,
+        snapshots: vm.snapshots,
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 disk_mib: vm.disk_mib,
                 network: vm.network,
                 transport: vm.transport,
+                snapshots: vm.snapshots,
                 idle_timeout_s: *idle_timeout_s,
                 ..CreateWorkspace::named(name.clone())
             };

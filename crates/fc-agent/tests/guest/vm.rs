@@ -88,7 +88,7 @@ impl Guest {
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Off,
             transport: TransportChoice::Auto,
-            track_dirty_pages: false,
+            snapshots: None,
             slot: None,
         };
         fs::create_dir(&spec.run_dir).unwrap();

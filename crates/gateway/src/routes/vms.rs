@@ -42,8 +42,16 @@ pub(crate) async fn create(
     Json(body): Json<CreateVm>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Vm>>), Error> {
     let key = key.bind(&body)?;
-    let CreateVm { template, vcpus, memory_mib, disk_mib, network, transport, snapshot } = body;
-    let wanted = Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot };
+    let wanted = Wanted {
+        template: body.template,
+        vcpus: body.vcpus,
+        memory_mib: body.memory_mib,
+        disk_mib: body.disk_mib,
+        network: body.network,
+        transport: body.transport,
+        snapshot: body.snapshot,
+        snapshots: body.snapshots,
+    };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let vm = Vm {

@@ -31,9 +31,16 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
-    let CreateWorkspace { template, vcpus, memory_mib, disk_mib, network, transport, .. } = body;
-    let wanted =
-        Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot: None };
+    let wanted = Wanted {
+        template: body.template,
+        vcpus: body.vcpus,
+        memory_mib: body.memory_mib,
+        disk_mib: body.disk_mib,
+        network: body.network,
+        transport: body.transport,
+        snapshot: None,
+        snapshots: body.snapshots,
+    };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let workspace = Workspace {

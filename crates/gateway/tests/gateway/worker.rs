@@ -188,6 +188,7 @@ pub(crate) fn template(name: &str) -> Template {
             memory_mib: MemoryMib::try_from(333).unwrap(),
             disk_mib: DiskMib::try_from(4444).unwrap(),
         },
+        snapshots: None,
         image: None,
         created_at: aetherium_model::Timestamp::from_millis(0),
     }

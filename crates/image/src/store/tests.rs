@@ -55,6 +55,7 @@ fn files_in(dir: &Path, template: &str, content: &str) -> Template {
             origin: "a test".into(),
         },
         defaults: Resources::default(),
+        snapshots: None,
         image: None,
         created_at: Timestamp::from(std::time::SystemTime::now()),
     }

@@ -66,6 +66,7 @@ impl World {
                 network: NetworkMode::Isolated,
                 transport: None,
                 snapshot: None,
+                snapshots: None,
             },
             worker_id: self.worker,
             workspace_id: None,

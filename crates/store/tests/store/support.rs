@@ -81,6 +81,7 @@ pub(crate) fn spec() -> VmSpec {
         network: NetworkMode::Isolated,
         transport: None,
         snapshot: None,
+        snapshots: None,
     }
 }
 

@@ -461,7 +461,7 @@ pub(super) fn planned(
         entropy: true,
         limits: RateLimits::default(),
         huge_pages: HugePages::None,
-        track_dirty_pages: spec.track_dirty_pages,
+        track_dirty_pages: spec.tracks_dirty_pages(),
         console: Console::Quiet,
         kernel_args: Vec::new(),
     };

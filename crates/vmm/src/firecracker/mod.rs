@@ -20,8 +20,8 @@ mod program;
 mod snapshot;
 
 use crate::{
-    Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, SnapshotFiles, SnapshotVmm,
-    Vmm, VmmError, host,
+    Accelerator, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, SnapshotFiles,
+    SnapshotVmm, Vmm, VmmError, host,
     kvm::{self, Kvm},
     spawn::find_program,
     supervise::Supervised,
@@ -138,7 +138,11 @@ impl Vmm for Firecracker {
         Ok(Arc::new(machine))
     }
 
-    async fn snapshots(&self) -> Result<SnapshotVmm, VmmError> {
+    fn accelerator(&self, _kernel: &Path) -> Accelerator {
+        Accelerator::Kvm
+    }
+
+    async fn snapshots(&self, _accelerator: Accelerator) -> Result<SnapshotVmm, VmmError> {
         let info = self.program.info().await?;
         snapshot::of_this_host(&info).await
     }

@@ -10,8 +10,8 @@ use super::{
     program::{Info, ask},
 };
 use crate::{
-    LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError, VsockChoice, kvm,
-    spawn::open_log, supervise::remove_if_there,
+    Accelerator, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
+    VsockChoice, kvm, spawn::open_log, supervise::remove_if_there,
 };
 use aetherium_model::resources::DriverKind;
 use rustix::fs::{Gid, Uid, chown};
@@ -40,7 +40,9 @@ pub(super) async fn of_this_host(info: &Info) -> Result<SnapshotVmm, VmmError> {
         driver: DriverKind::Firecracker,
         version: info.version.to_string(),
         format,
-        host_cpu: kvm::host_cpu(),
+        machine: None,
+        cpu: kvm::host_cpu(),
+        accelerator: Accelerator::Kvm,
     })
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn load(
     let mut request = json!({
         "snapshot_path": STATE,
         "mem_backend": { "backend_type": "File", "backend_path": MEMORY },
-        "enable_diff_snapshots": spec.track_dirty_pages,
+        "enable_diff_snapshots": spec.tracks_dirty_pages(),
         "resume_vm": false,
     });
     if version.supports(Feature::ClockRealtime) {

@@ -11,6 +11,7 @@
 //! - **Disks by JSON**, so that no character of a path can mean anything. `cache` is writeback and
 //!   honours flushes; a discard in the guest frees space on the host.
 
+use super::program::MACHINE;
 use crate::{Accelerator, Disk, VmmError};
 use aetherium_agent_proto::AGENT_PORT;
 use aetherium_model::resources::{MemoryMib, NetworkMode, Vcpus};
@@ -26,7 +27,11 @@ const MAX_SERIAL_BYTES: usize = 20;
 
 /// Without devices of a q35 that no guest of ours uses: each would cost its kernel a probe. (Not
 /// `graphics=off`: with it the firmware writes on the serial port, and a silent guest is silent no more.)
-const MACHINE: &str = "q35,usb=off,sata=off,smbus=off,i8042=off,vmport=off";
+const FEATURES: &str = "usb=off,sata=off,smbus=off,i8042=off,vmport=off";
+
+/// The CPU under emulation. It costs nothing measurable beside `qemu64`, and it has RDRAND, without
+/// which a guest waits for entropy, and what x86-64-v2 and v3 programs need.
+pub(crate) const EMULATED_CPU: &str = "max";
 
 /// No child processes, no change of user or priorities, no obsolete system calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -39,9 +44,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sandbox: bool,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: MemoryMib,
-    pub(crate) kernel: &'a Path,
-    pub(crate) extra_args: &'a [String],
-    pub(crate) initrd: &'a Path,
+    pub(crate) start: Start<'a>,
     pub(crate) disks: &'a [Disk],
     pub(crate) console: &'a Path,
     /// `None`: no interface at all.
@@ -50,6 +53,20 @@ pub(crate) struct Plan<'a> {
     pub(crate) monitor: Option<RawFd>,
     /// The vhost-user socket of the vsock helper.
     pub(crate) vsock: Option<&'a Path>,
+}
+
+/// What a guest starts from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Its kernel.
+    Kernel {
+        image: &'a Path,
+        initrd: &'a Path,
+        /// After the arguments that the driver chooses, so that they win.
+        extra_args: &'a [String],
+    },
+    /// A state that QEMU is told of later, and paused then. What the kernel started from is in it.
+    State,
 }
 
 impl Plan<'_> {
@@ -66,9 +83,17 @@ impl Plan<'_> {
             args.pair("-sandbox", SANDBOX);
         }
         self.machine(&mut args);
-        args.pair("-append", self.kernel_args());
-        args.path("-kernel", self.kernel);
-        args.path("-initrd", self.initrd);
+        match self.start {
+            Start::Kernel { image, initrd, extra_args } => {
+                args.pair("-append", kernel_args(extra_args));
+                args.path("-kernel", image);
+                args.path("-initrd", initrd);
+            }
+            Start::State => {
+                args.pair("-incoming", "defer");
+                args.flags(&["-S"]);
+            }
+        }
         let console = escaped(self.console)?;
         args.pair("-chardev", format!("file,id=console,path={console},append=on"));
         args.pair("-serial", "chardev:console");
@@ -101,11 +126,9 @@ impl Plan<'_> {
                 args.pair("-accel", "kvm");
                 args.pair("-cpu", "host");
             }
-            // `max` costs nothing measurable beside `qemu64`, and it has RDRAND, without which a
-            // guest waits for entropy, and what x86-64-v2 and v3 programs need.
             Accelerator::Tcg | Accelerator::None => {
                 args.pair("-accel", "tcg,thread=multi");
-                args.pair("-cpu", "max");
+                args.pair("-cpu", EMULATED_CPU);
             }
         }
         args.pair("-smp", self.vcpus.to_string());
@@ -113,24 +136,24 @@ impl Plan<'_> {
         if self.vsock.is_some() {
             // The helper reads and writes the guest's memory itself.
             args.pair("-object", format!("memory-backend-memfd,id=ram,size={memory}M,share=on"));
-            args.pair("-machine", format!("{MACHINE},memory-backend=ram"));
+            args.pair("-machine", format!("{MACHINE},{FEATURES},memory-backend=ram"));
         } else {
-            args.pair("-machine", MACHINE);
+            args.pair("-machine", format!("{MACHINE},{FEATURES}"));
         }
     }
+}
 
-    /// `panic=-1` reboots at once, `reboot=t` does so by a triple fault, which needs no firmware;
-    /// with `-no-reboot` that ends QEMU. `quiet`, because each line costs milliseconds on a serial
-    /// port; a panic is printed nevertheless. `cryptomgr.notests`, because the self-tests of the
-    /// kernel's ciphers are a good part of an emulated boot.
-    fn kernel_args(&self) -> String {
-        let mut line = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests".to_owned();
-        for arg in self.extra_args {
-            line.push(' ');
-            line.push_str(arg);
-        }
-        line
+/// `panic=-1` reboots at once, `reboot=t` does so by a triple fault, which needs no firmware; with
+/// `-no-reboot` that ends QEMU. `quiet`, because each line costs milliseconds on a serial port; a panic
+/// is printed nevertheless. `cryptomgr.notests`, because the self-tests of the kernel's ciphers are a
+/// good part of an emulated boot.
+fn kernel_args(extra: &[String]) -> String {
+    let mut line = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests".to_owned();
+    for arg in extra {
+        line.push(' ');
+        line.push_str(arg);
     }
+    line
 }
 
 fn add_disk(args: &mut Args, at: usize, disk: &Disk) -> Result<(), VmmError> {
@@ -201,15 +224,17 @@ mod tests {
             sandbox: true,
             vcpus: Vcpus::try_from(2).unwrap(),
             memory: MemoryMib::try_from(512).unwrap(),
-            kernel: Path::new("/k"),
-            extra_args: &[],
-            initrd: Path::new("/i"),
+            start: boot(&[]),
             disks,
             console,
             network: None,
             monitor: None,
             vsock: None,
         }
+    }
+
+    fn boot(extra_args: &[String]) -> Start<'_> {
+        Start::Kernel { image: Path::new("/k"), initrd: Path::new("/i"), extra_args }
     }
 
     fn values_of(args: &[OsString], name: &str) -> Vec<String> {
@@ -232,7 +257,7 @@ mod tests {
     #[test]
     fn extra_kernel_arguments_come_last_so_that_they_win() {
         let extra = ["loglevel=7".to_owned(), "x=1".to_owned()];
-        let args = Plan { extra_args: &extra, ..plan(&[], Path::new("/c")) }.args().unwrap();
+        let args = Plan { start: boot(&extra), ..plan(&[], Path::new("/c")) }.args().unwrap();
         assert!(values_of(&args, "-append")[0].ends_with(" loglevel=7 x=1"));
     }
 
@@ -265,6 +290,17 @@ mod tests {
         let differing: Vec<_> = tcg.iter().zip(&kvm).filter(|(a, b)| a != b).collect();
         assert_eq!(differing.len(), 2, "{differing:?}");
         assert_eq!(values_of(&kvm, "-cpu"), ["host"]);
+    }
+
+    #[test]
+    fn a_state_is_awaited_by_the_same_machine_and_nothing_boots_meanwhile() {
+        let kernel = plan(&[], Path::new("/c")).args().unwrap();
+        let state = Plan { start: Start::State, ..plan(&[], Path::new("/c")) }.args().unwrap();
+        assert_eq!(values_of(&state, "-incoming"), ["defer"]);
+        assert!(state.contains(&"-S".into()) && values_of(&state, "-kernel").is_empty());
+        for part in ["-machine", "-cpu", "-smp", "-m", "-device"] {
+            assert_eq!(values_of(&state, part), values_of(&kernel, part), "{part}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! One running QEMU: its processes, and its monitor for what can be asked of it while it runs.
 
-use super::monitor::Monitor;
-use crate::{Footprint, Machine, VmmError, VmmExit, supervise::Supervised};
+use super::{monitor::Monitor, snapshot};
+use crate::{
+    Footprint, Machine, SnapshotFiles, SnapshotKind, VmmError, VmmExit, supervise::Supervised,
+};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
@@ -61,5 +63,10 @@ impl Machine for QemuMachine {
 
     async fn resume(&self) -> Result<(), VmmError> {
         self.ask("cont", json!({})).await.map(drop)
+    }
+
+    async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
+        snapshot::refuse(self.footprint(), kind)?;
+        snapshot::take(&self.monitor, files).await
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! launch: vsock helper (if any) ─► listen on the monitor's socket ─► QEMU inherits it
 //!            └ fails: TCP alone            └ greeting: QEMU is ready   └ info usernet: the agent's port
+//! restore: the same with `-incoming defer` ─► the state over the monitor ─► paused
 //! ```
 //! A launch that fails or is given up leaves no process behind.
 
@@ -12,11 +13,12 @@ mod monitor;
 mod preflight;
 mod probe;
 mod program;
+mod snapshot;
 mod vsock;
 
 use crate::{
     Accelerator, AgentAddress, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest,
-    Role, Vmm, VmmError, VmmExit, VsockChoice,
+    Role, SnapshotFiles, SnapshotVmm, Vmm, VmmError, VsockChoice,
     diagnose::tail_lines,
     held::Held,
     kvm::{self, Kvm},
@@ -31,7 +33,7 @@ use aetherium_model::{
 };
 use aetherium_net::{GuestNet, usernet};
 use async_trait::async_trait;
-use command::Plan;
+use command::{Plan, Start};
 use machine::QemuMachine;
 use monitor::Monitor;
 use program::Program;
@@ -49,6 +51,8 @@ use tokio::time::timeout;
 
 /// How long QEMU may take until its monitor has told the agent's port.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a QEMU that hung up may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The QEMU driver.
 pub struct Qemu {
@@ -73,7 +77,8 @@ impl Qemu {
 
     /// Starts the vsock helper; a VM does without one rather than fail.
     async fn start_vsock(&self, spec: &LaunchSpec, log: &Path) -> Option<(Held, vsock::Sockets)> {
-        if spec.vsock == VsockChoice::Off {
+        // What QEMU cannot save it must not get.
+        if spec.vsock == VsockChoice::Off || spec.snapshots.is_some() {
             return None;
         }
         let program = self.vsock_helper()?;
@@ -91,26 +96,13 @@ impl Qemu {
             }
         }
     }
-}
 
-#[async_trait]
-impl Vmm for Qemu {
-    fn kind(&self) -> DriverKind {
-        DriverKind::Qemu
-    }
-
-    async fn preflight(&self) -> Vec<Finding> {
-        preflight::run(&self.config, &self.program, &self.kvm).await
-    }
-
-    async fn prepare(&self, guest: &ProbeGuest) -> Finding {
-        match self.program.info().await {
-            Ok(qemu) => self.kvm.learn(&qemu, guest).await,
-            Err(error) => kvm::unprobed(&error.to_string()),
-        }
-    }
-
-    async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
+    /// Starts a guest from its kernel, or from a snapshot; it is paused then.
+    async fn start(
+        &self,
+        spec: &LaunchSpec,
+        from: Option<&SnapshotFiles>,
+    ) -> Result<QemuMachine, VmmError> {
         let Boot::Kernel { kernel, initrd, disks } = &spec.boot else {
             return Err(VmmError::WrongBoot { driver: DriverKind::Qemu, boot: "a plain process" });
         };
@@ -137,9 +129,12 @@ impl Vmm for Qemu {
             sandbox: qemu.sandbox,
             vcpus: spec.resources.vcpus,
             memory: spec.resources.memory_mib,
-            kernel: &kernel.image,
-            extra_args: &kernel.extra_args,
-            initrd,
+            start: match from {
+                None => {
+                    Start::Kernel { image: &kernel.image, initrd, extra_args: &kernel.extra_args }
+                }
+                Some(_) => Start::State,
+            },
             disks,
             console: &console,
             network: Some(spec.network),
@@ -158,7 +153,11 @@ impl Vmm for Qemu {
         };
         let main = spawn.start()?;
         drop(listener);
-        let forward = ready(&main, &qemu.path, &monitor, &vmm_log).await?;
+        let started = Started { qemu: &main, program: &qemu.path, log: &vmm_log };
+        let forward = started.within(READY_DEADLINE, ready(&monitor)).await?;
+        if let Some(files) = from {
+            started.within(snapshot::DEADLINE, snapshot::load(&monitor, files)).await?;
+        }
 
         let mut agent = vec![AgentAddress::Tcp { addr: forward }];
         let mut sockets = vec![monitor.clone()];
@@ -186,7 +185,56 @@ impl Vmm for Qemu {
             memory_mib: spec.resources.memory_mib.get(),
             boot_needs_bytes,
         };
-        Ok(Arc::new(QemuMachine::new(Supervised::new(footprint, main, helpers))))
+        Ok(QemuMachine::new(Supervised::new(footprint, main, helpers)))
+    }
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn kind(&self) -> DriverKind {
+        DriverKind::Qemu
+    }
+
+    async fn preflight(&self) -> Vec<Finding> {
+        preflight::run(&self.config, &self.program, &self.kvm).await
+    }
+
+    async fn prepare(&self, guest: &ProbeGuest) -> Finding {
+        match self.program.info().await {
+            Ok(qemu) => self.kvm.learn(&qemu, guest).await,
+            Err(error) => kvm::unprobed(&error.to_string()),
+        }
+    }
+
+    fn accelerator(&self, kernel: &Path) -> Accelerator {
+        accelerator(&self.kvm, kernel).0
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        Ok(Arc::new(self.start(spec, None).await?))
+    }
+
+    async fn snapshots(&self, accelerator: Accelerator) -> Result<SnapshotVmm, VmmError> {
+        let qemu = self.program.info().await?;
+        Ok(SnapshotVmm {
+            driver: DriverKind::Qemu,
+            format: qemu.version.to_string(),
+            version: qemu.version_text,
+            machine: Some(self.program.machine().await?),
+            cpu: match accelerator {
+                Accelerator::Kvm => kvm::host_cpu(),
+                Accelerator::Tcg | Accelerator::None => command::EMULATED_CPU.to_owned(),
+            },
+            accelerator,
+        })
+    }
+
+    async fn restore(
+        &self,
+        spec: &LaunchSpec,
+        files: &SnapshotFiles,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        Ok(Arc::new(self.start(spec, Some(files)).await?))
     }
 
     async fn adopt(&self, footprint: Footprint) -> Result<Option<Arc<dyn Machine>>, VmmError> {
@@ -209,35 +257,44 @@ fn accelerator(kvm: &Kvm, kernel: &Path) -> (Accelerator, String) {
 }
 
 /// Waits until QEMU is ready, and learns the host's end of the agent's port from it.
-async fn ready(
-    qemu: &Held,
-    program: &Path,
-    socket: &Path,
-    log: &Path,
-) -> Result<SocketAddr, VmmError> {
-    let ask = async {
-        let mut monitor = Monitor::connect(socket).await?;
-        let info = monitor.human("info usernet").await?;
-        usernet::forwarded(&info, &GuestNet::COMMON, AGENT_PORT).ok_or_else(|| VmmError::Control {
-            command: "info usernet".to_owned(),
-            answer: info.chars().take(400).collect(),
-        })
-    };
-    let early = async |exit: VmmExit| VmmError::EndedEarly {
-        program: program.to_owned(),
-        exit,
-        log: tail_lines(log).await,
-    };
-    match timeout(READY_DEADLINE, ask).await {
-        Ok(Ok(forward)) => Ok(forward),
-        // A monitor that hangs up is a QEMU that is ending; its own words explain more.
-        Ok(Err(error)) => match timeout(Duration::from_secs(1), qemu.ended()).await {
-            Ok(exit) => Err(early(exit).await),
+async fn ready(socket: &Path) -> Result<SocketAddr, VmmError> {
+    let mut monitor = Monitor::connect(socket).await?;
+    let info = monitor.human("info usernet").await?;
+    usernet::forwarded(&info, &GuestNet::COMMON, AGENT_PORT).ok_or_else(|| VmmError::Control {
+        command: "info usernet".to_owned(),
+        answer: info.chars().take(400).collect(),
+    })
+}
+
+/// A QEMU that has been started and has not told yet that it runs.
+struct Started<'a> {
+    qemu: &'a Held,
+    program: &'a Path,
+    log: &'a Path,
+}
+
+impl Started<'_> {
+    /// Waits for what its monitor says; a monitor that hangs up is a QEMU that is ending, and its own
+    /// words explain more.
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        asked: impl Future<Output = Result<T, VmmError>>,
+    ) -> Result<T, VmmError> {
+        let program = self.program.to_owned();
+        let error = match timeout(deadline, asked).await {
+            Ok(Ok(told)) => return Ok(told),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let log = tail_lines(self.log).await;
+                return Err(VmmError::NotReady { program, waited: deadline, log });
+            }
+        };
+        match timeout(LAST_WORDS, self.qemu.ended()).await {
+            Ok(exit) => {
+                Err(VmmError::EndedEarly { program, exit, log: tail_lines(self.log).await })
+            }
             Err(_) => Err(error),
-        },
-        Err(_) => {
-            let log = tail_lines(log).await;
-            Err(VmmError::NotReady { program: program.to_owned(), waited: READY_DEADLINE, log })
         }
     }
 }

@@ -4,10 +4,16 @@
 //! line of JSON; a line with `event` may come at any time.
 
 use crate::VmmError;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use std::{io, path::Path};
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::BorrowedFd,
+    path::Path,
+};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::UnixStream,
 };
 
@@ -41,10 +47,32 @@ impl Monitor {
         command: &str,
         arguments: Value,
     ) -> Result<Value, VmmError> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
-        line.push('\n');
+        let line = line(command, &arguments);
         let written = self.stream.write_all(line.as_bytes()).await;
         written.map_err(VmmError::io("write to", "the monitor"))?;
+        self.answer(command).await
+    }
+
+    /// Gives QEMU an open file, which it knows by `name` until this connection ends.
+    pub(crate) async fn lend(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), VmmError> {
+        let (line, lent) = (line("getfd", &json!({ "fdname": name })), [file]);
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut files = SendAncillaryBuffer::new(&mut space);
+            files.push(SendAncillaryMessage::ScmRights(&lent));
+            let text = [IoSlice::new(line.as_bytes())];
+            Ok(sendmsg(self.stream.get_ref(), &text, &mut files, SendFlags::NOSIGNAL)?)
+        };
+        let sent = self.stream.get_ref().async_io(Interest::WRITABLE, send).await;
+        let failed = || VmmError::io("write to", "the monitor");
+        let sent = sent.map_err(failed())?;
+        // The file went with the first byte.
+        self.stream.write_all(&line.as_bytes()[sent..]).await.map_err(failed())?;
+        self.answer("getfd").await.map(drop)
+    }
+
+    /// The answer to the command that was sent last.
+    async fn answer(&mut self, command: &str) -> Result<Value, VmmError> {
         loop {
             let mut answer = self.read(command).await?;
             if answer.get("event").is_some() {
@@ -80,6 +108,13 @@ impl Monitor {
             answer: String::from_utf8_lossy(&line).chars().take(200).collect(),
         })
     }
+}
+
+/// A command as QEMU reads it.
+fn line(command: &str, arguments: &Value) -> String {
+    let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+    line.push('\n');
+    line
 }
 
 fn unexpected(command: &str, answer: &Value) -> VmmError {

@@ -1,6 +1,9 @@
 //! A probe guest under QEMU: nothing but a kernel, its initramfs and a console.
 
-use super::{command::Plan, program::Info};
+use super::{
+    command::{Plan, Start},
+    program::Info,
+};
 use crate::{
     Accelerator, ProbeGuest, Role, VmmError,
     held::Held,
@@ -33,9 +36,11 @@ impl Prober for Info {
             sandbox: self.sandbox,
             vcpus: size.vcpus,
             memory: size.memory,
-            kernel: &guest.kernel.image,
-            extra_args: &guest.kernel.extra_args,
-            initrd: &guest.initrd,
+            start: Start::Kernel {
+                image: &guest.kernel.image,
+                initrd: &guest.initrd,
+                extra_args: &guest.kernel.extra_args,
+            },
             disks: &[],
             console: &dir.join("console.log"),
             network: None,

@@ -11,6 +11,8 @@ use tokio::{process::Command, sync::OnceCell, time::timeout};
 
 /// The program's name in `PATH`.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+/// The machine that guests get, of the newest version that this QEMU has.
+pub(crate) const MACHINE: &str = "q35";
 /// What to do where it is missing.
 pub(crate) const REMEDY: &str = "install QEMU: `apt install qemu-system-x86` (Debian, Ubuntu), \
      `dnf install qemu-system-x86` (Fedora), `apk add qemu-system-x86_64` (Alpine)";
@@ -57,11 +59,12 @@ pub(crate) struct Info {
 pub(crate) struct Program {
     configured: Option<PathBuf>,
     info: OnceCell<Info>,
+    machine: OnceCell<String>,
 }
 
 impl Program {
     pub(crate) const fn new(configured: Option<PathBuf>) -> Self {
-        Self { configured, info: OnceCell::const_new() }
+        Self { configured, info: OnceCell::const_new(), machine: OnceCell::const_new() }
     }
 
     /// What it is.
@@ -72,17 +75,32 @@ impl Program {
         self.info.get_or_try_init(|| self.ask()).await.cloned()
     }
 
+    /// The machine type that [`MACHINE`] stands for, with its version.
+    ///
+    /// # Errors
+    /// QEMU is missing, or does not name it.
+    pub(crate) async fn machine(&self) -> Result<String, VmmError> {
+        let ask = async {
+            let text = answer(&self.info().await?.path, &["-machine", "help"]).await?;
+            alias(&text, MACHINE).map(str::to_owned).ok_or_else(|| VmmError::Control {
+                command: "-machine help".to_owned(),
+                answer: text.chars().take(400).collect(),
+            })
+        };
+        self.machine.get_or_try_init(|| ask).await.cloned()
+    }
+
     async fn ask(&self) -> Result<Info, VmmError> {
         let wanted = || self.configured.clone().unwrap_or_else(|| PROGRAM.into());
         let path = find_program(self.configured.as_deref(), PROGRAM)
             .ok_or_else(|| VmmError::ProgramMissing { program: wanted(), remedy: REMEDY })?;
         // `-version` ends QEMU where it stands on the command line, and an option that was not
         // built in fails before it.
-        let sandboxed = version_text(&path, &["-sandbox", "on", "-version"]).await;
+        let sandboxed = answer(&path, &["-sandbox", "on", "-version"]).await;
         let sandbox = sandboxed.is_ok();
         let text = match sandboxed {
             Ok(text) => text,
-            Err(_) => version_text(&path, &["-version"]).await?,
+            Err(_) => answer(&path, &["-version"]).await?,
         };
         let unreadable = || VmmError::Control {
             command: format!("{} -version", path.display()),
@@ -95,7 +113,8 @@ impl Program {
     }
 }
 
-async fn version_text(path: &Path, args: &[&str]) -> Result<String, VmmError> {
+/// What it prints when it is run with these arguments.
+async fn answer(path: &Path, args: &[&str]) -> Result<String, VmmError> {
     let mut command = Command::new(path);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     let not_ready =
@@ -109,9 +128,25 @@ async fn version_text(path: &Path, args: &[&str]) -> Result<String, VmmError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// What a machine's name stands for, in QEMU's list of machines.
+fn alias<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+    let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+    Some(line.split_once("(alias of ")?.1.split_once(')')?.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_stands_for_another_is_known_by_that_ones_name() {
+        let list = "Supported machines are:\n\
+                    pc                   Standard PC (i440FX, 1996) (alias of pc-i440fx-7.2)\n\
+                    q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)\n\
+                    pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)\n";
+        assert_eq!(alias(list, "q35"), Some("pc-q35-7.2"));
+        assert_eq!(alias(list, "pc-q35-7.2"), None);
+    }
 
     #[test]
     fn a_version_is_read_from_what_qemu_prints() {

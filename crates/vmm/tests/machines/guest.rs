@@ -126,7 +126,7 @@ impl Host {
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Auto,
             transport: TransportChoice::Auto,
-            track_dirty_pages: false,
+            snapshots: None,
             slot: None,
         }
     }

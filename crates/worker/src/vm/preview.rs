@@ -27,7 +27,7 @@ pub fn preview(
         network: vm.network,
         vsock,
         transport: transport.map_or(TransportChoice::Auto, TransportChoice::Only),
-        track_dirty_pages: false,
+        snapshots: vm.snapshots.or(template.manifest.snapshots),
         slot,
     }
 }

@@ -3,14 +3,14 @@
 
 use super::{
     network,
-    snapshot::{Snapshot, ground},
+    snapshot::{Devices, Snapshot, ground},
     start::{Started, agent_client, hostname, kernel_boot, silent},
 };
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::system::MachineIdentity;
 use aetherium_model::{Code, Fault, vm::Vm};
-use aetherium_vmm::{LaunchSpec, Machine, firecracker::plan::TransportChoice};
+use aetherium_vmm::{LaunchSpec, Machine, VsockChoice, firecracker::plan::TransportChoice};
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -35,11 +35,22 @@ pub(super) async fn prepare(
     snapshot: Snapshot,
 ) -> Result<Prepared, Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
+    host.learn_accelerator(&template).await?;
     let theirs = &snapshot.record.manifest.ground;
     let virtio = vm.spec.transport.or(theirs.virtio_transport);
-    let network = journal.slot.is_some();
+    // One that had none gets none; one that had one must find one.
+    let vsock = match theirs.vsock {
+        true => host.settings.vsock,
+        false => VsockChoice::Off,
+    };
+    let devices = Devices {
+        accelerator: host.driver()?.accelerator(&template.kernel()),
+        virtio_transport: virtio,
+        vsock: vsock == VsockChoice::Auto,
+        network: journal.slot.is_some(),
+    };
     let disk = snapshot.overlay();
-    let here = ground(host, &vm.spec, &template, virtio, network, disk.clone()).await?;
+    let here = ground(host, &vm.spec, &template, devices, disk.clone()).await?;
     theirs.check(&here)?;
 
     let run_dir = host.layout.vm(vm.id);
@@ -53,9 +64,9 @@ pub(super) async fn prepare(
         resources: vm.spec.resources,
         boot,
         network: vm.spec.network,
-        vsock: host.settings.vsock,
+        vsock,
         transport: virtio.map_or(TransportChoice::Auto, TransportChoice::Only),
-        track_dirty_pages: false,
+        snapshots: vm.spec.snapshots.or(template.manifest.snapshots),
         slot: journal.slot.clone(),
     };
     Ok(Prepared { snapshot, spec })

@@ -14,8 +14,8 @@ use aetherium_agent_proto::Token;
 use aetherium_image::InstalledTemplate;
 use aetherium_model::{Code, Fault, Name, resources::VirtioTransport, vm::VmSpec};
 use aetherium_vmm::{
-    SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround, SnapshotKind, SnapshotManifest,
-    VsockChoice,
+    Accelerator, AgentAddress, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround,
+    SnapshotKind, SnapshotManifest,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -82,13 +82,21 @@ impl Snapshot {
     }
 }
 
+/// A VM's way into the world, as far as a snapshot depends on it.
+pub(super) struct Devices {
+    /// How its code runs.
+    pub(super) accelerator: Accelerator,
+    pub(super) virtio_transport: Option<VirtioTransport>,
+    pub(super) vsock: bool,
+    pub(super) network: bool,
+}
+
 /// What a snapshot of a VM like this depends on. Only the writable disk is read.
 pub(super) async fn ground(
     host: &Host,
     spec: &VmSpec,
     template: &InstalledTemplate,
-    virtio_transport: Option<VirtioTransport>,
-    network: bool,
+    devices: Devices,
     overlay: PathBuf,
 ) -> Result<SnapshotGround, Fault> {
     let root = &template.manifest.rootfs.image;
@@ -98,12 +106,12 @@ pub(super) async fn ground(
         .map_err(Fault::internal)?
         .map_err(|error| Fault::from(WorkerError::io(&path, error)))?;
     Ok(SnapshotGround {
-        vmm: host.driver()?.snapshots().await?,
+        vmm: host.driver()?.snapshots(devices.accelerator).await?,
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
         template_digest: template.manifest.digest.clone(),
-        virtio_transport,
-        vsock: host.settings.vsock == VsockChoice::Auto,
-        network,
+        virtio_transport: devices.virtio_transport,
+        vsock: devices.vsock,
+        network: devices.network,
         vcpus: spec.resources.vcpus.get(),
         memory_mib: spec.resources.memory_mib.get(),
         disks: vec![
@@ -175,9 +183,14 @@ impl Actor {
             let disk = host.layout.vm(vm.id).join(super::start::OVERLAY);
             aetherium_image::copy_sparse(&disk, &overlay).await.map_err(WorkerError::from)?;
             let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
-            let network = vm.address.is_some();
-            let (spec, virtio) = (&vm.spec, vm.virtio_transport);
-            let ground = ground(&host, spec, &template, virtio, network, overlay).await?;
+            let footprint = machine.footprint();
+            let devices = Devices {
+                accelerator: footprint.accelerator,
+                virtio_transport: vm.virtio_transport,
+                vsock: footprint.agent.iter().any(|it| matches!(it, AgentAddress::Vsock { .. })),
+                network: vm.address.is_some(),
+            };
+            let ground = ground(&host, &vm.spec, &template, devices, overlay).await?;
             let record = SnapshotRecord {
                 manifest: SnapshotManifest {
                     format: SNAPSHOT_FORMAT,

@@ -17,7 +17,7 @@ use aetherium_model::{
     finding::Verdict,
     resources::{DriverKind, VirtioTransport},
     template::ImageDefaults,
-    vm::{AgentTransport, StartTimings, Vm, VmEvent},
+    vm::{AgentTransport, SnapshotKind, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
     Accelerator, AgentAddress, Boot, Disk, Footprint, GuestKernel, LaunchSpec, Machine, ProbeGuest,
@@ -186,8 +186,8 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 /// Makes the VM's directory and everything in it that the VMM will open.
 async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
-    let (boot, transport) = match host.driver()?.kind() {
-        DriverKind::Process => (prepare_process(host, &run_dir, &journal.token)?, None),
+    let Guest { boot, transport, snapshots } = match host.driver()?.kind() {
+        DriverKind::Process => prepare_process(host, &run_dir, &journal.token)?,
         _ => prepare_guest(host, vm, &run_dir, journal).await?,
     };
     let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
@@ -199,19 +199,27 @@ async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchS
         network: vm.spec.network,
         vsock: host.settings.vsock,
         transport,
-        track_dirty_pages: false,
+        snapshots,
         slot: journal.slot.clone(),
     })
 }
 
-fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Boot, Fault> {
+/// What runs in a VM, and what its template says of it where its creator does not.
+struct Guest {
+    boot: Boot,
+    transport: Option<VirtioTransport>,
+    snapshots: Option<SnapshotKind>,
+}
+
+fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Guest, Fault> {
     let token_file = run_dir.join(TOKEN);
     crate::layout::replace_file(&token_file, token.expose().as_bytes())?;
     let binary = host.settings.agent_binary.clone().ok_or_else(|| {
         Fault::new(Code::DriverUnavailable, "the process driver needs the agent's binary")
             .remedy("put fc-agent beside the aetherium binary, or name it with --agent")
     })?;
-    Ok(Boot::Agent { binary, token_file })
+    let boot = Boot::Agent { binary, token_file };
+    Ok(Guest { boot, transport: None, snapshots: None })
 }
 
 async fn prepare_guest(
@@ -219,7 +227,7 @@ async fn prepare_guest(
     vm: &Vm,
     run_dir: &Path,
     journal: &Journal,
-) -> Result<(Boot, Option<VirtioTransport>), Fault> {
+) -> Result<Guest, Fault> {
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
     intact(&template)?;
     host.learn_accelerator(&template).await?;
@@ -244,8 +252,11 @@ async fn prepare_guest(
         ends_by: ends_by(driver),
     };
     write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
-    let transport = vm.spec.transport.or(template.manifest.kernel.transport);
-    Ok((kernel_boot(&template, initrd, overlay), transport))
+    Ok(Guest {
+        boot: kernel_boot(&template, initrd, overlay),
+        transport: vm.spec.transport.or(template.manifest.kernel.transport),
+        snapshots: vm.spec.snapshots.or(template.manifest.snapshots),
+    })
 }
 
 /// A boot of a template's kernel with these disks.
