@@ -96,8 +96,14 @@ impl AgentClient {
     /// The transport that works for this VM, once one has.
     #[must_use]
     pub fn transport(&self) -> Option<AgentTransport> {
+        self.endpoint().map(|endpoint| endpoint.transport())
+    }
+
+    /// The endpoint that works for this VM, once one has.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<Endpoint> {
         let works = *self.inner.works.lock().unwrap_or_else(PoisonError::into_inner);
-        works.map(|index| self.inner.endpoints[index].transport())
+        works.map(|index| self.inner.endpoints[index].clone())
     }
 
     /// Starts a command. Returns once it runs.

@@ -60,9 +60,13 @@ pub(crate) struct AgentBenchArgs {
     /// How many commands, and a tenth of how many calls.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: u32,
-    /// How much each bulk transfer carries, in MiB.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
-    pub(crate) mib: u64,
+    /// How much each bulk transfer carries, in MiB; 1024, or 64 in a VM. A VM's memory must hold it
+    /// twice over.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) mib: Option<u64>,
+    /// Also write a file of so many GiB to the agent's disk, in /var/tmp, and read it back.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024), value_name = "GIB")]
+    pub(crate) large_file_gib: Option<u64>,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
 }

@@ -33,12 +33,17 @@ pub(super) async fn forget_peak(agent: &AgentClient) -> Result<(), CliError> {
     ask(agent, "echo 5 > /proc/$PPID/clear_refs").await.map(drop)
 }
 
-/// A field of the agent's `/proc/<pid>/status`, in MiB. The agent is the parent of what it starts.
-async fn status(agent: &AgentClient, field: &str) -> Result<f64, CliError> {
+/// A field of the agent's own. The agent is the parent of what it starts.
+async fn status(agent: &AgentClient, name: &str) -> Result<f64, CliError> {
     let text = ask(agent, "cat /proc/$PPID/status").await?;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+    field(&text, name)
+}
+
+/// A field of a `/proc/<pid>/status`, in MiB.
+pub(super) fn field(text: &str, name: &str) -> Result<f64, CliError> {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
     let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    let kib = kib.ok_or_else(|| Fault::internal(format!("the agent's status has no {field}")))?;
+    let kib = kib.ok_or_else(|| Fault::internal(format!("a process's status has no {name}")))?;
     Ok(kib / 1024.0)
 }
 
