@@ -9,13 +9,14 @@ use crate::{
     agent::Agent,
     digest,
     distribution::Distribution,
+    draft::{Draft, Parts},
     error::{ImageError, OnPath, Result, blocking},
-    initramfs, kernel,
+    inherit, initramfs, kernel,
     kernel::{Examined, KernelFiles, Unpacked},
     oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
-    staging::{self, NameLock, Staging},
+    staging::{self, Staging},
     store::{
         INITRAMFS_FILE, InstalledTemplate, KERNEL_ELF_FILE, KERNEL_FILE, MANIFEST_FILE,
         ROOTFS_FILE, TemplateStore,
@@ -37,9 +38,9 @@ use std::{
 };
 
 /// How long another build of the same template is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
 /// What a build needs on the way, inside its staging directory.
-const WORK_DIR: &str = "work";
+pub(crate) const WORK_DIR: &str = "work";
 
 /// What a template is to be made of.
 #[derive(Debug, Clone)]
@@ -80,6 +81,8 @@ pub enum KernelSource {
         /// Its modules, as in `/lib/modules/<release>`; `None` if it needs none.
         modules: Option<PathBuf>,
     },
+    /// Another template's, with its initramfs.
+    Template(Box<InstalledTemplate>),
 }
 
 /// Where a root filesystem comes from.
@@ -101,6 +104,8 @@ pub enum RootfsSource {
         /// How registries are reached.
         registry: Box<RegistryAccess>,
     },
+    /// Another template's, with what it says about commands.
+    Template(Box<InstalledTemplate>),
 }
 
 /// Makes a template and puts it into the store. Builds of one name wait for each other.
@@ -115,62 +120,84 @@ pub async fn build(
     request: BuildRequest,
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
-    refuse_if_taken(store, &request)?;
-    if let RootfsSource::Packages { .. } = request.rootfs {
-        rootfs::require_bootstrap_tools()?;
-    }
-    let agent = Agent::read(&request.agent).await?;
-    let lock = NameLock::acquire(store.dir(), &request.name, LOCK_PATIENCE).await?;
-    refuse_if_taken(store, &request)?;
-    let staging = blocking(move || Staging::new(lock)).await?;
-    let made = make(staging.path(), &request, agent, progress).await;
-    blocking(move || match made {
-        Ok(manifest) => install(staging, &manifest),
-        Err(error) => {
-            staging.discard();
-            Err(error)
-        }
-    })
-    .await?;
-    store.get(&request.name)
+    Draft::make(store, &request, progress).await?.install(store).await
 }
 
-fn refuse_if_taken(store: &TemplateStore, request: &BuildRequest) -> Result<()> {
+pub(crate) fn refuse_if_taken(store: &TemplateStore, request: &BuildRequest) -> Result<()> {
     if !request.replace && store.path(&request.name).exists() {
         return Err(ImageError::AlreadyExists { name: request.name.clone() });
     }
     Ok(())
 }
 
-async fn make(
+pub(crate) async fn make(
     dir: &Path,
     request: &BuildRequest,
     agent: Agent,
     progress: &dyn Progress,
-) -> Result<Template> {
+) -> Result<Parts> {
     let work = dir.join(WORK_DIR);
     fs::create_dir(&work).on("make directory", &work)?;
-    let files = kernel_files(&request.kernel, &work, progress).await?;
-    progress.step("unpacking the kernel");
-    let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
-    warning.iter().for_each(|finding| progress.warn(finding));
-    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
-    let (rootfs, image) = make_rootfs(&request.rootfs, &work, dir, progress).await?;
-    let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
-    let said = image.as_ref().map(serde_json::to_string).transpose();
-    let said = said.map_err(std::io::Error::from).on("write", dir)?;
-    let parts = digests.into_iter().chain(&kernel.extra_args).chain(&said).map(String::as_str);
-    Ok(Template {
+    let (kernel, initramfs) = match &request.kernel {
+        KernelSource::Template(base) => {
+            progress.step(&format!("taking over the kernel of template {}", base.manifest.name));
+            inherit::kernel_and_initramfs(base, dir, request, agent).await?
+        }
+        _ => make_kernel(dir, &work, request, agent, progress).await?,
+    };
+    let Filesystem { rootfs, image, key } =
+        make_rootfs(&request.rootfs, &work, dir, progress).await?;
+    let base = match &request.rootfs {
+        RootfsSource::Template(base) => Some(&base.manifest),
+        _ => None,
+    };
+    let manifest = Template {
         format: MANIFEST_FORMAT,
         name: request.name.clone(),
-        digest: digest::of_parts(parts),
+        // Computed once all parts are what they are to be.
+        digest: String::new(),
         kernel,
         initramfs,
         rootfs,
         defaults: request.defaults,
         image,
+        start: base.and_then(|it| it.start.clone()),
+        ready: base.and_then(|it| it.ready.clone()),
         created_at: Timestamp::from(SystemTime::now()),
-    })
+    };
+    Ok(Parts { manifest, key })
+}
+
+/// The digest of a template over its parts and over what it says about commands.
+pub(crate) fn digest_of(manifest: &Template, dir: &Path) -> Result<String> {
+    let Template { kernel, initramfs, rootfs, image, start, ready, .. } = manifest;
+    let text = |value: Option<serde_json::Result<String>>| {
+        value.transpose().map_err(std::io::Error::from).on("write", dir)
+    };
+    let said = [
+        text(image.as_ref().map(serde_json::to_string))?,
+        text(start.as_ref().map(serde_json::to_string))?,
+        text(ready.as_ref().map(serde_json::to_string))?,
+    ];
+    let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
+    let said = said.iter().flatten();
+    let parts = digests.into_iter().chain(&kernel.extra_args).chain(said);
+    Ok(digest::of_parts(parts.map(String::as_str)))
+}
+
+async fn make_kernel(
+    dir: &Path,
+    work: &Path,
+    request: &BuildRequest,
+    agent: Agent,
+    progress: &dyn Progress,
+) -> Result<(Kernel, Initramfs)> {
+    let files = kernel_files(&request.kernel, work, progress).await?;
+    progress.step("unpacking the kernel");
+    let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
+    warning.iter().for_each(|finding| progress.warn(finding));
+    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
+    Ok((kernel, initramfs))
 }
 
 async fn kernel_files(
@@ -184,6 +211,10 @@ async fn kernel_files(
         }
         KernelSource::Files { kernel, modules } => {
             Ok(KernelFiles { image: kernel.clone(), modules: modules.clone() })
+        }
+        // Its modules are in its initramfs already.
+        KernelSource::Template(base) => {
+            Ok(KernelFiles { image: base.kernel(), modules: None })
         }
     }
 }
@@ -261,12 +292,19 @@ async fn make_initramfs(
     Ok(initramfs)
 }
 
+/// A root filesystem, what its image says about commands, and what stands for its content.
+struct Filesystem {
+    rootfs: RootFilesystem,
+    image: Option<ImageDefaults>,
+    key: String,
+}
+
 async fn make_rootfs(
     source: &RootfsSource,
     work: &Path,
     dir: &Path,
     progress: &dyn Progress,
-) -> Result<(RootFilesystem, Option<ImageDefaults>)> {
+) -> Result<Filesystem> {
     let image = dir.join(ROOTFS_FILE);
     let made = match source {
         RootfsSource::Packages { include } => {
@@ -282,17 +320,19 @@ async fn make_rootfs(
             let places = oci::Places { work, registry };
             rootfs::from_layers(origin, places, &image, progress).await?
         }
+        RootfsSource::Template(base) => rootfs::from_template(base, &image, progress).await?,
     };
     progress.step("computing digests");
     let dir = dir.to_owned();
     let image = blocking(move || digest::template_file(&dir, ROOTFS_FILE)).await?;
-    let filesystem =
+    let key = made.key.unwrap_or_else(|| image.sha256.clone());
+    let rootfs =
         RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin };
-    Ok((filesystem, made.defaults))
+    Ok(Filesystem { rootfs, image: made.defaults, key })
 }
 
 /// Puts what was made in place, for good.
-fn install(staging: Staging, manifest: &Template) -> Result<()> {
+pub(crate) fn install(staging: Staging, manifest: &Template) -> Result<()> {
     let dir = staging.path();
     let work = dir.join(WORK_DIR);
     fs::remove_dir_all(&work).on("remove", &work)?;

@@ -157,6 +157,17 @@ pub enum ImageError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A recipe is not allowed.
+    #[error(transparent)]
+    RecipeInvalid(#[from] crate::recipe::RecipeInvalid),
+    /// What a recipe names cannot be copied.
+    #[error("{} cannot be copied: {detail}", path.display())]
+    CopyRefused {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
     /// A layer of an image holds what is not allowed, or is damaged.
     #[error("layer {layer}{}: {problem}", of_entry(entry))]
     LayerRefused {
@@ -281,6 +292,8 @@ impl ImageError {
             Self::RootfsUnusable { .. } => {
                 "give a directory with a Linux userland, or an unmounted, clean ext4 image".into()
             }
+            Self::RecipeInvalid(_) => "docs/templates.md says what a recipe may hold".into(),
+            Self::CopyRefused { .. } => "copy files, directories and links only".into(),
             Self::LayerRefused { problem, .. } => layer_remedy(problem).into(),
             Self::ImageUnusable { .. } => {
                 "get the image anew, or build it with another tool".into()

@@ -47,6 +47,8 @@ fn put(store: &TemplateStore, template: &str, change: impl FnOnce(&mut Template)
         },
         defaults: Resources::default(),
         image: None,
+        start: None,
+        ready: None,
         created_at: Timestamp::from_millis(0),
     };
     change(&mut manifest);
