@@ -32,9 +32,12 @@ pub struct GuestConfig {
     /// The root file system. Required in [`Mode::Run`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Disk>,
-    /// A writable disk laid over the root; the root alone, read-only, if absent.
+    /// A writable disk laid over the root; the root alone if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Disk>,
+    /// What may be done to a root without an overlay. One under an overlay is never written to.
+    #[serde(default, skip_serializing_if = "RootAccess::is_read")]
+    pub root_access: RootAccess,
     /// The address of `eth0`; only the loopback comes up if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<GuestNet>,
@@ -67,6 +70,7 @@ impl Default for GuestConfig {
             hostname: None,
             root: None,
             overlay: None,
+            root_access: RootAccess::Read,
             net: None,
             transports: Transports::default(),
             root_deadline_ms: default_root_deadline_ms(),
@@ -105,6 +109,23 @@ pub enum FirstProcess {
 impl FirstProcess {
     fn is_agent(&self) -> bool {
         *self == Self::Agent
+    }
+}
+
+/// What a guest may do to the file system of its root disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootAccess {
+    /// Read it.
+    #[default]
+    Read,
+    /// Change it: the disk is this guest's own, and what it leaves there is wanted.
+    Write,
+}
+
+impl RootAccess {
+    fn is_read(&self) -> bool {
+        *self == Self::Read
     }
 }
 

@@ -8,13 +8,13 @@ use crate::{
     agent::Agent,
     digest,
     distribution::Distribution,
+    draft::{Draft, Parts},
     error::{ImageError, OnPath, Result, blocking},
-    initramfs, kernel,
+    inherit, initramfs, kernel,
     kernel::{Examined, KernelFiles, Unpacked},
     oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
-    staging::{NameLock, Staging},
     store::{
         INITRAMFS_FILE, InstalledTemplate, KERNEL_ELF_FILE, KERNEL_FILE, ROOTFS_FILE, TemplateStore,
     },
@@ -26,7 +26,6 @@ use aetherium_model::{
     template::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
-    template_ref::Version,
     vm::SnapshotKind,
 };
 use std::{
@@ -37,9 +36,9 @@ use std::{
 };
 
 /// How long another build of the same template is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
 /// What a build needs on the way, inside its staging directory.
-const WORK_DIR: &str = "work";
+pub(crate) const WORK_DIR: &str = "work";
 
 /// What a template is to be made of.
 #[derive(Debug, Clone)]
@@ -82,6 +81,8 @@ pub enum KernelSource {
         /// Its modules, as in `/lib/modules/<release>`; `None` if it needs none.
         modules: Option<PathBuf>,
     },
+    /// Another template's, with its initramfs.
+    Template(Box<InstalledTemplate>),
 }
 
 /// Where a root filesystem comes from.
@@ -103,6 +104,8 @@ pub enum RootfsSource {
         /// How registries are reached.
         registry: Box<RegistryAccess>,
     },
+    /// Another template's, with what it says about commands.
+    Template(Box<InstalledTemplate>),
 }
 
 /// Makes a template and puts it into the store, under the default tag of its name. Builds of one name
@@ -132,31 +135,11 @@ pub async fn build_as(
     place: &TemplateRef,
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
-    let Version::Tag(tag) = place.version.clone() else {
-        return Err(ImageError::NotATag { template: place.clone() });
-    };
     request.name = place.name.clone();
-    refuse_if_taken(store, &request, place)?;
-    if let RootfsSource::Packages { .. } = request.rootfs {
-        rootfs::require_bootstrap_tools()?;
-    }
-    let agent = Agent::read(&request.agent).await?;
-    let lock = NameLock::acquire(store.dir(), &request.name, LOCK_PATIENCE).await?;
-    refuse_if_taken(store, &request, place)?;
-    let staging = blocking(move || Staging::new(lock)).await?;
-    let made = make(staging.path(), &request, agent, progress).await;
-    let store = store.clone();
-    blocking(move || match made {
-        Ok(manifest) => store.commit(staging, &manifest, &tag),
-        Err(error) => {
-            staging.discard();
-            Err(error)
-        }
-    })
-    .await
+    Draft::make_as(store, &request, place, progress).await?.install(store).await
 }
 
-fn refuse_if_taken(
+pub(crate) fn refuse_if_taken(
     store: &TemplateStore,
     request: &BuildRequest,
     place: &TemplateRef,
@@ -167,21 +150,28 @@ fn refuse_if_taken(
     Ok(())
 }
 
-async fn make(
+pub(crate) async fn make(
     dir: &Path,
     request: &BuildRequest,
     agent: Agent,
     progress: &dyn Progress,
-) -> Result<Template> {
+) -> Result<Parts> {
     let work = dir.join(WORK_DIR);
     fs::create_dir(&work).on("make directory", &work)?;
-    let files = kernel_files(&request.kernel, &work, progress).await?;
-    progress.step("unpacking the kernel");
-    let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
-    warning.iter().for_each(|finding| progress.warn(finding));
-    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
-    let (rootfs, image) = make_rootfs(&request.rootfs, &work, dir, progress).await?;
-    Ok(Template {
+    let (kernel, initramfs) = match &request.kernel {
+        KernelSource::Template(base) => {
+            progress.step(&format!("taking over the kernel of template {}", base.manifest.name));
+            inherit::kernel_and_initramfs(base, dir, request, agent).await?
+        }
+        _ => make_kernel(dir, &work, request, agent, progress).await?,
+    };
+    let Filesystem { rootfs, image, key } =
+        make_rootfs(&request.rootfs, &work, dir, progress).await?;
+    let base = match &request.rootfs {
+        RootfsSource::Template(base) => Some(&base.manifest),
+        _ => None,
+    };
+    let manifest = Template {
         format: MANIFEST_FORMAT,
         name: request.name.clone(),
         // The store computes it over all of the manifest.
@@ -192,8 +182,26 @@ async fn make(
         defaults: request.defaults,
         snapshots: request.snapshots,
         image,
+        start: base.and_then(|it| it.start.clone()),
+        ready: base.and_then(|it| it.ready.clone()),
         created_at: Timestamp::from(SystemTime::now()),
-    })
+    };
+    Ok(Parts { manifest, key })
+}
+
+async fn make_kernel(
+    dir: &Path,
+    work: &Path,
+    request: &BuildRequest,
+    agent: Agent,
+    progress: &dyn Progress,
+) -> Result<(Kernel, Initramfs)> {
+    let files = kernel_files(&request.kernel, work, progress).await?;
+    progress.step("unpacking the kernel");
+    let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
+    warning.iter().for_each(|finding| progress.warn(finding));
+    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
+    Ok((kernel, initramfs))
 }
 
 async fn kernel_files(
@@ -208,6 +216,8 @@ async fn kernel_files(
         KernelSource::Files { kernel, modules } => {
             Ok(KernelFiles { image: kernel.clone(), modules: modules.clone() })
         }
+        // Its modules are in its initramfs already.
+        KernelSource::Template(base) => Ok(KernelFiles { image: base.kernel(), modules: None }),
     }
 }
 
@@ -284,12 +294,19 @@ async fn make_initramfs(
     Ok(initramfs)
 }
 
+/// A root filesystem, what its image says about commands, and what stands for its content.
+struct Filesystem {
+    rootfs: RootFilesystem,
+    image: Option<ImageDefaults>,
+    key: String,
+}
+
 async fn make_rootfs(
     source: &RootfsSource,
     work: &Path,
     dir: &Path,
     progress: &dyn Progress,
-) -> Result<(RootFilesystem, Option<ImageDefaults>)> {
+) -> Result<Filesystem> {
     let image = dir.join(ROOTFS_FILE);
     let made = match source {
         RootfsSource::Packages { include } => {
@@ -305,11 +322,13 @@ async fn make_rootfs(
             let places = oci::Places { work, registry };
             rootfs::from_layers(origin, places, &image, progress).await?
         }
+        RootfsSource::Template(base) => rootfs::from_template(base, &image, progress).await?,
     };
     progress.step("computing digests");
     let dir = dir.to_owned();
     let image = blocking(move || digest::template_file(&dir, ROOTFS_FILE)).await?;
-    let filesystem =
+    let key = made.key.unwrap_or_else(|| image.sha256.clone());
+    let rootfs =
         RootFilesystem { image, uuid: made.uuid, fstype: "ext4".into(), origin: made.origin };
-    Ok((filesystem, made.defaults))
+    Ok(Filesystem { rootfs, image: made.defaults, key })
 }

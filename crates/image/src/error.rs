@@ -179,6 +179,17 @@ pub enum ImageError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A recipe is not allowed.
+    #[error(transparent)]
+    RecipeInvalid(#[from] crate::recipe::RecipeInvalid),
+    /// What a recipe names cannot be copied.
+    #[error("{} cannot be copied: {detail}", path.display())]
+    CopyRefused {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
     /// A layer of an image holds what is not allowed, or is damaged.
     #[error("layer {layer}{}: {problem}", of_entry(entry))]
     LayerRefused {
@@ -263,7 +274,9 @@ impl ImageError {
             }
             Self::NotFound { .. } => "build it first, or list the templates there are".into(),
             Self::Busy { .. } => "wait for the other build to end, then try again".into(),
-            Self::NotATag { template } => format!("write {} or {}:TAG", template.name, template.name),
+            Self::NotATag { template } => {
+                format!("write {} or {}:TAG", template.name, template.name)
+            }
             Self::StoreDamaged { path, .. } => format!(
                 "look at {}; if it cannot be mended, move it away and build the template again",
                 path.display()
@@ -309,6 +322,8 @@ impl ImageError {
             Self::RootfsUnusable { .. } => {
                 "give a directory with a Linux userland, or an unmounted, clean ext4 image".into()
             }
+            Self::RecipeInvalid(_) => "docs/templates.md says what a recipe may hold".into(),
+            Self::CopyRefused { .. } => "copy files, directories and links only".into(),
             Self::LayerRefused { problem, .. } => layer_remedy(problem).into(),
             Self::ImageUnusable { .. } => {
                 "get the image anew, or build it with another tool".into()

@@ -1,5 +1,5 @@
-//! Makes, checks and recognizes ext4 images. Nothing is ever mounted: `mkfs.ext4 -d` fills an image
-//! from a directory, and `e2fsck -fn` reads it back.
+//! Makes, resizes, checks and recognizes ext4 images. Nothing is ever mounted: `mkfs.ext4 -d` fills an
+//! image from a directory, `resize2fs` gives it room, and `e2fsck -fn` reads it back.
 
 use crate::{
     command::Tool,
@@ -23,6 +23,9 @@ const INODE_BYTES: u64 = 256;
 const BLOCKS_PER_GROUP: u64 = 8 * BLOCK_BYTES;
 /// Inodes that ext4 keeps for itself.
 const RESERVED_INODES: u64 = 11;
+/// Inodes for a start. A filesystem that grows gets the same number again with each 128 MiB, so that
+/// one made for three files must not stay at three; unused they take no room on the disk.
+const LEAST_INODES: u64 = 2048;
 /// A symbolic link shorter than this lies in its inode.
 const FAST_LINK_BYTES: u64 = 60;
 /// Where the superblock begins, and in it the magic number and the UUID:
@@ -69,9 +72,14 @@ impl Content {
         Ok(())
     }
 
+    /// The inodes of an image for it.
+    fn image_inodes(self) -> u64 {
+        (self.inodes + RESERVED_INODES + 16).max(LEAST_INODES)
+    }
+
     /// The size of an image that just holds it, in bytes: for reading, with little to spare.
     fn image_bytes(self) -> u64 {
-        let inode_blocks = ((self.inodes + RESERVED_INODES) * INODE_BYTES).div_ceil(BLOCK_BYTES);
+        let inode_blocks = (self.image_inodes() * INODE_BYTES).div_ceil(BLOCK_BYTES);
         // Extents of fragmented files, directories larger than on the host, descriptors.
         let spare = self.blocks / 32 + 1024;
         let blocks = self.blocks + inode_blocks + spare;
@@ -91,13 +99,12 @@ pub(crate) async fn make_from_dir(
     uuid: &str,
     wrap: impl FnOnce(Tool<'static>) -> Result<Tool<'static>>,
 ) -> Result<()> {
-    let inodes = content.inodes + RESERVED_INODES + 16;
     let file = File::create_new(image).on("make", image)?;
     file.set_len(content.image_bytes()).on("size", image)?;
     let mkfs = Tool::new("mkfs.ext4", PACKAGE, MKFS_DEADLINE)
         .args(["-q", "-F", "-b", "4096", "-I", "256", "-m", "0"])
         .args(["-O", "^has_journal,^resize_inode", "-E", "root_owner=0:0"])
-        .args(["-N", &inodes.to_string(), "-U", uuid, "-d"])
+        .args(["-N", &content.image_inodes().to_string(), "-U", uuid, "-d"])
         .args([dir, image]);
     wrap(mkfs)?.run().await?;
     check(image).await
@@ -113,6 +120,32 @@ pub(crate) async fn make_blank(image: &Path, bytes: u64, label: &str) -> Result<
     Tool::new("mkfs.ext4", PACKAGE, MKFS_DEADLINE)
         .args(["-q", "-F", "-b", "4096", "-m", "0", "-L", label])
         .args(["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,discard"])
+        .arg(image)
+        .run()
+        .await?;
+    Ok(())
+}
+
+/// Makes an image larger: at least `bytes`.
+pub(crate) async fn grow(image: &Path, bytes: u64) -> Result<()> {
+    let size = format!("{}M", bytes.div_ceil(1 << 20));
+    Tool::new("resize2fs", PACKAGE, MKFS_DEADLINE).arg(image).arg(size).run().await?;
+    Ok(())
+}
+
+/// Makes an image as small as it can be.
+pub(crate) async fn shrink(image: &Path) -> Result<()> {
+    Tool::new("resize2fs", PACKAGE, MKFS_DEADLINE).arg("-M").arg(image).run().await?;
+    Ok(())
+}
+
+/// Reads an image from end to end, and punches holes into its file where it holds nothing.
+///
+/// # Errors
+/// If anything in it is not as it must be.
+pub(crate) async fn trim(image: &Path) -> Result<()> {
+    Tool::new("e2fsck", PACKAGE, FSCK_DEADLINE)
+        .args(["-fp", "-E", "discard,no_optimize_extents"])
         .arg(image)
         .run()
         .await?;

@@ -13,6 +13,9 @@
 //! [`TemplateStore::collect`] removes what nothing depends on. A build that dies leaves a staging
 //! directory that the next one removes.
 //!
+//! A [`recipe`] makes a template of a base by steps: a [`Draft`] holds the base while whoever has a
+//! driver runs them.
+//!
 //! # A VM's own part
 //! Two files are made per VM, in milliseconds: its writable disk, cloned by [`BlankDisks`], and its
 //! initramfs, the template's followed by one more [`cpio::segment`] with what is the VM's own. The
@@ -29,14 +32,17 @@ mod command;
 pub mod cpio;
 mod digest;
 mod distribution;
+mod draft;
 pub mod error;
 mod ext4;
+mod inherit;
 mod initramfs;
 pub mod kernel;
 mod layers;
 mod modules;
 mod oci;
 mod progress;
+pub mod recipe;
 mod rootfs;
 mod sparse;
 mod staging;
@@ -44,6 +50,7 @@ pub mod store;
 
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
+pub use draft::Draft;
 pub use error::{ImageError, Result};
 pub use layers::Problem as LayerProblem;
 pub use oci::{

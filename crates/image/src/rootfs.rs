@@ -13,8 +13,12 @@ use crate::{
     oci::{self, ImageOrigin, Places},
     progress::Progress,
     sparse,
+    store::InstalledTemplate,
 };
-use aetherium_model::{finding::Finding, template::ImageDefaults};
+use aetherium_model::{
+    finding::Finding,
+    template::{ImageDefaults, Template},
+};
 use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
@@ -57,6 +61,9 @@ pub(crate) struct Made {
     pub(crate) origin: String,
     /// What its image says about commands.
     pub(crate) defaults: Option<ImageDefaults>,
+    /// Stands for its content where the image's own digest does not: two made of the same layers
+    /// differ in their UUIDs.
+    pub(crate) key: Option<String>,
 }
 
 /// Whether the tools for packages are there; called before anything slow is done.
@@ -101,7 +108,7 @@ pub(crate) async fn from_packages(
     unpack.run().await?;
     fs::remove_file(&archive).on("remove", &archive)?;
     let uuid = image_of(&dir, image, state.exists().then_some(&state), progress).await?;
-    Ok(Made { uuid, origin: format!("{} {}", host.id, host.codename), defaults: None })
+    Ok(Made { uuid, origin: format!("{} {}", host.id, host.codename), defaults: None, key: None })
 }
 
 async fn bootstrap(
@@ -171,7 +178,7 @@ pub(crate) async fn from_directory(
     }
     warn_without_shell(dir, &dir.display().to_string(), progress);
     let uuid = image_of(dir, image, None, progress).await?;
-    Ok(Made { uuid, origin: format!("directory {}", dir.display()), defaults: None })
+    Ok(Made { uuid, origin: format!("directory {}", dir.display()), defaults: None, key: None })
 }
 
 /// Makes `image` of the layers of a container image.
@@ -184,11 +191,11 @@ pub(crate) async fn from_layers(
     let (dir, owners) = (places.work.join("rootfs"), places.work.join("owners"));
     let owners = (!is_root()).then_some(owners);
     let found = oci::get(origin, places, progress).await?;
-    let (name, defaults) = (found.origin.clone(), found.defaults.clone());
+    let (name, defaults, key) = (found.origin.clone(), found.defaults.clone(), found.key());
     oci::unpack(found, &dir, owners.as_deref(), progress).await?;
     warn_without_shell(&dir, &name, progress);
     let uuid = image_of(&dir, image, owners.as_ref(), progress).await?;
-    Ok(Made { uuid, origin: name, defaults })
+    Ok(Made { uuid, origin: name, defaults, key })
 }
 
 fn warn_without_shell(dir: &Path, name: &str, progress: &dyn Progress) {
@@ -214,7 +221,20 @@ pub(crate) async fn from_image(
     blocking(move || sparse::copy(&from, &File::create_new(&to).on("make", &to)?)).await?;
     progress.step("checking the root filesystem");
     ext4::check(image).await?;
-    Ok(Made { uuid, origin: format!("image {}", source.display()), defaults: None })
+    Ok(Made { uuid, origin: format!("image {}", source.display()), defaults: None, key: None })
+}
+
+/// Makes `image` a copy of another template's.
+pub(crate) async fn from_template(
+    base: &InstalledTemplate,
+    image: &Path,
+    progress: &dyn Progress,
+) -> Result<Made> {
+    let Made { uuid, .. } = from_image(&base.rootfs(), image, progress).await?;
+    fs::set_permissions(image, Permissions::from_mode(0o644)).on("set permissions of", image)?;
+    let Template { rootfs, image: defaults, .. } = &base.manifest;
+    let (origin, defaults) = (rootfs.origin.clone(), defaults.clone());
+    Ok(Made { uuid, origin, defaults, key: Some(rootfs.image.sha256.clone()) })
 }
 
 /// Makes the image; `owners` is what `fakeroot` wrote down of who owns what.

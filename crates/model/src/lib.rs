@@ -15,6 +15,7 @@ pub mod limits;
 pub mod name;
 pub mod output;
 pub mod page;
+pub mod recipe;
 pub mod resources;
 pub mod run;
 pub mod task;

@@ -160,6 +160,12 @@ pub struct Template {
     /// What its image says about commands; nothing where it came from no image, or says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageDefaults>,
+    /// The command that each of its VMs starts by itself once it has booted, tagged `start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Command>,
+    /// What must succeed before one of its VMs counts as running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<ReadyCheck>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -171,6 +177,15 @@ impl Template {
             .into_iter()
             .chain(&self.kernel.elf)
     }
+}
+
+/// A command that tells whether a VM can be used: tried again until it exits with 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ReadyCheck {
+    /// The command.
+    pub command: Command,
+    /// Milliseconds that its success is waited for. Then the VM has failed.
+    pub deadline_ms: u64,
 }
 
 /// What an image says about the commands of its containers, kept for the commands of its VMs.

@@ -4,14 +4,15 @@
 //! root disk  ──ro──► /aetherium-lower ─┐
 //! overlay disk ─rw─► /aetherium-disk ──┴─ overlay ──► /aetherium-root ──move──► /
 //! ```
-//! Without an overlay disk the root disk itself, read-only, becomes `/`.
+//! Without an overlay disk the root disk itself becomes `/`: read-only, or writable where the guest's
+//! work is to change it.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use aetherium_agent_proto::config::{Disk, GuestConfig};
+use aetherium_agent_proto::config::{Disk, GuestConfig, RootAccess};
 use aetherium_agent_proto::console::FatalCode;
 use rustix::fs::{AtFlags, Mode};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
@@ -63,12 +64,20 @@ pub(super) fn assemble(config: &GuestConfig) -> Result<Option<WritableDisk>, Fat
     })?;
     let deadline = Duration::from_millis(config.root_deadline_ms);
     let mut disks = Disks::default();
-    let lower = if config.overlay.is_some() { LOWER } else { NEW_ROOT };
+    let (lower, flags) = match (&config.overlay, config.root_access) {
+        (Some(_), _) => (LOWER, MountFlags::RDONLY),
+        (None, RootAccess::Read) => (NEW_ROOT, MountFlags::RDONLY),
+        (None, RootAccess::Write) => (NEW_ROOT, MountFlags::NOATIME),
+    };
     let device = find(&mut disks, root, deadline, FatalCode::RootNotFound)?;
-    mount_at(&device, lower, &root.fstype, MountFlags::RDONLY).map_err(|error| {
+    let mounted = mount_at(&device, lower, &root.fstype, flags);
+    let top = mounted.and_then(|()| File::open(lower)).map_err(|error| {
         failed(&disks, FatalCode::RootMountFailed, &device, &root.fstype, &error)
     })?;
-    let Some(overlay) = &config.overlay else { return Ok(None) };
+    let Some(overlay) = &config.overlay else {
+        let writable = config.root_access == RootAccess::Write;
+        return Ok(writable.then_some(WritableDisk { top }));
+    };
     let device = find(&mut disks, overlay, deadline, FatalCode::OverlayNotFound)?;
     mount_at(&device, DISK, &overlay.fstype, MountFlags::NOATIME).map_err(|error| {
         failed(&disks, FatalCode::OverlayFailed, &device, &overlay.fstype, &error)

@@ -24,6 +24,7 @@ pub use registry::{Mirror, RegistryAccess};
 pub use tls::install_tls;
 
 use crate::{
+    digest,
     error::{ImageError, Result, blocking},
     layers::{Budget, Layer, Limits, Ownership, Tree, TreePath, apply},
     progress::Progress,
@@ -71,6 +72,15 @@ impl Bytes {
             Self::Inside(tree, path) => tree.open_file(&path),
             Self::Held(file) => Ok(file),
         }
+    }
+}
+
+impl Image {
+    /// Stands for the content of its layers; none where one of them has no digest.
+    pub(crate) fn key(&self) -> Option<String> {
+        let digest = |it: &StoredLayer| it.layer.unpacked.clone().or(it.layer.packed.clone());
+        let digests: Vec<String> = self.layers.iter().map(digest).collect::<Option<_>>()?;
+        Some(digest::of_parts(digests.iter().map(String::as_str)))
     }
 }
 

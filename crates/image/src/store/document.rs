@@ -101,7 +101,8 @@ impl Document {
         whole.insert("name".into(), name.as_str().into());
         whole.insert("digest".into(), self.digest.hex().into());
         whole.insert("created_at".into(), about.created_at.to_string().into());
-        let template: Template = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let template: Template =
+            serde_json::from_value(value).map_err(|error| error.to_string())?;
         template.files().try_for_each(check_file)?;
         Ok(template)
     }
