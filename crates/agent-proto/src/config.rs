@@ -12,6 +12,11 @@ use crate::Token;
 
 /// Where the init finds its [`GuestConfig`] in the initramfs.
 pub const GUEST_CONFIG_PATH: &str = "/aetherium/guest.json";
+/// The label of the ext4 disk on which an agent that the image's own init starts finds its
+/// [`GuestConfig`].
+pub const CONFIG_DISK_LABEL: &str = "aetherium-config";
+/// The file on that disk, in its top directory.
+pub const CONFIG_DISK_FILE: &str = "guest.json";
 /// The directory of kernel modules in the initramfs, uncompressed.
 pub const MODULES_DIR: &str = "/aetherium/modules";
 /// The file that names the modules to load, one per line, in load order.

@@ -14,12 +14,15 @@ const HELP: &str = "\
 fc-agent: runs commands for a host, inside a guest
 
 usage: fc-agent --listen ADDRESS [--listen ADDRESS]... [--token-file FILE] [--machine]
+       fc-agent --installed
        fc-agent --version | --handover-format | --help
 
   --listen ADDRESS    unix:PATH, tcp:IP:PORT or vsock:PORT; may be given several times
   --token-file FILE   the secret that callers over TCP must prove; required with tcp:
   --machine           the machine is the agent's own: callers may set its clock, its host name and
                       its network, keep secrets in it, and end it
+  --installed         the image's own init started the agent of this machine: its configuration is on
+                      a disk labelled aetherium-config; without one it listens on vsock alone
   --handover-format   how this program takes over from the one before it in an upgrade
 
 For each address a line `listening ADDRESS` is printed, with the port that was taken.
@@ -46,6 +49,7 @@ enum Action {
     Help,
     Version,
     HandoverFormat,
+    Installed,
     Resume { state: RawFd },
     Serve { listen: Vec<Listen>, token_file: Option<PathBuf>, estate: Option<Estate> },
 }
@@ -56,6 +60,7 @@ pub(crate) fn run(args: Vec<String>) -> i32 {
         Ok(Action::Help) => print(HELP),
         Ok(Action::Version) => print(&format!("fc-agent {}\n", env!("CARGO_PKG_VERSION"))),
         Ok(Action::HandoverFormat) => print(&format!("{}\n", upgrade::FORMAT)),
+        Ok(Action::Installed) => ended(init::installed::run()),
         Ok(Action::Resume { state }) => ended(upgrade::resume(state).map_err(|it| it.to_string())),
         Ok(Action::Serve { listen, token_file, estate }) => {
             ended(serve_by_hand(listen, token_file, estate))
@@ -117,6 +122,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, UsageError> {
             "--version" | "-V" => return Ok(Action::Version),
             "--machine" => estate = Some(Estate::default()),
             "--handover-format" => return Ok(Action::HandoverFormat),
+            "--installed" => return Ok(Action::Installed),
             // An agent says this to the program that takes its place, and nobody else does.
             "--resume" => {
                 let value = args.next().ok_or(UsageError::MissingValue("--resume"))?;

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! main ─┬─ init ──► serve ──► power off        PID 1
-//!       └─ cli ───► serve ──► exit             otherwise, or in the place of a former program
+//!       └─ cli ───► serve ──► exit             otherwise: by hand, by an image's own init, or in the
+//!                                              place of a former program
 //! ```
 //!
 //! Must never exit or panic as PID 1: the kernel would panic with it and say nothing of use.

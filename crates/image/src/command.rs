@@ -54,6 +54,7 @@ pub(crate) struct Tool<'a> {
     envs: Vec<(&'static str, OsString)>,
     deadline: Duration,
     narrate: Option<(&'a dyn Progress, Narrator)>,
+    complains_on_stdout: bool,
     remedy: &'static str,
 }
 
@@ -76,6 +77,7 @@ impl<'a> Tool<'a> {
             envs: Vec::new(),
             deadline,
             narrate: None,
+            complains_on_stdout: false,
             remedy: "",
         }
     }
@@ -110,6 +112,13 @@ impl<'a> Tool<'a> {
         self
     }
 
+    /// Its error is told by the last lines of its standard output, which other tools keep for what was
+    /// asked of them.
+    pub(crate) fn complains_on_stdout(mut self) -> Self {
+        self.complains_on_stdout = true;
+        self
+    }
+
     /// What to do should it fail.
     pub(crate) fn remedy(mut self, remedy: &'static str) -> Self {
         self.remedy = remedy;
@@ -136,6 +145,7 @@ impl<'a> Tool<'a> {
         match finished {
             Ok(Ok(status)) => {
                 group.ended();
+                let tail = if self.complains_on_stdout { last_lines(&out) } else { tail };
                 if status.success() { Ok(out) } else { Err(self.failed(status, tail)) }
             }
             Ok(Err(error)) => Err(error).on("run", &self.program.find()?),
@@ -243,6 +253,11 @@ fn search_path() -> OsString {
     path.push(":");
     path.push(SBIN);
     path
+}
+
+fn last_lines(out: &str) -> Vec<String> {
+    let lines: Vec<_> = out.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
 
 async fn each_line(

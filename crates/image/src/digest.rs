@@ -22,6 +22,11 @@ pub(crate) fn of_file(path: &Path) -> Result<String> {
     }
 }
 
+/// The digest of bytes at hand.
+pub(crate) fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// The manifest's entry for a file of a template's directory.
 pub(crate) fn template_file(dir: &Path, file: &str) -> Result<TemplateFile> {
     let path = dir.join(file);

@@ -190,6 +190,38 @@ pub enum ImageError {
         /// Why.
         detail: String,
     },
+    /// Something has a root filesystem mounted for writing, or had when it was ended.
+    #[error("{} is in use, or was when its VM was ended", path.display())]
+    RootfsInUse {
+        /// The image.
+        path: PathBuf,
+    },
+    /// `e2fsck` finds errors in a root filesystem. It was left as it is.
+    #[error("{} is damaged{}; it was left as it is", path.display(), last_line(tail))]
+    RootfsDamaged {
+        /// The image.
+        path: PathBuf,
+        /// The image before the last change, if it is there and whole.
+        previous: Option<PathBuf>,
+        /// What `e2fsck` said last.
+        tail: Vec<String>,
+    },
+    /// Another process prepares a root filesystem and does not come to an end.
+    #[error("{} is being prepared by another process (waited {waited:?})", path.display())]
+    RootfsBusy {
+        /// The image.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The agent could not be written into a root filesystem.
+    #[error("the agent cannot be installed in {}: {detail}", path.display())]
+    AgentNotInstalled {
+        /// The image.
+        path: PathBuf,
+        /// What is in the way.
+        detail: String,
+    },
     /// A layer of an image holds what is not allowed, or is damaged.
     #[error("layer {layer}{}: {problem}", of_entry(entry))]
     LayerRefused {
@@ -324,6 +356,25 @@ impl ImageError {
             }
             Self::RecipeInvalid(_) => "docs/templates.md says what a recipe may hold".into(),
             Self::CopyRefused { .. } => "copy files, directories and links only".into(),
+            Self::RootfsInUse { path } => format!(
+                "end the VM that uses it; if there is none, complete its journal: e2fsck -fp {}",
+                path.display()
+            ),
+            Self::RootfsDamaged { path, previous: Some(previous), .. } => format!(
+                "restore the copy that was kept: cp --sparse=always {} {}",
+                previous.display(),
+                path.display()
+            ),
+            Self::RootfsDamaged { path, previous: None, .. } => format!(
+                "build it anew, or repair it (first keep a copy): e2fsck -f {}",
+                path.display()
+            ),
+            Self::RootfsBusy { .. } => "wait for the other run to end, then try again".into(),
+            Self::AgentNotInstalled { .. } => {
+                "make room for it in the image, or boot the image with Aetherium's initramfs, which \
+                 has the agent"
+                    .into()
+            }
             Self::LayerRefused { problem, .. } => layer_remedy(problem).into(),
             Self::ImageUnusable { .. } => {
                 "get the image anew, or build it with another tool".into()
@@ -355,7 +406,9 @@ impl ImageError {
             Self::AlreadyExists { .. }
             | Self::Busy { .. }
             | Self::BlobBusy { .. }
-            | Self::StoreBusy { .. } => Code::Conflict,
+            | Self::StoreBusy { .. }
+            | Self::RootfsBusy { .. }
+            | Self::RootfsInUse { .. } => Code::Conflict,
             Self::NotFound { .. } | Self::ImageMissing { .. } => Code::NotFound,
             Self::Broken { .. } | Self::StoreDamaged { .. } => Code::TemplateBroken,
             Self::Io { source, .. }
@@ -385,9 +438,9 @@ impl ImageError {
 impl From<&ImageError> for Fault {
     fn from(error: &ImageError) -> Self {
         let tail = match error {
-            ImageError::CommandFailed { tail, .. } | ImageError::CommandTimedOut { tail, .. } => {
-                tail.clone()
-            }
+            ImageError::CommandFailed { tail, .. }
+            | ImageError::CommandTimedOut { tail, .. }
+            | ImageError::RootfsDamaged { tail, .. } => tail.clone(),
             _ => Vec::new(),
         };
         Self::new(error.code(), error.to_string()).remedy(error.remedy()).evidence(tail)

@@ -37,21 +37,25 @@ pub mod error;
 mod ext4;
 mod inherit;
 mod initramfs;
+mod install;
 pub mod kernel;
 mod layers;
 mod modules;
 mod oci;
+pub mod prepare;
 mod progress;
 pub mod recipe;
 mod rootfs;
 mod sparse;
 mod staging;
 pub mod store;
+mod superblock;
 
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use draft::Draft;
 pub use error::{ImageError, Result};
+pub use install::Stamp as AgentStamp;
 pub use layers::Problem as LayerProblem;
 pub use oci::{
     BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,

@@ -14,6 +14,7 @@ mod disks;
 mod ext4;
 mod files;
 mod hand_over;
+pub(crate) mod installed;
 mod modules;
 mod mounts;
 mod net;

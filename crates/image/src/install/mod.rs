@@ -1,0 +1,251 @@
+//! The agent inside a root filesystem's image, for guests that boot their own init.
+//!
+//! ```text
+//! /usr/local/bin/fc-agent                        the agent
+//! /usr/local/lib/aetherium/agent.json            its stamp: version and digests
+//! /etc/systemd/system/aetherium-agent.service    its unit, where the image has systemd
+//!   └─ multi-user.target.wants/…                 the link that enables it
+//! ```
+//! [`look`] tells what is there, [`write`] puts it there; both work on an image that is not mounted.
+//! Must never write to an image that somebody uses: a copy is [`crate::prepare`]'s to make.
+
+mod debugfs;
+
+use crate::{
+    agent::Agent,
+    digest,
+    error::{ImageError, OnPath, Result, blocking},
+};
+use debugfs::{Debugfs, Kind};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+const AGENT: &str = "/usr/local/bin/fc-agent";
+const STAMP: &str = "/usr/local/lib/aetherium/agent.json";
+const UNIT: &str = "/etc/systemd/system/aetherium-agent.service";
+const ENABLED: &str =
+    "/etc/systemd/system/multi-user.target.wants/aetherium-agent.service";
+/// Where [`ENABLED`] leads, as `systemctl enable` would have it.
+const ENABLED_TARGET: &str = UNIT;
+const UNIT_TEXT: &str = include_str!("aetherium-agent.service");
+/// Where systemd is: with a merged /usr, and without.
+const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
+/// How the agent is started where there is no systemd.
+pub(crate) const COMMAND: &str = "/usr/local/bin/fc-agent --installed";
+
+/// Which agent an image has, as the file beside it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its program, in hexadecimal.
+    pub sha256: String,
+    /// SHA-256 of its unit; absent where the image had no systemd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_sha256: Option<String>,
+}
+
+/// What starts services in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ImageInit {
+    Systemd,
+    /// Something else, or nothing: whoever made the image has to start the agent.
+    Other,
+}
+
+/// What an image has of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) init: ImageInit,
+    pub(crate) agent: FoundAgent,
+    /// Size of the program that is there, in bytes.
+    pub(crate) agent_bytes: u64,
+}
+
+/// The agent that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FoundAgent {
+    /// Nothing at all.
+    Absent,
+    /// All that the stamp speaks of is as it says.
+    Whole(Stamp),
+    /// Something is there, but not as a stamp says.
+    Partial(&'static str),
+}
+
+impl FoundAgent {
+    /// The stamp, where it tells the truth.
+    pub(crate) fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Whole(stamp) => Some(stamp),
+            Self::Absent | Self::Partial(_) => None,
+        }
+    }
+}
+
+/// The stamp of `agent` in an image with that init.
+pub(crate) fn stamp_of(agent: &Agent, init: ImageInit) -> Stamp {
+    Stamp {
+        version: agent.version.clone(),
+        sha256: agent.sha256.clone(),
+        unit_sha256: match init {
+            ImageInit::Systemd => Some(digest::of_bytes(UNIT_TEXT.as_bytes())),
+            ImageInit::Other => None,
+        },
+    }
+}
+
+/// Looks what an image has. Files that are looked at are copied into `work`.
+///
+/// # Errors
+/// If `debugfs` is missing or cannot read the image.
+pub(crate) async fn look(image: &Path, work: &Path) -> Result<Found> {
+    let inside = Debugfs { image, work };
+    let mut init = ImageInit::Other;
+    for program in SYSTEMD {
+        if matches!(inside.kind(program).await?, Some(Kind::File | Kind::Link)) {
+            init = ImageInit::Systemd;
+        }
+    }
+    let agent = inside.dump(AGENT, "found-agent").await?;
+    let agent_bytes = match &agent {
+        Some(file) => fs::metadata(file).on("look at", file)?.len(),
+        None => 0,
+    };
+    let stamp = inside.dump(STAMP, "found-stamp").await?;
+    let found = match (agent, stamp) {
+        (None, None) => FoundAgent::Absent,
+        (None, Some(_)) => FoundAgent::Partial("there is a stamp, but no agent"),
+        (Some(_), None) => FoundAgent::Partial("there is an agent without a stamp"),
+        (Some(agent), Some(stamp)) => compare(&inside, init, &agent, &stamp).await?,
+    };
+    Ok(Found { init, agent: found, agent_bytes })
+}
+
+/// Whether what is there is what the stamp says.
+async fn compare(
+    inside: &Debugfs<'_>,
+    init: ImageInit,
+    agent: &Path,
+    stamp: &Path,
+) -> Result<FoundAgent> {
+    let text = fs::read(stamp).on("read", stamp)?;
+    let Ok(stamp) = serde_json::from_slice::<Stamp>(&text) else {
+        return Ok(FoundAgent::Partial("its stamp cannot be read"));
+    };
+    let agent = agent.to_owned();
+    if blocking(move || digest::of_file(&agent)).await? != stamp.sha256 {
+        return Ok(FoundAgent::Partial("the agent has not the digest of its stamp"));
+    }
+    if init == ImageInit::Systemd {
+        let unit = match inside.dump(UNIT, "found-unit").await? {
+            Some(unit) => Some(digest::of_file(&unit)?),
+            None => None,
+        };
+        if unit.is_none() || unit != stamp.unit_sha256 {
+            return Ok(FoundAgent::Partial("its unit is missing, or not that of its stamp"));
+        }
+        if inside.link(ENABLED).await?.as_deref() != Some(ENABLED_TARGET) {
+            return Ok(FoundAgent::Partial("its unit is not enabled"));
+        }
+    }
+    Ok(FoundAgent::Whole(stamp))
+}
+
+/// Writes agent, stamp and unit into an image and looks whether they are there.
+///
+/// # Errors
+/// [`ImageError::AgentNotInstalled`] if they are not; the image is then worth nothing.
+pub(crate) async fn write(
+    image: &Path,
+    work: &Path,
+    agent: &Agent,
+    init: ImageInit,
+) -> Result<Stamp> {
+    let stamp = stamp_of(agent, init);
+    let (place, program, said) = (work.to_owned(), agent.bytes.clone(), stamp.clone());
+    blocking(move || stage(&place, &program, &said)).await?;
+    let inside = Debugfs { image, work };
+    let mut commands = Vec::new();
+    put(&inside, &mut commands, AGENT, "agent").await?;
+    put(&inside, &mut commands, STAMP, "stamp").await?;
+    if init == ImageInit::Systemd {
+        put(&inside, &mut commands, UNIT, "unit").await?;
+        clear(&inside, &mut commands, ENABLED).await?;
+        commands.push(format!("symlink {} {ENABLED_TARGET}", debugfs::followed(ENABLED)));
+    }
+    inside.change(commands).await?;
+    match look(image, work).await?.agent {
+        FoundAgent::Whole(found) if found == stamp => Ok(stamp),
+        FoundAgent::Partial(detail) => Err(not_installed(image, detail)),
+        _ => Err(not_installed(image, "what was written is not there")),
+    }
+}
+
+/// Puts the files to be written into the working directory, with the modes they shall have.
+fn stage(work: &Path, program: &[u8], stamp: &Stamp) -> Result<()> {
+    let text = serde_json::to_vec_pretty(stamp).map_err(std::io::Error::from);
+    let files: [(&str, &[u8], u32); 3] = [
+        ("agent", program, 0o755),
+        ("stamp", &text.on("write", work)?, 0o644),
+        ("unit", UNIT_TEXT.as_bytes(), 0o644),
+    ];
+    for (name, content, mode) in files {
+        let path = work.join(name);
+        fs::write(&path, content).on("write", &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .on("set permissions of", &path)?;
+    }
+    Ok(())
+}
+
+/// Adds the commands that make `path` of the staged file `name`, and its directories.
+async fn put(
+    inside: &Debugfs<'_>,
+    commands: &mut Vec<String>,
+    path: &str,
+    name: &str,
+) -> Result<()> {
+    clear(inside, commands, path).await?;
+    // A name with a slash would be written as such: `write` knows names of the directory it is in.
+    if let Some((dir, file)) = path.rsplit_once('/') {
+        commands.extend([format!("cd {dir}/."), format!("write {name} {file}"), "cd /".to_owned()]);
+    }
+    Ok(())
+}
+
+/// Adds the commands that make room at `path`: directories where there are none, and nothing in the
+/// way.
+async fn clear(inside: &Debugfs<'_>, commands: &mut Vec<String>, path: &str) -> Result<()> {
+    for (end, _) in path.match_indices('/').skip(1) {
+        let (dir, make) = (&path[..end], format!("mkdir {}", debugfs::followed(&path[..end])));
+        if !commands.contains(&make) && !inside.is_directory(dir).await? {
+            commands.push(make);
+        }
+    }
+    match inside.kind(path).await? {
+        None => {}
+        Some(Kind::Directory) => return Err(not_installed(inside.image, "a directory is in the way")),
+        Some(_) => commands.push(format!("rm {}", debugfs::followed(path))),
+    }
+    Ok(())
+}
+
+fn not_installed(image: &Path, detail: &str) -> ImageError {
+    ImageError::AgentNotInstalled { path: image.to_owned(), detail: detail.to_owned() }
+}
+
+/// Whether one version comes after another: by their numbers, from left to right.
+pub(crate) fn is_newer(version: &str, than: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u64> {
+        text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+    };
+    numbers(version) > numbers(than)
+}
+
+#[cfg(test)]
+mod tests;
