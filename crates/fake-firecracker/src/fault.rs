@@ -64,14 +64,17 @@ impl Faults {
             Deed::Garbage => Some(Ok(Bytes::from_static(b"\x16\x03\x01 }{ not JSON"))),
             Deed::Hang => std::future::pending().await,
             Deed::Exit(code) => std::process::exit(code.into()),
-            Deed::Die => {
-                let own = rustix::process::getpid();
-                // It cannot fail for a process's own number, and after it nothing runs.
-                let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
-                std::future::pending().await
-            }
+            Deed::Die => die().await,
         }
     }
+}
+
+/// Ends this process as if it were killed from outside.
+pub(crate) async fn die<T>() -> T {
+    let own = rustix::process::getpid();
+    // It cannot fail for a process's own number, and after it nothing runs.
+    let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+    std::future::pending().await
 }
 
 #[cfg(test)]

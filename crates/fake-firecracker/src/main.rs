@@ -18,8 +18,12 @@
 //! `<program>.json`; see [`settings`]. A link to the program in a directory of the test's own is
 //! enough to give one VM its own faults.
 //!
+//! # As the jailer
+//! Started under the name `jailer` it does as much of Firecracker's jailer as a driver can see from
+//! outside; see [`jailer`].
+//!
 //! # What it is not
-//! It has no jailer, no MMDS and no metrics but the file's existence; rate limits, CPU templates,
+//! It has no MMDS and no metrics but the file's existence; rate limits, CPU templates,
 //! balloon and hot-plugged memory are accepted by the rules and change nothing.
 
 mod args;
@@ -30,6 +34,7 @@ mod fault;
 mod files;
 mod guest;
 mod initrd;
+mod jailer;
 mod log;
 mod machine;
 mod refusal;
@@ -53,6 +58,10 @@ mod exit {
 
 fn main() -> ExitCode {
     let log = Log::anonymous();
+    if jailer::is_meant() {
+        let Err(error) = jailer::run(std::env::args_os().skip(1));
+        return fail(&log, &error, exit::GENERIC);
+    }
     let settings = match Settings::find() {
         Ok(settings) => settings,
         Err(error) => return fail(&log, &error, exit::GENERIC),
@@ -64,7 +73,10 @@ fn main() -> ExitCode {
     match command {
         Command::Version => println!("Firecracker v{}\n", settings.version),
         Command::SnapshotVersion => println!("v{}", settings.version.snapshot_format()),
-        Command::Serve(serve) => return run(settings, serve),
+        Command::Serve(serve) => match settings.deal(&serve.id) {
+            Ok(settings) => return run(settings, serve),
+            Err(error) => return fail(&log, &error, exit::GENERIC),
+        },
     }
     log.end(0);
     ExitCode::SUCCESS

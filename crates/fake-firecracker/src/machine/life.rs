@@ -12,7 +12,7 @@ use crate::{
         SnapshotType, StateBody, WantedState, read,
     },
     console::{Console, Hardware, LISTENING, PANIC, PROBE, farewell},
-    files,
+    fault, files,
     guest::{Guest, Parts},
     initrd,
     refusal::Refusal,
@@ -24,6 +24,9 @@ use aetherium_agent_proto::config::{EndsBy, GuestConfig, Mode};
 use serde_json::Value;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
+
+/// How long a guest to which something happens is up before: time for its agent to be heard.
+const UP_FOR: Duration = Duration::from_secs(1);
 
 impl Machine {
     pub(super) fn act(&mut self, body: Value) -> Result<(), Refusal> {
@@ -99,17 +102,17 @@ impl Machine {
         };
         self.console.write(&hardware.kernel_lines());
         match self.temper.guest {
-            GuestKind::Hangs => Fate::Hangs,
-            GuestKind::Boots if !hardware.loses_its_bus() => {
-                match self.guest_config.as_ref().map(|it| it.mode) {
-                    Some(Mode::Probe) => Fate::Probes,
-                    _ => Fate::ComesUp,
-                }
+            GuestKind::Hangs => return Fate::Hangs,
+            _ if hardware.loses_its_bus() => {}
+            _ if self.guest_config.as_ref().is_some_and(|it| it.mode == Mode::Probe) => {
+                return Fate::Probes;
             }
-            GuestKind::Boots | GuestKind::Panics => {
-                Fate::Panics { restart: after_panic(&hardware.command_line()) }
-            }
+            GuestKind::Boots => return Fate::ComesUp(Afterwards::GoesOn),
+            GuestKind::Dies => return Fate::ComesUp(Afterwards::Dies),
+            GuestKind::Freezes => return Fate::ComesUp(Afterwards::Freezes),
+            GuestKind::Panics => {}
         }
+        Fate::Panics { restart: after_panic(&hardware.command_line()) }
     }
 
     pub(super) fn set_state(&mut self, body: Value) -> Result<(), Refusal> {
@@ -246,7 +249,7 @@ impl Machine {
 /// How a boot goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    ComesUp,
+    ComesUp(Afterwards),
     /// Says that its kernel runs, and ends.
     Probes,
     Hangs,
@@ -254,6 +257,14 @@ enum Fate {
     Panics {
         restart: Option<Duration>,
     },
+}
+
+/// How a guest that came up goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    GoesOn,
+    Dies,
+    Freezes,
 }
 
 /// What `panic=` says: seconds until a restart, at once below zero, never at zero or without it.
@@ -289,9 +300,10 @@ impl Life {
                     self.over.notify_one();
                 }
             }
-            Fate::ComesUp => {
+            Fate::ComesUp(afterwards) => {
+                let guest = self.guest.clone();
                 if let Some(ended) = self.come_up().await {
-                    ended.await;
+                    tokio::join!(ended, befall(afterwards, &guest));
                 }
             }
         }
@@ -318,6 +330,19 @@ impl Life {
                 None
             }
         }
+    }
+}
+
+/// Lets happen to a guest what happens to it once it is up.
+async fn befall(what: Afterwards, guest: &watch::Sender<Option<Arc<Guest>>>) {
+    if what == Afterwards::GoesOn {
+        return;
+    }
+    tokio::time::sleep(UP_FOR).await;
+    match what {
+        Afterwards::GoesOn => {}
+        Afterwards::Dies => fault::die().await,
+        Afterwards::Freezes => guest.borrow().iter().for_each(|guest| guest.pause()),
     }
 }
 

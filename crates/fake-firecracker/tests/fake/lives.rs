@@ -129,3 +129,22 @@ async fn a_guest_that_hangs_has_a_console_and_no_agent() {
     assert!(agent_at(fake.vsock()).wait_ready(SILENCE).await.is_err());
     assert_eq!(fake.state().await, "Running");
 }
+
+#[tokio::test]
+async fn a_guest_that_is_up_can_lose_its_firecracker_or_stand_still() {
+    let place = Place::new();
+    let mut dies = place.fake("dies", &[], json!({"guest": "dies"})).await;
+    dies.configure(&place, "quiet").await;
+    dies.start().await;
+    agent_at(dies.vsock()).wait_ready(PATIENCE).await.unwrap();
+    assert_eq!(dies.ended().await, None, "by a signal");
+
+    let fake = place.fake("freezes", &[], json!({"guest": "freezes"})).await;
+    fake.configure(&place, "quiet").await;
+    fake.start().await;
+    let silent = async {
+        while agent_at(fake.vsock()).wait_ready(SILENCE).await.is_ok() {}
+    };
+    timeout(PATIENCE, silent).await.expect("it still answers");
+    assert_eq!(fake.state().await, "Running", "Firecracker itself goes on");
+}

@@ -57,9 +57,7 @@ impl Api {
         let method = match call.method() {
             plan::Method::Put => Method::PUT,
         };
-        self.call(method, &call.path(), Some(body.to_string().into()), CALL_DEADLINE)
-            .await
-            .map(drop)
+        self.tell(method, &call.path(), &body, CALL_DEADLINE).await
     }
 
     /// Sets something.
@@ -69,7 +67,7 @@ impl Api {
         body: &Value,
         deadline: Duration,
     ) -> Result<(), VmmError> {
-        self.call(Method::PUT, path, Some(body.to_string().into()), deadline).await.map(drop)
+        self.tell(Method::PUT, path, body, deadline).await
     }
 
     /// Changes something.
@@ -79,7 +77,24 @@ impl Api {
         body: &Value,
         deadline: Duration,
     ) -> Result<(), VmmError> {
-        self.call(Method::PATCH, path, Some(body.to_string().into()), deadline).await.map(drop)
+        self.tell(Method::PATCH, path, body, deadline).await
+    }
+
+    /// Has something done. Firecracker says nothing to what it has done; any words under a status of
+    /// success are not its own, and then nobody knows what was done.
+    async fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<(), VmmError> {
+        let command = format!("{method} {path}");
+        let answer = self.call(method, path, Some(body.to_string().into()), deadline).await?;
+        if answer.is_empty() {
+            return Ok(());
+        }
+        Err(VmmError::Control { command, answer: excerpt(&answer) })
     }
 
     /// Reads something.
@@ -232,6 +247,15 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn words_that_are_no_answer_to_a_change_are_not_taken_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let api = api(&dir);
+        let _peer = answering(&api.socket, Some("HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n}{"));
+        let error = api.put("/vsock", &json!({}), SOON).await.unwrap_err();
+        assert!(matches!(error, VmmError::Control { .. }), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]
