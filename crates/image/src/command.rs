@@ -55,6 +55,8 @@ pub(crate) struct Tool<'a> {
     deadline: Duration,
     narrate: Option<(&'a dyn Progress, Narrator)>,
     remedy: &'static str,
+    /// An exit code that is as good as none.
+    accepted: Option<i32>,
 }
 
 impl<'a> Tool<'a> {
@@ -77,6 +79,7 @@ impl<'a> Tool<'a> {
             deadline,
             narrate: None,
             remedy: "",
+            accepted: None,
         }
     }
 
@@ -116,6 +119,12 @@ impl<'a> Tool<'a> {
         self
     }
 
+    /// Takes this exit code for a success, too.
+    pub(crate) fn accept(mut self, code: i32) -> Self {
+        self.accepted = Some(code);
+        self
+    }
+
     /// Runs it as what `wrapper` starts: `wrapper` gets this program and its arguments last.
     pub(crate) fn under(self, wrapper: Tool<'a>) -> Result<Self> {
         let inner = self.program.find()?;
@@ -136,7 +145,9 @@ impl<'a> Tool<'a> {
         match finished {
             Ok(Ok(status)) => {
                 group.ended();
-                if status.success() { Ok(out) } else { Err(self.failed(status, tail)) }
+                let good =
+                    status.success() || self.accepted.is_some_and(|it| status.code() == Some(it));
+                if good { Ok(out) } else { Err(self.failed(status, tail)) }
             }
             Ok(Err(error)) => Err(error).on("run", &self.program.find()?),
             Err(_) => {

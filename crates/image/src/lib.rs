@@ -27,6 +27,7 @@ pub mod build;
 mod command;
 pub mod cpio;
 mod digest;
+pub mod disk;
 mod distribution;
 pub mod error;
 mod ext4;
@@ -43,11 +44,13 @@ pub mod store;
 
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build};
+pub use disk::{DiskArchive, DiskCopy};
 pub use error::{ImageError, Result};
 pub use layers::Problem as LayerProblem;
 pub use oci::{
     BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,
 };
 pub use progress::{Progress, Silent};
+pub use rootfs::root_filesystem;
 pub use sparse::copy_sparse;
 pub use store::{Check, InstalledTemplate, TemplateStore};
