@@ -87,6 +87,31 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
+    /// The same for what takes its time.
+    pub(crate) async fn post_within<T: DeserializeOwned>(
+        &self,
+        deadline: Duration,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::POST, path).json(body).timeout(deadline);
+        let answer = self.send(request).await?;
+        answer.json().await.map_err(|error| self.broken(&error))
+    }
+
+    /// An answer whose body is read by the caller; it must begin within `patience`.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Response, CliError> {
+        let begun = self.send(self.request(Method::GET, path));
+        tokio::time::timeout(patience, begun).await.unwrap_or_else(|_| {
+            let detail = format!("the server at {} did not begin within {patience:?}", self.base);
+            Err(Fault::new(Code::DeadlineExceeded, detail).remedy("read the server's log").into())
+        })
+    }
+
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.json(self.request(Method::DELETE, path)).await
     }

@@ -7,6 +7,7 @@ use crate::problem::FieldError;
 use aetherium_model::{
     Name,
     assistant::Assistant,
+    disk::{GrowDisk, TakeDiskSnapshot},
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
@@ -135,6 +136,10 @@ pub struct CreateVm {
 impl Check for CreateVm {}
 
 impl Check for TakeSnapshot {}
+
+impl Check for GrowDisk {}
+
+impl Check for TakeDiskSnapshot {}
 
 /// Sends a prompt to a workspace's assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -167,6 +167,21 @@ path_params! {
     Name = "template";
 }
 
+/// The name of a disk's snapshot.
+pub(crate) struct SnapshotName(pub(crate) Name);
+
+impl FromStr for SnapshotName {
+    type Err = <Name as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl PathParam for SnapshotName {
+    const NAME: &'static str = "snapshot";
+}
+
 impl<T: PathParam, S: Send + Sync> FromRequestParts<S> for At<T> {
     type Rejection = Error;
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{executions, prompts, tasks, templates, vms, workers, workspaces},
+    routes::{disks, executions, prompts, tasks, templates, vms, workers, workspaces},
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
@@ -68,6 +68,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(description))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::get, workspaces::delete))
+        .routes(routes!(disks::get))
         .routes(routes!(prompts::list, prompts::create))
         .routes(routes!(prompts::get))
         .routes(routes!(prompts::cancel))
@@ -94,13 +95,18 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(workers::get))
 }
 
-/// What waits for a command to end, whose own timeout is its deadline.
+/// What waits for a command to end, or for work on a disk, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::default()
         .routes(routes!(vms::execute))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
         .routes(routes!(vms::snapshot))
+        .routes(routes!(disks::grow))
+        .routes(routes!(disks::export))
+        .routes(routes!(disks::snapshot))
+        .routes(routes!(disks::remove_snapshot))
+        .routes(routes!(disks::restore))
 }
 
 /// Get this description
@@ -133,6 +139,7 @@ fn preface() -> OpenApi {
         security(("bearer" = []), ("api_key" = [])),
         tags(
             (name = "workspaces", description = "What users own; they outlive their VMs."),
+            (name = "disks", description = "Workspaces' disks, which outlive their VMs."),
             (name = "prompts", description = "Requests to a workspace's assistant, run in order."),
             (name = "vms", description = "MicroVMs."),
             (name = "executions", description = "Commands in a VM."),

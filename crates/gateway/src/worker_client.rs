@@ -4,6 +4,10 @@
 //! connection of its own. Every call has a deadline. A worker's own fault passes through as it is;
 //! one that cannot be reached is `unavailable`.
 
+mod disks;
+
+pub(crate) use disks::DiskVerb;
+
 use aetherium_model::{
     Code, Fault, VmId,
     finding::Finding,

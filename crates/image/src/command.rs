@@ -56,6 +56,8 @@ pub(crate) struct Tool<'a> {
     narrate: Option<(&'a dyn Progress, Narrator)>,
     complains_on_stdout: bool,
     remedy: &'static str,
+    /// An exit code that is as good as none.
+    accepted: Option<i32>,
 }
 
 impl<'a> Tool<'a> {
@@ -79,6 +81,7 @@ impl<'a> Tool<'a> {
             narrate: None,
             complains_on_stdout: false,
             remedy: "",
+            accepted: None,
         }
     }
 
@@ -125,6 +128,12 @@ impl<'a> Tool<'a> {
         self
     }
 
+    /// Takes this exit code for a success, too.
+    pub(crate) fn accept(mut self, code: i32) -> Self {
+        self.accepted = Some(code);
+        self
+    }
+
     /// Runs it as what `wrapper` starts: `wrapper` gets this program and its arguments last.
     pub(crate) fn under(self, wrapper: Tool<'a>) -> Result<Self> {
         let inner = self.program.find()?;
@@ -146,7 +155,9 @@ impl<'a> Tool<'a> {
             Ok(Ok(status)) => {
                 group.ended();
                 let tail = if self.complains_on_stdout { last_lines(&out) } else { tail };
-                if status.success() { Ok(out) } else { Err(self.failed(status, tail)) }
+                let good =
+                    status.success() || self.accepted.is_some_and(|it| status.code() == Some(it));
+                if good { Ok(out) } else { Err(self.failed(status, tail)) }
             }
             Ok(Err(error)) => Err(error).on("run", &self.program.find()?),
             Err(_) => {

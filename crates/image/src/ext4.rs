@@ -15,6 +15,7 @@ use std::{
 
 const MKFS_DEADLINE: Duration = Duration::from_secs(300);
 const FSCK_DEADLINE: Duration = Duration::from_secs(300);
+const GROW_DEADLINE: Duration = Duration::from_secs(300);
 const PACKAGE: &str = "e2fsprogs";
 
 const BLOCK_BYTES: u64 = 4096;
@@ -113,12 +114,13 @@ pub(crate) async fn make_from_dir(
 /// Makes an empty, writable image of `bytes`, sparse, with a label.
 ///
 /// Its inode tables count as zeroed, as a sparse file's are: a guest that mounts it has nothing to
-/// initialize in the background, and the file grows by what is written only.
+/// initialize in the background, and the file grows by what is written only. No room is kept for the
+/// descriptors of a larger filesystem, which alone would be 4 MiB: it is grown offline, by [`grow`].
 pub(crate) async fn make_blank(image: &Path, bytes: u64, label: &str) -> Result<()> {
     let file = File::options().write(true).open(image).on("open", image)?;
     file.set_len(bytes).on("size", image)?;
     Tool::new("mkfs.ext4", PACKAGE, MKFS_DEADLINE)
-        .args(["-q", "-F", "-b", "4096", "-m", "0", "-L", label])
+        .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "^resize_inode", "-L", label])
         .args(["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,discard"])
         .arg(image)
         .run()
@@ -162,6 +164,41 @@ pub(crate) async fn check(image: &Path) -> Result<()> {
         .arg(image)
         .complains_on_stdout()
         .remedy("unmount the filesystem if it is in use, then repair it: e2fsck -f")
+        .run()
+        .await?;
+    Ok(())
+}
+
+/// Grows an unmounted image and its filesystem to `bytes`. What was written last by a guest that ended
+/// at once is taken from the journal first.
+///
+/// # Errors
+/// If the filesystem is broken, or there is no room. The image is then of no use.
+pub(crate) async fn grow(image: &Path, bytes: u64) -> Result<()> {
+    repair(image, &[]).await?;
+    let file = File::options().write(true).open(image).on("open", image)?;
+    file.set_len(bytes).on("size", image)?;
+    Tool::new("resize2fs", PACKAGE, GROW_DEADLINE).arg(image).run().await?;
+    Ok(())
+}
+
+/// Makes holes where an unmounted image has nothing.
+///
+/// # Errors
+/// If the filesystem is broken.
+pub(crate) async fn discard_free(image: &Path) -> Result<()> {
+    repair(image, &["-E", "discard"]).await
+}
+
+/// Replays the journal and mends what `e2fsck` mends without asking; more than that is an error.
+async fn repair(image: &Path, options: &[&str]) -> Result<()> {
+    Tool::new("e2fsck", PACKAGE, FSCK_DEADLINE)
+        .arg("-fp")
+        .args(options)
+        .arg(image)
+        // Errors were corrected, or the journal was replayed: e2fsck(8), "EXIT CODE".
+        .accept(1)
+        .remedy("look at it with e2fsck -fn; a snapshot of the disk may be whole")
         .run()
         .await?;
     Ok(())

@@ -31,6 +31,7 @@ pub mod build;
 mod command;
 pub mod cpio;
 mod digest;
+pub mod disk;
 mod distribution;
 mod draft;
 pub mod error;
@@ -54,6 +55,7 @@ mod superblock;
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use draft::Draft;
+pub use disk::{DiskArchive, DiskCopy};
 pub use error::{ImageError, Result};
 pub use install::Stamp as AgentStamp;
 pub use layers::Problem as LayerProblem;
@@ -62,6 +64,7 @@ pub use oci::{
     install_tls,
 };
 pub use progress::{Progress, Silent};
+pub use rootfs::root_filesystem;
 pub use sparse::copy_sparse;
 pub use store::{
     Check, Collected, Discarded, Holder, InstalledTemplate, Listed, Removal, TemplateStore, Use,

@@ -10,7 +10,7 @@ use crate::{
     distribution::Distribution,
     error::{ImageError, OnPath, Result, blocking},
     ext4::{self, Content},
-    oci::{self, ImageOrigin, Places},
+    oci::{self, ImageOrigin, Places, RegistryAccess},
     progress::Progress,
     sparse,
     store::InstalledTemplate,
@@ -196,6 +196,22 @@ pub(crate) async fn from_layers(
     warn_without_shell(&dir, &name, progress);
     let uuid = image_of(&dir, image, owners.as_ref(), progress).await?;
     Ok(Made { uuid, origin: name, defaults, key })
+}
+
+/// Makes `image` the root filesystem of a container image, as a build does, without a template around
+/// it: for whoever measures that. `work` is a directory of the caller's own, in which the layers are
+/// unpacked.
+///
+/// # Errors
+/// Whatever keeps a template from being made of that image.
+pub async fn root_filesystem(
+    origin: &ImageOrigin,
+    registry: &RegistryAccess,
+    work: &Path,
+    image: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
+    from_layers(origin, Places { work, registry }, image, progress).await.map(drop)
 }
 
 fn warn_without_shell(dir: &Path, name: &str, progress: &dyn Progress) {

@@ -4,6 +4,7 @@ use crate::{Bus, Topic};
 use aetherium_model::{
     PromptId, TaskId, Timestamp, VmId, WorkspaceId,
     output::EventBody,
+    resources::DiskMib,
     run::{Execution, RunState},
     task::Task,
     vm::Vm,
@@ -230,6 +231,21 @@ impl Queue {
         now: Timestamp,
     ) -> Result<()> {
         self.store.set_workspace_state(id, state, now).await?;
+        self.bus.announce(Topic::Workspace(id));
+        Ok(())
+    }
+
+    /// See [`Store::set_workspace_disk`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_workspace_disk(
+        &self,
+        id: WorkspaceId,
+        size: DiskMib,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.store.set_workspace_disk(id, size, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

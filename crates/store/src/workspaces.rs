@@ -9,6 +9,7 @@ use crate::{
 use aetherium_model::{
     Name, Timestamp, VmId, WorkspaceId,
     page::{Page, PageRequest},
+    resources::DiskMib,
     task::Task,
     vm::Vm,
     workspace::{Workspace, WorkspaceState},
@@ -144,6 +145,32 @@ impl Store {
             return Err(being_deleted(&workspace));
         }
         write_state(&mut tx, id, state, now).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Notes that a workspace's disk has another size, for its next VMs.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it is being deleted, or
+    /// [`StoreError::Database`].
+    pub async fn set_workspace_disk(
+        &self,
+        id: WorkspaceId,
+        size: DiskMib,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let mut workspace = lock(&mut tx, id).await?;
+        if workspace.state == WorkspaceState::Deleting {
+            return Err(being_deleted(&workspace));
+        }
+        workspace.spec.resources.disk_mib = size;
+        sqlx::query("UPDATE workspaces SET spec_json = $2, updated_at = $3 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(row::to_json(&workspace.spec)?)
+            .bind(now.as_millis())
+            .execute(&mut *tx)
+            .await?;
         Ok(tx.commit().await?)
     }
 

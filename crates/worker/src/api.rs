@@ -7,10 +7,13 @@
 //! | `GET /internal/v1/vms/{id}/console` | the guest's console, or its tail |
 //! | `POST /internal/v1/vms/{id}/pause`, `…/resume` | freezes a VM, or lets it go on |
 //! | `POST /internal/v1/vms/{id}/snapshot` | writes a snapshot of a VM |
+//! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
 //! It listens on a Unix socket that only its owner may open; there is no other authentication.
+
+mod disks;
 
 use crate::{WorkerError, execution, host::Host, vm::Verb};
 use aetherium_model::{
@@ -74,6 +77,7 @@ fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/vms/{id}/snapshot", post(snapshot))
         .route("/internal/v1/templates", get(templates))
         .route("/internal/v1/health", get(health))
+        .merge(disks::routes())
         .with_state(host)
 }
 

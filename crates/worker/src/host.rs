@@ -2,6 +2,7 @@
 
 use crate::{
     WorkerError,
+    disk::DiskClaims,
     journal::Journal,
     layout::{Layout, replace_file},
     vm::{VmHandle, probe_guest},
@@ -85,6 +86,8 @@ pub(crate) struct Host {
     pub(crate) queue: Queue,
     pub(crate) templates: TemplateStore,
     pub(crate) blanks: BlankDisks,
+    /// Who may use which workspace's disk.
+    pub(crate) disks: DiskClaims,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) driver: Result<Chosen, Fault>,

@@ -8,7 +8,7 @@
 //! <data>/probes/              verdicts of probe guests
 //! <data>/snapshots/<name>/    memory, devices, disk, manifest
 //! <data>/vms/<id>/            journal, sockets, console, the VM's own disk
-//! <data>/workspaces/<id>/     the workspace's disk
+//! <data>/workspaces/<id>/     the workspace's disk, and snapshots of it
 //! ```
 
 use crate::WorkerError;
@@ -123,6 +123,11 @@ impl Layout {
     /// One workspace's disk.
     pub fn workspace_disk(&self, id: WorkspaceId) -> PathBuf {
         self.workspace(id).join("disk.ext4")
+    }
+
+    /// Snapshots of one workspace's disk.
+    pub fn disk_snapshots(&self, id: WorkspaceId) -> PathBuf {
+        self.workspace(id).join("snapshots")
     }
 }
 

@@ -21,6 +21,7 @@
 //! The worker must never listen where others than its owner can reach it.
 
 mod api;
+mod disk;
 mod error;
 mod execution;
 mod handler;
@@ -45,6 +46,7 @@ use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
 use aetherium_queue::{Bus, Consumer, Queue};
 use aetherium_store::Store;
 use aetherium_vmm::Chosen;
+use disk::DiskClaims;
 use handler::Handlers;
 use host::{Host, Registry};
 use std::{collections::HashSet, sync::Arc, time::Instant};
@@ -90,6 +92,7 @@ impl Worker {
             slots,
             templates: TemplateStore::open(layout.templates())?,
             blanks: BlankDisks::open(layout.blanks())?,
+            disks: DiskClaims::default(),
             layout,
             queue: Queue::new(store, bus),
             settings,
@@ -98,6 +101,7 @@ impl Worker {
             draining: CancellationToken::new(),
             learnt: tokio::sync::Mutex::new(HashSet::new()),
         });
+        disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
         let listener = api::bind(&host)?;

@@ -41,6 +41,8 @@ pub(crate) async fn ensure_vm(
     workspace: &Workspace,
     run: RunRef,
 ) -> Result<(VmHandle, Hold), Fault> {
+    // Whoever works on the disk without a VM holds this until that is done.
+    let _claim = host.disks.claim(workspace.id).await;
     if let Some(id) = workspace.vm_id
         && let Ok(handle) = host.vms.get(id)
     {
@@ -104,6 +106,7 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
     if let Some(vm) = workspace.vm_id {
         end_vm(host, vm, Fault::new(Code::Requested, "its workspace is being deleted")).await?;
     }
+    let _claim = host.disks.claim(id).await;
     let dir = host.layout.workspace(id);
     match tokio::fs::remove_dir_all(&dir).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -34,6 +34,9 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Images and disks: layers to a root filesystem against `tar` and `mkfs.ext4`, a large VM's disk
+    /// against a small one's, and what VMs of one template share of the page cache.
+    Image(ImageBenchArgs),
     /// Memory and processor time of an idle server.
     Idle {
         /// How long to watch it.
@@ -67,6 +70,22 @@ pub(crate) struct AgentBenchArgs {
     /// Also write a file of so many GiB to the agent's disk, in /var/tmp, and read it back.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024), value_name = "GIB")]
     pub(crate) large_file_gib: Option<u64>,
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
+}
+
+/// Arguments of `bench image`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ImageBenchArgs {
+    /// How many of each, alternating.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// How much the image holds that is unpacked, in MiB.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(32..=16_384))]
+    pub(crate) mib: u64,
+    /// How many VMs run at once when their share of the page cache is measured.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) vms: u32,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
 }

@@ -1,11 +1,13 @@
 //! The grammar of the command line.
 
 mod bench;
+mod disk;
 mod parse;
 mod plan;
 mod template;
 
-pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
+pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
+pub(crate) use disk::DiskCommand;
 pub(crate) use plan::PlanArgs;
 pub(crate) use template::{BuildArgs, TemplateCommand};
 
@@ -332,6 +334,12 @@ pub(crate) enum WsCommand {
     Delete {
         /// Its name or id.
         workspace: String,
+    },
+    /// Work on one's disk, which outlives its VMs.
+    Disk {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: DiskCommand,
     },
     /// Send a prompt and follow its output; exits with the prompt's exit code.
     Prompt {

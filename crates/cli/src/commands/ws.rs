@@ -76,6 +76,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 println!("{workspace} is being removed ({})", task.id);
             }
         }
+        WsCommand::Disk { verb } => super::disk::dispatch(args, &client, verb).await?,
         WsCommand::Prompts { workspace, list } => {
             let path = format!("/workspaces/{workspace}/prompts?{}", page(list));
             let found: Page<Prompt> = client.get(&path).await?;

@@ -253,5 +253,6 @@ impl Actor {
         if let Err(error) = self.host.release_vm(id).await {
             tracing::error!(vm = %id, %error, "something of the vm was left behind");
         }
+        self.reclaim_disk().await;
     }
 }

@@ -12,6 +12,7 @@
 
 mod activity;
 mod actor;
+mod disk;
 mod network;
 mod pause;
 mod preview;
@@ -30,7 +31,10 @@ use aetherium_agent_client::AgentClient;
 use aetherium_model::{
     Code, Fault, Name, VmId, run::Command, template::ImageDefaults, vm::VmState,
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    fs::File,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What others may know of a VM at any moment.
@@ -52,7 +56,7 @@ pub(crate) enum Request {
 }
 
 /// What can be done to a VM that goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Verb {
     /// Stop its CPUs.
     Pause,
@@ -60,6 +64,8 @@ pub(crate) enum Verb {
     Resume,
     /// Write a snapshot of this name.
     Snapshot(Name),
+    /// Copy its workspace's disk into this empty file.
+    CopyDisk(File),
 }
 
 impl Verb {
@@ -69,6 +75,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Snapshot(_) => "be snapshotted",
+            Self::CopyDisk(_) => "have its disk copied",
         }
     }
 }

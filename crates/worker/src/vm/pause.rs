@@ -14,6 +14,7 @@ impl Actor {
     /// Does what was asked. Asking for what already is, is done.
     pub(super) async fn perform(&mut self, verb: Verb) -> Result<(), Fault> {
         match (&verb, &self.record.vm().state) {
+            (Verb::CopyDisk(copy), VmState::Running) => self.copy_disk(copy).await,
             (Verb::Pause, VmState::Running) => self.pause().await,
             (Verb::Resume, VmState::Paused) => self.resume().await,
             (Verb::Snapshot(name), VmState::Paused) => self.snapshot(name).await,
@@ -54,7 +55,7 @@ impl Actor {
     }
 
     /// Lets the VM go on, and waits for its agent: a guest that is not heard of is not running.
-    async fn resume(&mut self) -> Result<(), Fault> {
+    pub(super) async fn resume(&mut self) -> Result<(), Fault> {
         let Some(machinery) = &self.machinery else {
             return Err(Fault::internal("a paused VM without a machine"));
         };

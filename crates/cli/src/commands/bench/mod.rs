@@ -9,6 +9,7 @@ mod exec;
 mod fallback;
 mod firecracker;
 mod idle;
+mod image;
 
 use crate::{
     args::{Args, BenchArgs, BenchCommand},
@@ -91,6 +92,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCod
         BenchCommand::Fallback { rounds, bench } => {
             fallback::fallback(args, *rounds, bench).await?
         }
+        BenchCommand::Image(wanted) => image::image(args, wanted).await?,
         BenchCommand::Idle { watch, bench } => idle::idle(args, *watch, bench).await?,
     };
     if args.json {
