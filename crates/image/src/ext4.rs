@@ -128,29 +128,9 @@ pub(crate) async fn make_blank(image: &Path, bytes: u64, label: &str) -> Result<
     Ok(())
 }
 
-/// Makes an image larger: at least `bytes`.
-pub(crate) async fn grow(image: &Path, bytes: u64) -> Result<()> {
-    let size = format!("{}M", bytes.div_ceil(1 << 20));
-    Tool::new("resize2fs", PACKAGE, MKFS_DEADLINE).arg(image).arg(size).run().await?;
-    Ok(())
-}
-
 /// Makes an image as small as it can be.
 pub(crate) async fn shrink(image: &Path) -> Result<()> {
     Tool::new("resize2fs", PACKAGE, MKFS_DEADLINE).arg("-M").arg(image).run().await?;
-    Ok(())
-}
-
-/// Reads an image from end to end, and punches holes into its file where it holds nothing.
-///
-/// # Errors
-/// If anything in it is not as it must be.
-pub(crate) async fn trim(image: &Path) -> Result<()> {
-    Tool::new("e2fsck", PACKAGE, FSCK_DEADLINE)
-        .args(["-fp", "-E", "discard,no_optimize_extents"])
-        .arg(image)
-        .run()
-        .await?;
     Ok(())
 }
 

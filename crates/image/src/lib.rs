@@ -54,8 +54,8 @@ mod superblock;
 
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
-pub use draft::Draft;
 pub use disk::{DiskArchive, DiskCopy};
+pub use draft::Draft;
 pub use error::{ImageError, Result};
 pub use install::Stamp as AgentStamp;
 pub use layers::Problem as LayerProblem;

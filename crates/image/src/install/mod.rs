@@ -27,8 +27,7 @@ use std::{
 const AGENT: &str = "/usr/local/bin/fc-agent";
 const STAMP: &str = "/usr/local/lib/aetherium/agent.json";
 const UNIT: &str = "/etc/systemd/system/aetherium-agent.service";
-const ENABLED: &str =
-    "/etc/systemd/system/multi-user.target.wants/aetherium-agent.service";
+const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/aetherium-agent.service";
 /// Where [`ENABLED`] leads, as `systemctl enable` would have it.
 const ENABLED_TARGET: &str = UNIT;
 const UNIT_TEXT: &str = include_str!("aetherium-agent.service");
@@ -197,8 +196,7 @@ fn stage(work: &Path, program: &[u8], stamp: &Stamp) -> Result<()> {
     for (name, content, mode) in files {
         let path = work.join(name);
         fs::write(&path, content).on("write", &path)?;
-        fs::set_permissions(&path, Permissions::from_mode(mode))
-            .on("set permissions of", &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(mode)).on("set permissions of", &path)?;
     }
     Ok(())
 }
@@ -229,7 +227,9 @@ async fn clear(inside: &Debugfs<'_>, commands: &mut Vec<String>, path: &str) -> 
     }
     match inside.kind(path).await? {
         None => {}
-        Some(Kind::Directory) => return Err(not_installed(inside.image, "a directory is in the way")),
+        Some(Kind::Directory) => {
+            return Err(not_installed(inside.image, "a directory is in the way"));
+        }
         Some(_) => commands.push(format!("rm {}", debugfs::followed(path))),
     }
     Ok(())

@@ -210,7 +210,9 @@ fn kept(stamp: &Stamp, agent: &Agent) -> Finding {
 fn installed(found: &Found, stamp: &Stamp) -> Finding {
     let done = match &found.agent {
         FoundAgent::Absent => format!("{} installed", name(stamp)),
-        FoundAgent::Whole(before) => format!("{} installed instead of {}", name(stamp), name(before)),
+        FoundAgent::Whole(before) => {
+            format!("{} installed instead of {}", name(stamp), name(before))
+        }
         FoundAgent::Partial(detail) => format!("{} installed anew: {detail}", name(stamp)),
     };
     Finding::ok("rootfs.agent", done, AGENT)
@@ -218,9 +220,11 @@ fn installed(found: &Found, stamp: &Stamp) -> Finding {
 
 fn started_by(init: ImageInit) -> Finding {
     match init {
-        ImageInit::Systemd => {
-            Finding::ok("rootfs.init", "systemd starts it: aetherium-agent.service is enabled", INIT)
-        }
+        ImageInit::Systemd => Finding::ok(
+            "rootfs.init",
+            "systemd starts it: aetherium-agent.service is enabled",
+            INIT,
+        ),
         ImageInit::Other => Finding::warn(
             "rootfs.init",
             "the image has no systemd: nothing starts the agent",

@@ -32,7 +32,7 @@ pub async fn writable_copy(from: &Path, to: &Path, room_mib: u32) -> Result<()> 
 /// # Errors
 /// [`ImageError::RootfsUnusable`] where it is not: the guest did not end in order.
 pub async fn settle(image: &Path) -> Result<()> {
-    ext4::trim(image).await.map_err(|error| match error {
+    ext4::discard_free(image).await.map_err(|error| match error {
         ImageError::CommandFailed { tail, .. } => {
             let detail = format!("the guest did not leave it whole: {}", tail.join("; "));
             ImageError::RootfsUnusable { path: image.to_owned(), detail }
