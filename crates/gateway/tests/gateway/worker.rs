@@ -190,6 +190,8 @@ pub(crate) fn template(name: &str) -> Template {
         },
         snapshots: None,
         image: None,
+        start: None,
+        ready: None,
         created_at: aetherium_model::Timestamp::from_millis(0),
     }
 }
