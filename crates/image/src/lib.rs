@@ -23,6 +23,7 @@
 //! or know which VMM will.
 
 mod agent;
+mod artifact;
 pub mod blank;
 pub mod build;
 mod command;
@@ -42,6 +43,7 @@ mod sparse;
 mod staging;
 pub mod store;
 
+pub use artifact::{Placement, Pushed, export, export_to, import, pull, push};
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use error::{ImageError, Result};

@@ -7,7 +7,7 @@ mod template;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 pub(crate) use plan::PlanArgs;
-pub(crate) use template::{BuildArgs, TemplateCommand};
+pub(crate) use template::{BuildArgs, PlaceArgs, TemplateCommand};
 
 use aetherium_model::{
     Name,
