@@ -26,6 +26,7 @@
 //! or know which VMM will.
 
 mod agent;
+mod artifact;
 pub mod blank;
 pub mod build;
 mod command;
@@ -52,6 +53,7 @@ mod staging;
 pub mod store;
 mod superblock;
 
+pub use artifact::{Placement, Pushed, export, export_to, import, pull, push};
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use disk::{DiskArchive, DiskCopy};

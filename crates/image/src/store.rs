@@ -47,7 +47,7 @@ use aetherium_model::{
     template::Template,
     template_ref::{DEFAULT_TAG, Version},
 };
-use document::Document;
+pub(crate) use document::{About, Document};
 use lock::StoreLock;
 use std::{
     fs, io,

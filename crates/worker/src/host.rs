@@ -8,7 +8,7 @@ use crate::{
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
-use aetherium_image::{BlankDisks, InstalledTemplate, TemplateStore};
+use aetherium_image::{BlankDisks, Holder, InstalledTemplate, TemplateStore};
 use aetherium_model::{
     Code, Fault, Timestamp, VmId, WorkerId, finding::Finding, resources::DriverKind,
 };
@@ -187,7 +187,8 @@ impl Host {
         let cleaned = tokio::task::spawn_blocking(move || clean_vm_dir(&dir)).await;
         cleaned.unwrap_or_else(|error| {
             Err(WorkerError::io(Path::new("cleaning"), io::Error::other(error)))
-        })
+        })?;
+        Ok(self.templates.release(&Holder::Vm(id))?)
     }
 
     /// Gives back the slot that the journal in this directory tells of. Its failure is not the VM's: the

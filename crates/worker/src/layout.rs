@@ -3,7 +3,7 @@
 //! ```text
 //! <data>/worker-id            this worker's identity, kept across restarts
 //! <data>/worker.sock          the internal API
-//! <data>/templates/<name>/    kernel, initramfs, root filesystem, manifest
+//! <data>/templates/           kernels, initramfs, root filesystems by content; see `TemplateStore`
 //! <data>/blanks/              empty filesystems, one per size
 //! <data>/probes/              verdicts of probe guests
 //! <data>/snapshots/<name>/    memory, devices, disk, manifest
@@ -80,7 +80,7 @@ impl Layout {
         self.root.join("worker.sock")
     }
 
-    /// Templates by name.
+    /// The store of templates.
     pub fn templates(&self) -> PathBuf {
         self.root.join("templates")
     }

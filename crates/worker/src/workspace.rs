@@ -8,6 +8,7 @@ use crate::{
     run,
     vm::{self, Hold, VmHandle},
 };
+use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
     resources::DriverKind,
@@ -25,7 +26,7 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     if driver == DriverKind::Process {
         return Ok(());
     }
-    host.templates.get(&workspace.spec.template).map_err(WorkerError::from)?;
+    vm::hold_for_workspace(host, workspace.id, &workspace.spec.template)?;
     let disk = host.layout.workspace_disk(workspace.id);
     if !disk.exists() {
         let size = workspace.spec.resources.disk_mib;
@@ -114,6 +115,7 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
         }
         _ => {}
     }
+    host.templates.release(&Holder::Workspace(id)).map_err(WorkerError::from)?;
     host.queue.remove_workspace(id).await?;
     Ok(())
 }

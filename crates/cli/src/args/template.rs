@@ -1,14 +1,17 @@
 //! The grammar of `aetherium template`.
 
-use super::parse::file;
-use aetherium_image::{ImageOrigin, Mirror};
+use super::{
+    DriverArgs,
+    parse::{duration, file},
+};
+use aetherium_image::{ImageOrigin, ImageReference, Mirror};
 use aetherium_model::{
-    Name,
+    TemplateRef,
     resources::{DiskMib, MemoryMib, Vcpus, VirtioTransport},
     vm::SnapshotKind,
 };
 use clap::{Args as ClapArgs, Subcommand};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Verbs on templates.
 #[derive(Debug, Subcommand)]
@@ -27,26 +30,109 @@ pub(crate) enum TemplateCommand {
 Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
 with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
     Build(Box<BuildArgs>),
-    /// List those of the data directory.
+    /// List those of the data directory: what each is, who uses it, whether it was verified and
+    /// booted.
     List,
-    /// Show one.
+    /// Print the manifest of one.
     Get {
-        /// Its name.
-        name: Name,
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        template: TemplateRef,
     },
-    /// Remove one; VMs that run from it go on.
+    /// Show all that is known about one, and where its files are.
+    Inspect {
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        template: TemplateRef,
+        /// Read its files, and see that each has the content that was built.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Give one another name or tag, whatever had it before.
+    Tag {
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        template: TemplateRef,
+        /// The new name: NAME or NAME:TAG.
+        to: TemplateRef,
+    },
+    /// Take a name or tag away; VMs that run from it go on, and its files stay until `gc`.
     Remove {
-        /// Its name.
-        name: Name,
+        /// NAME or NAME:TAG.
+        template: TemplateRef,
     },
+    /// Remove the templates that have no tag and that no VM, workspace or snapshot uses.
+    Gc {
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        /// Keep the newest N templates of each name, tagged or not.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        keep_last: usize,
+    },
+    /// Write one to standard output or into a file, as a tar archive with an OCI image layout.
+    #[command(after_help = "Examples:
+  aetherium template export base > base.tar
+  aetherium template export base:v1 --output base.tar")]
+    Export {
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        template: TemplateRef,
+        /// The file, which appears whole or not at all; else standard output.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take one from what `export` wrote, plain or packed with gzip or zstd.
+    Import {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Push one to an OCI registry, as an artifact.
+    Push {
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        template: TemplateRef,
+        /// Where to: registry.example/team/base:v1.
+        to: ImageReference,
+    },
+    /// Pull one from an OCI registry that `push` has sent there.
+    Pull {
+        /// Where from: registry.example/team/base:v1.
+        from: ImageReference,
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// A registry's mirror, asked before the registry itself; may be repeated.
+        #[arg(long, value_name = "REGISTRY=HOST[:PORT]")]
+        mirror: Vec<Mirror>,
+    },
+    /// Boot one and see that it works: agent, clock, DNS settings, disk, commands. The verdict is
+    /// kept with the template.
+    Test {
+        /// NAME, NAME:TAG or NAME@sha256:DIGEST.
+        #[arg(default_value = "default")]
+        template: TemplateRef,
+        #[command(flatten)]
+        driver: DriverArgs,
+        /// How long the VM may take until its agent answers.
+        #[arg(long, default_value = "90s", value_parser = duration, value_name = "TIME")]
+        boot_deadline: Duration,
+    },
+}
+
+/// Under which name a template is taken in.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct PlaceArgs {
+    /// NAME or NAME:TAG; else the name it was exported or pushed under.
+    #[arg(long = "as", value_name = "NAME[:TAG]")]
+    pub(crate) name: Option<TemplateRef>,
+    /// Let the name point to it though it has pointed to another one.
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 /// Arguments of `template build`.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct BuildArgs {
-    /// Its name.
+    /// Its name: NAME or NAME:TAG.
     #[arg(default_value = "default")]
-    pub(crate) name: Name,
+    pub(crate) name: TemplateRef,
     /// A package to put into the root filesystem besides the base; may be repeated.
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) include: Vec<String>,

@@ -7,13 +7,15 @@
 //! tar:FILE     ───── one layer without a configuration
 //! ```
 //! [`ImageOrigin`] says where from, [`spec`] reads the documents, [`local`] finds them in directories
-//! and archives, [`registry`] fetches them through the [`cache`]. Nothing of an image is run.
+//! and archives, [`registry`] fetches them through the [`cache`]. Nothing of an image is run. [`remote`]
+//! is for artifacts, which are sent to registries too.
 
 mod auth;
 mod cache;
 mod local;
 mod origin;
 mod registry;
+mod remote;
 mod spec;
 mod tls;
 
@@ -21,6 +23,7 @@ pub use auth::Credentials;
 pub use cache::BlobCache;
 pub use origin::{ImageOrigin, ImageReference, OriginInvalid};
 pub use registry::{Mirror, RegistryAccess};
+pub(crate) use remote::Remote;
 pub use tls::install_tls;
 
 use crate::{

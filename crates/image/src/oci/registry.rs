@@ -36,15 +36,15 @@ use std::{
 /// Layers that come at once.
 const PARALLEL: usize = 4;
 /// How often a download may break off without having brought anything.
-const FRUITLESS_TRIES: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const FRUITLESS_TRIES: u32 = 4;
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest silence of a registry.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a blob that another process downloads is waited for.
 const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
 const MAX_INDEXES: usize = 4;
-const MANIFEST_TYPES: [&str; 4] = [
+pub(super) const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -91,21 +91,38 @@ pub(super) async fn pull(
     access: &RegistryAccess,
     progress: &dyn Progress,
 ) -> Result<Image> {
-    let own = &reference.0;
-    for mirror in access.mirrors.iter().filter(|it| it.registry == own.registry()) {
-        let mut mirrored = own.clone();
-        mirrored.set_mirror_registry(mirror.host.clone());
-        match pull_from(mirrored, access, progress).await {
+    for (host, mirror) in mirrored(reference, access) {
+        match pull_from(mirror, access, progress).await {
             Ok(image) => return Ok(image),
-            Err(error) => progress.warn(&Finding::warn(
-                "template.image.mirror",
-                format!("mirror {} did not give {reference}: {error}", mirror.host),
-                "the registry itself is asked instead, which may be slower or count against a limit",
-                "leave the mirror out, or see that it has the image",
-            )),
+            Err(error) => progress.warn(&passed_over(&host, reference, &error)),
         }
     }
-    pull_from(own.clone(), access, progress).await
+    pull_from(reference.0.clone(), access, progress).await
+}
+
+/// Where else an image may be, in the order in which to ask.
+pub(super) fn mirrored(
+    reference: &ImageReference,
+    access: &RegistryAccess,
+) -> Vec<(String, Reference)> {
+    let own = &reference.0;
+    let fitting = access.mirrors.iter().filter(|it| it.registry == own.registry());
+    let at = |mirror: &Mirror| {
+        let mut mirrored = own.clone();
+        mirrored.set_mirror_registry(mirror.host.clone());
+        (mirror.host.clone(), mirrored)
+    };
+    fitting.map(at).collect()
+}
+
+/// Tells of a mirror that did not help.
+pub(super) fn passed_over(host: &str, reference: &ImageReference, error: &ImageError) -> Finding {
+    Finding::warn(
+        "template.image.mirror",
+        format!("mirror {host} did not give {reference}: {error}"),
+        "the registry itself is asked instead, which may be slower or count against a limit",
+        "leave the mirror out, or see that it has the image",
+    )
 }
 
 async fn pull_from(
@@ -140,16 +157,16 @@ async fn pull_from(
 }
 
 /// One image at one host.
-struct Source<'a> {
-    client: Client,
-    reference: Reference,
-    auth: RegistryAuth,
+pub(super) struct Source<'a> {
+    pub(super) client: Client,
+    pub(super) reference: Reference,
+    pub(super) auth: RegistryAuth,
     cache: &'a BlobCache,
     name: String,
 }
 
 impl<'a> Source<'a> {
-    fn new(
+    pub(super) fn new(
         reference: Reference,
         access: &'a RegistryAccess,
         progress: &dyn Progress,
@@ -173,18 +190,14 @@ impl<'a> Source<'a> {
         Ok(Self { client, reference, auth, cache: &access.cache, name })
     }
 
-    fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         self.reference.resolve_registry()
     }
 
     async fn manifest(&self) -> Result<ImageManifest> {
         let mut reference = self.reference.clone();
         for _ in 0..MAX_INDEXES {
-            let (bytes, _) = self
-                .client
-                .pull_manifest_raw(&reference, &self.auth, &MANIFEST_TYPES)
-                .await
-                .map_err(|error| self.failed(&error))?;
+            let bytes = self.manifest_of(&reference).await?;
             match Manifest::parse(&self.name, &bytes)? {
                 Manifest::Image(manifest) => return Ok(manifest),
                 Manifest::Index(index) => {
@@ -194,6 +207,17 @@ impl<'a> Source<'a> {
             }
         }
         Err(unusable(&self.name, format!("{MAX_INDEXES} indexes lead from one to the next")))
+    }
+
+    /// What the reference leads to, unread.
+    pub(super) async fn manifest_bytes(&self) -> Result<Vec<u8>> {
+        self.manifest_of(&self.reference).await
+    }
+
+    async fn manifest_of(&self, reference: &Reference) -> Result<Vec<u8>> {
+        let pulled = self.client.pull_manifest_raw(reference, &self.auth, &MANIFEST_TYPES).await;
+        let (bytes, _) = pulled.map_err(|error| self.failed(&error))?;
+        Ok(bytes.to_vec())
     }
 
     async fn config(&self, manifest: &ImageManifest) -> Result<Config> {
@@ -208,7 +232,7 @@ impl<'a> Source<'a> {
     }
 
     /// A blob, from the cache or the host.
-    async fn blob(&self, wanted: &Descriptor, progress: &dyn Progress) -> Result<File> {
+    pub(super) async fn blob(&self, wanted: &Descriptor, progress: &dyn Progress) -> Result<File> {
         let part = match self.cache.slot(&wanted.digest, BLOB_PATIENCE).await? {
             Slot::Here(file) => {
                 progress.advance(wanted.size);
@@ -303,7 +327,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn failed(&self, error: &OciDistributionError) -> ImageError {
+    pub(super) fn failed(&self, error: &OciDistributionError) -> ImageError {
         let (host, image) = (self.host().to_owned(), self.name.clone());
         match error {
             OciDistributionError::UnauthorizedError { .. }
@@ -339,7 +363,7 @@ impl<'a> Source<'a> {
 }
 
 /// Whether trying again may help.
-const fn is_passing(error: &ImageError) -> bool {
+pub(super) const fn is_passing(error: &ImageError) -> bool {
     matches!(error, ImageError::RegistryFailed { .. })
 }
 

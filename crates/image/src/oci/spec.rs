@@ -26,6 +26,10 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
+    pub(super) const fn of(digest: Digest, size: u64) -> Self {
+        Self { digest, size, platform: None, annotations: None }
+    }
+
     fn tag(&self) -> Option<&str> {
         self.annotations.as_ref()?.get(REF_NAME).map(String::as_str)
     }

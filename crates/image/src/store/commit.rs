@@ -9,7 +9,7 @@ use crate::{
     error::{ImageError, OnPath, Result},
     staging::{Staging, sync_dir},
 };
-use aetherium_model::{Name, TemplateRef, Timestamp, template::Template};
+use aetherium_model::{Name, TemplateRef, Timestamp, template::Template, template_ref::Version};
 use std::{
     fs::{self, File},
     time::SystemTime,
@@ -27,7 +27,19 @@ impl TemplateStore {
         tag: &Name,
     ) -> Result<InstalledTemplate> {
         let broken = |detail| ImageError::Broken { name: template.name.clone(), detail };
-        let mut document = Document::of(template).map_err(broken)?;
+        let document = Document::of(template).map_err(broken)?;
+        self.commit_document(staging, template, document, tag)
+    }
+
+    /// The same with the manifest as it came, so that its digest is what it was elsewhere.
+    pub(crate) fn commit_document(
+        &self,
+        staging: Staging,
+        template: &Template,
+        mut document: Document,
+        tag: &Name,
+    ) -> Result<InstalledTemplate> {
+        let broken = |detail| ImageError::Broken { name: template.name.clone(), detail };
         document.about.verified_at = Some(Timestamp::from(SystemTime::now()));
         for file in template.files() {
             let path = staging.path().join(&file.file);
@@ -49,6 +61,46 @@ impl TemplateStore {
         drop(lock);
         staging.discard();
         let wanted = TemplateRef::tagged(template.name.clone(), tag.clone());
+        self.open_manifest(&wanted, &document.digest)
+    }
+
+    /// A template's manifest, as it is kept.
+    pub(crate) fn manifest_bytes(&self, template: &InstalledTemplate) -> Result<Vec<u8>> {
+        let (name, digest) = (&template.manifest.name, template.digest()?);
+        let document = Document::read(&self.manifest_dir(&digest), &digest)
+            .map_err(|detail| ImageError::Broken { name: name.clone(), detail })?;
+        let gone = || self.not_found(&TemplateRef::pinned(name.clone(), digest.clone()));
+        document.map(|it| it.bytes).ok_or_else(gone)
+    }
+
+    /// Makes the default tag of `name` point to a template with the files of another, here or in
+    /// another store whose blobs this one shares, and a manifest that is changed.
+    ///
+    /// # Errors
+    /// [`ImageError::Broken`] where the changed manifest names a file that is not here.
+    pub fn derive(
+        &self,
+        from: &InstalledTemplate,
+        name: &Name,
+        change: impl FnOnce(&mut Template),
+    ) -> Result<InstalledTemplate> {
+        let mut template = from.manifest.clone();
+        change(&mut template);
+        template.name = name.clone();
+        let broken = |detail| ImageError::Broken { name: name.clone(), detail };
+        let document = Document::of(&template).map_err(broken)?;
+        let lock = StoreLock::shared(&self.dir)?;
+        for file in template.files() {
+            let blob = self.blob(&blob_of(file).map_err(broken)?);
+            if !blob.exists() {
+                return Err(broken(format!("{} is not there", blob.display())));
+            }
+        }
+        self.write_manifest(&lock, &document)?;
+        let wanted = TemplateRef::from(name);
+        if let Version::Tag(tag) = &wanted.version {
+            self.point(&lock, name, tag, &document.digest)?;
+        }
         self.open_manifest(&wanted, &document.digest)
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Component, Path},
 };
@@ -103,13 +104,25 @@ impl Document {
         whole.insert("created_at".into(), about.created_at.to_string().into());
         let template: Template =
             serde_json::from_value(value).map_err(|error| error.to_string())?;
-        template.files().try_for_each(check_file)?;
+        check_files(&template)?;
         Ok(template)
     }
 }
 
-/// A manifest may come from anybody: no file of it may have a name or a digest that is a path.
-pub(super) fn check_file(file: &TemplateFile) -> Result<(), Unusable> {
+/// A manifest may come from anybody: no file of it may have a name or a digest that is a path, and no
+/// two of them one name.
+pub(super) fn check_files(template: &Template) -> Result<(), Unusable> {
+    let mut names = BTreeSet::new();
+    for file in template.files() {
+        check_file(file)?;
+        if !names.insert(&file.file) {
+            return Err(format!("two of its files are called {:?}", file.file));
+        }
+    }
+    Ok(())
+}
+
+fn check_file(file: &TemplateFile) -> Result<(), Unusable> {
     let mut parts = Path::new(&file.file).components();
     if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
         return Err(format!("{:?} is not a file name", file.file));

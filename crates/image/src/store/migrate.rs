@@ -59,7 +59,7 @@ fn take_over(store: &TemplateStore, alone: &StoreLock, name: &Name, dir: &Path) 
     if template.format != MANIFEST_FORMAT {
         return Err(broken(format!("its manifest has format {}", template.format)));
     }
-    template.files().try_for_each(super::document::check_file).map_err(broken)?;
+    super::document::check_files(&template).map_err(broken)?;
     for file in template.files() {
         let (from, to) =
             (dir.join(&file.file), store.blob(&super::document::blob_of(file).map_err(broken)?));

@@ -185,6 +185,7 @@ fn a_manifest_that_leads_out_of_the_store_or_is_of_another_kind_is_refused() {
     assert!(refused(|t| t.kernel.image.file = "/etc/passwd".into()).contains("passwd"));
     assert!(refused(|t| t.initramfs.image.file = "..".into()).contains("not a file name"));
     assert!(refused(|t| t.rootfs.image.sha256 = "../../etc/shadow".into()).contains("shadow"));
+    assert!(refused(|t| t.rootfs.image.file = "kernel".into()).contains("two of its files"));
     assert!(refused(|t| t.format = 99).contains("99"));
 }
 

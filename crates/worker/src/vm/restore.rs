@@ -2,7 +2,7 @@
 //! guest knows what time it is, who it is, and has random numbers of its own.
 
 use super::{
-    network,
+    base, network,
     snapshot::{Devices, Snapshot, ground},
     start::{Started, agent_client, hostname, kernel_boot, silent},
 };
@@ -34,7 +34,7 @@ pub(super) async fn prepare(
     journal: &Journal,
     snapshot: Snapshot,
 ) -> Result<Prepared, Fault> {
-    let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
+    let template = base::held(host, vm)?;
     host.learn_accelerator(&template).await?;
     let theirs = &snapshot.record.manifest.ground;
     let virtio = vm.spec.transport.or(theirs.virtio_transport);

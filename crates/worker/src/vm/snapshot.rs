@@ -4,14 +4,14 @@
 //! complete. It holds the VM's memory, hence all its secrets, and its token: only the owner of the data
 //! directory may read it.
 
-use super::actor::Actor;
+use super::{actor::Actor, base};
 use crate::{
     WorkerError,
     host::Host,
     layout::{private_dir, replace_file},
 };
 use aetherium_agent_proto::Token;
-use aetherium_image::InstalledTemplate;
+use aetherium_image::{Holder, InstalledTemplate};
 use aetherium_model::{Code, Fault, Name, resources::VirtioTransport, vm::VmSpec};
 use aetherium_vmm::{
     Accelerator, AgentAddress, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround,
@@ -182,7 +182,7 @@ impl Actor {
             let overlay = aside.join(OVERLAY);
             let disk = host.layout.vm(vm.id).join(super::start::OVERLAY);
             aetherium_image::copy_sparse(&disk, &overlay).await.map_err(WorkerError::from)?;
-            let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
+            let template = base::held(&host, &vm)?;
             let footprint = machine.footprint();
             let devices = Devices {
                 accelerator: footprint.accelerator,
@@ -202,6 +202,7 @@ impl Actor {
             };
             let text = serde_json::to_vec_pretty(&record).map_err(WorkerError::Encode)?;
             replace_file(&aside.join(MANIFEST), &text)?;
+            base::hold_for_snapshot(&host, name, &template)?;
             fs::rename(&aside, &place).map_err(|error| WorkerError::io(&place, error))?;
             Ok(())
         };
@@ -209,6 +210,9 @@ impl Actor {
         if taken.is_err() {
             // It bears no name, so that nobody will take it for one.
             let _ = fs::remove_dir_all(&aside);
+            if let Err(error) = host.templates.release(&Holder::Snapshot(name.clone())) {
+                tracing::warn!(%error, snapshot = %name, "its template is kept for nothing");
+            }
         }
         taken
     }

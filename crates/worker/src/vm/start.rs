@@ -1,7 +1,7 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::{network, record::Record, restore, snapshot::Snapshot};
+use super::{base, network, record::Record, restore, snapshot::Snapshot};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
@@ -70,7 +70,8 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Some(snapshot) => snapshot.record.token.clone(),
         None => Token::from_random(rand::random()),
     };
-    let image = image_defaults(host, &vm)?;
+    let template = base::hold(host, &vm)?;
+    let image = template.as_ref().and_then(|it| it.manifest.image.clone()).unwrap_or_default();
     crate::layout::private_dir(&host.layout.vm(vm.id))?;
     let slot = network::take_slot(host, &vm).await?;
     let mut journal = Journal {
@@ -83,7 +84,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
-        None => Origin::Kernel(Box::new(prepare(host, &vm, &journal).await?)),
+        None => Origin::Kernel(Box::new(prepare(host, &vm, &journal, template).await?)),
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
@@ -119,16 +120,6 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     // The VMM has read it, and it holds the token.
     let _ = tokio::fs::remove_file(host.layout.vm(vm.id).join(INITRD)).await;
     Ok(Machinery { machine, agent, image: journal.image })
-}
-
-/// What the VM's template says about commands; a snapshot was checked to be of the same template.
-/// Agents that run as processes of the host have none.
-fn image_defaults(host: &Host, vm: &Vm) -> Result<ImageDefaults, Fault> {
-    if host.driver()?.kind() == DriverKind::Process {
-        return Ok(ImageDefaults::default());
-    }
-    let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
-    Ok(template.manifest.image.unwrap_or_default())
 }
 
 /// Waits for the first answer of a booting guest's agent.
@@ -184,11 +175,16 @@ pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) 
 }
 
 /// Makes the VM's directory and everything in it that the VMM will open.
-async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchSpec, Fault> {
+async fn prepare(
+    host: &Arc<Host>,
+    vm: &Vm,
+    journal: &Journal,
+    template: Option<InstalledTemplate>,
+) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
-    let Guest { boot, transport, snapshots } = match host.driver()?.kind() {
-        DriverKind::Process => prepare_process(host, &run_dir, &journal.token)?,
-        _ => prepare_guest(host, vm, &run_dir, journal).await?,
+    let Guest { boot, transport, snapshots } = match template {
+        None => prepare_process(host, &run_dir, &journal.token)?,
+        Some(template) => prepare_guest(host, vm, &run_dir, journal, &template).await?,
     };
     let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
     Ok(LaunchSpec {
@@ -227,10 +223,10 @@ async fn prepare_guest(
     vm: &Vm,
     run_dir: &Path,
     journal: &Journal,
+    template: &InstalledTemplate,
 ) -> Result<Guest, Fault> {
-    let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
-    intact(&template)?;
-    host.learn_accelerator(&template).await?;
+    intact(template)?;
+    host.learn_accelerator(template).await?;
 
     let overlay = match vm.workspace_id {
         Some(workspace) => host.layout.workspace_disk(workspace),
@@ -251,9 +247,9 @@ async fn prepare_guest(
         net: network::seen_by_guest(driver, journal.slot.as_ref()),
         ends_by: ends_by(driver),
     };
-    write_guest_initrd(&template, &initrd, guest, host.settings.vsock).await?;
+    write_guest_initrd(template, &initrd, guest, host.settings.vsock).await?;
     Ok(Guest {
-        boot: kernel_boot(&template, initrd, overlay),
+        boot: kernel_boot(template, initrd, overlay),
         transport: vm.spec.transport.or(template.manifest.kernel.transport),
         snapshots: vm.spec.snapshots.or(template.manifest.snapshots),
     })

@@ -14,9 +14,9 @@ use crate::{
 };
 use aetherium_model::{
     Code, Fault, Name,
+    template::Template,
     vm::{AgentTransport, Vm},
 };
-use std::fs;
 
 /// Makes the kernel refuse these modules (Documentation/admin-guide/kernel-parameters.txt).
 const WITHOUT_VSOCK: &str = "module_blacklist=vsock,vmw_vsock_virtio_transport";
@@ -89,18 +89,9 @@ fn without_vsock(data: &DataDir, name: &Name) -> Result<Name, CliError> {
     let store = super::super::template::open(data)?;
     let installed = store.get(name).map_err(Fault::from)?;
     let derived: Name = format!("{name}.novsock").parse().map_err(Fault::internal)?;
-    let dir = store.dir().join(derived.as_str());
-    let io = |error| CliError::from(local(dir.display(), error));
-    fs::create_dir_all(&dir).map_err(io)?;
-    let mut manifest = installed.manifest.clone();
-    manifest.name = derived.clone();
-    manifest.kernel.extra_args.push(WITHOUT_VSOCK.to_owned());
-    for file in [installed.kernel(), installed.initramfs(), installed.rootfs()] {
-        let place = dir.join(file.file_name().unwrap_or_default());
-        let _ = fs::remove_file(&place);
-        fs::hard_link(&file, &place).map_err(io)?;
-    }
-    let text = serde_json::to_vec(&manifest).map_err(Fault::internal)?;
-    fs::write(dir.join("template.json"), text).map_err(io)?;
+    let change = |template: &mut Template| {
+        template.kernel.extra_args.push(WITHOUT_VSOCK.to_owned());
+    };
+    store.derive(&installed, &derived, change).map_err(Fault::from)?;
     Ok(derived)
 }
