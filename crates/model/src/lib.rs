@@ -5,6 +5,7 @@
 //! time comes in as a [`Timestamp`]. Every other crate may depend on it; it depends on none.
 
 pub mod assistant;
+pub mod build;
 pub mod fault;
 pub mod finding;
 pub mod id;

@@ -1,6 +1,6 @@
 //! The grammar of `aetherium template`.
 
-use super::parse::file;
+use super::DriverArgs;
 use aetherium_image::{ImageOrigin, Mirror};
 use aetherium_model::{
     Name,
@@ -21,6 +21,7 @@ pub(crate) enum TemplateCommand {
   aetherium template build app --from docker-archive:saved.tar      what `docker save` wrote
   aetherium template build base --from tar:rootfs.tar.zst           a root filesystem in a tar file
   aetherium template build base --from dir:/srv/rootfs              one in a directory
+  aetherium template build app -f template.toml                     a recipe: base, files, commands
   aetherium template build a --from alpine:3 --mirror docker.io=127.0.0.1:5000
 
 Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
@@ -46,6 +47,12 @@ pub(crate) struct BuildArgs {
     /// Its name.
     #[arg(default_value = "default")]
     pub(crate) name: Name,
+    /// A recipe in TOML: a base, and steps that run in VMs of it. See docs/templates.md.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["include", "rootfs", "from"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Run every step of the recipe, though its result is kept from an earlier build.
+    #[arg(long, requires = "file")]
+    pub(crate) no_cache: bool,
     /// A package to put into the root filesystem besides the base; may be repeated.
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) include: Vec<String>,
@@ -65,7 +72,7 @@ pub(crate) struct BuildArgs {
     pub(crate) from: Option<ImageOrigin>,
     /// A registry's mirror, asked before the registry itself; may be repeated, the first is asked
     /// first.
-    #[arg(long, value_name = "REGISTRY=HOST[:PORT]", requires = "from")]
+    #[arg(long, value_name = "REGISTRY=HOST[:PORT]")]
     pub(crate) mirror: Vec<Mirror>,
     /// A kernel argument for its VMs; may be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
@@ -88,7 +95,7 @@ pub(crate) struct BuildArgs {
     /// Replace one of that name.
     #[arg(long)]
     pub(crate) replace: bool,
-    /// The guest agent's static binary; else fc-agent beside this program.
-    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
-    pub(crate) agent: Option<PathBuf>,
+    /// What runs the steps of a recipe.
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
 }

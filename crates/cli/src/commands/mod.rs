@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod bench;
+mod build;
 mod doctor;
 mod exec;
 mod plan;

@@ -15,6 +15,7 @@ mod actor;
 mod network;
 mod pause;
 mod preview;
+mod ready;
 mod record;
 mod restore;
 mod snapshot;
@@ -23,8 +24,10 @@ mod start;
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
 pub use preview::preview;
+pub(crate) use start::{
+    Bootable, Machinery, agent_client, await_agent, guest_kernel, probe_of, transport, write_initrd,
+};
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
-pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
