@@ -163,6 +163,7 @@ pub(crate) async fn make(
         image,
         start: base.and_then(|it| it.start.clone()),
         ready: base.and_then(|it| it.ready.clone()),
+        init: base.and_then(|it| it.init.clone()),
         created_at: Timestamp::from(SystemTime::now()),
     };
     Ok(Parts { manifest, key })
@@ -170,7 +171,7 @@ pub(crate) async fn make(
 
 /// The digest of a template over its parts and over what it says about commands.
 pub(crate) fn digest_of(manifest: &Template, dir: &Path) -> Result<String> {
-    let Template { kernel, initramfs, rootfs, image, start, ready, .. } = manifest;
+    let Template { kernel, initramfs, rootfs, image, start, ready, init, .. } = manifest;
     let text = |value: Option<serde_json::Result<String>>| {
         value.transpose().map_err(std::io::Error::from).on("write", dir)
     };
@@ -178,6 +179,7 @@ pub(crate) fn digest_of(manifest: &Template, dir: &Path) -> Result<String> {
         text(image.as_ref().map(serde_json::to_string))?,
         text(start.as_ref().map(serde_json::to_string))?,
         text(ready.as_ref().map(serde_json::to_string))?,
+        init.clone(),
     ];
     let digests = [&kernel.image.sha256, &initramfs.image.sha256, &rootfs.image.sha256];
     let said = said.iter().flatten();
@@ -213,9 +215,7 @@ async fn kernel_files(
             Ok(KernelFiles { image: kernel.clone(), modules: modules.clone() })
         }
         // Its modules are in its initramfs already.
-        KernelSource::Template(base) => {
-            Ok(KernelFiles { image: base.kernel(), modules: None })
-        }
+        KernelSource::Template(base) => Ok(KernelFiles { image: base.kernel(), modules: None }),
     }
 }
 

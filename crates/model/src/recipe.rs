@@ -57,6 +57,10 @@ pub struct Recipe {
     /// The command that must succeed before one of its VMs counts as running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
+    /// The base's own init, such as `/sbin/init` for systemd, which becomes the first process of its
+    /// VMs; the agent serves beside it. The agent itself where absent. Steps run without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<GuestPath>,
     /// The size of VMs whose creator does not say.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Sizes,
@@ -89,9 +93,7 @@ pub enum Base {
 }
 
 /// The size of a VM, as far as it is said.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
     /// Virtual CPUs.
@@ -106,9 +108,7 @@ pub struct Sizes {
 }
 
 /// The VMs in which steps run.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildVm {
     /// Virtual CPUs; 2 where absent.
@@ -193,10 +193,7 @@ pub struct FileCopy {
 
 /// What a file of a recipe is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a path, or { text = \"…\" }, or { base64 = \"…\" }"
-)]
+#[serde(untagged, expecting = "expected a path, or { text = \"…\" }, or { base64 = \"…\" }")]
 pub enum FileSource {
     /// A file or directory beside the recipe, by its path from there. Not over the API.
     Path(String),
@@ -322,10 +319,8 @@ impl Ready {
             cwd: self.cwd.as_ref().map(ToString::to_string),
             ..self.command.command()
         };
-        let deadline_ms = self.deadline_s.map_or(
-            u64::from(DEFAULT_READY_DEADLINE_S) * 1000,
-            Seconds::as_millis,
-        );
+        let deadline_ms =
+            self.deadline_s.map_or(u64::from(DEFAULT_READY_DEADLINE_S) * 1000, Seconds::as_millis);
         crate::template::ReadyCheck { command, deadline_ms }
     }
 }

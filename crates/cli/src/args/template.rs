@@ -62,6 +62,9 @@ pub(crate) struct BuildArgs {
     /// That kernel's modules: a lib/modules/RELEASE directory.
     #[arg(long, value_name = "DIR", requires = "kernel")]
     pub(crate) modules: Option<PathBuf>,
+    /// Take kernel and modules over from another template: nothing is downloaded or unpacked.
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "kernel")]
+    pub(crate) kernel_of: Option<Name>,
     /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
     #[arg(long, value_name = "PATH", conflicts_with = "include")]
     pub(crate) rootfs: Option<PathBuf>,

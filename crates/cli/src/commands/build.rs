@@ -11,7 +11,8 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    BuildRequest, InstalledTemplate, KernelSource, Progress, RootfsSource, TemplateStore,
+    BuildRequest, ImageError, InstalledTemplate, KernelSource, Progress, RootfsSource,
+    TemplateStore,
     recipe::{Plan, entries, parse},
 };
 use aetherium_model::{
@@ -25,6 +26,7 @@ use aetherium_vmm::VsockChoice;
 use aetherium_worker::{BuildGround, BuildLog, Layout, Settings, StepReuse, build_template};
 use serde_json::json;
 use std::{
+    convert::Infallible,
     path::Path,
     sync::{Mutex, PoisonError},
     time::Instant,
@@ -42,7 +44,7 @@ pub(crate) async fn from_recipe(
 ) -> Result<(), CliError> {
     let began = Instant::now();
     let text = std::fs::read_to_string(file).map_err(|error| local(file.display(), error))?;
-    let recipe = parse(file, &text).map_err(|error| Fault::from(aetherium_image::ImageError::from(error)))?;
+    let recipe = parse(file, &text).map_err(ImageError::from).map_err(Fault::from)?;
     let plan = plan(&recipe, file)?;
     let templates = template::open(data)?;
     let request = request(data, build, &templates, &recipe)?;
@@ -88,9 +90,9 @@ fn request(
         Base::Template(name) => {
             let base = templates.get(name).map_err(Fault::from)?;
             let defaults = base.manifest.defaults;
-            let kernel = match args.kernel {
-                Some(_) => template::kernel(data, args),
-                None => KernelSource::Template(Box::new(base.clone())),
+            let kernel = match (&args.kernel, &args.kernel_of) {
+                (None, None) => KernelSource::Template(Box::new(base.clone())),
+                _ => template::kernel(data, templates, args)?,
             };
             (kernel, RootfsSource::Template(Box::new(base)), defaults)
         }
@@ -98,12 +100,12 @@ fn request(
             let origin = origin.parse().map_err(|error| local("base.image", error))?;
             let registry = Box::new(template::registry(data, args));
             let rootfs = RootfsSource::Image { origin, registry };
-            (template::kernel(data, args), rootfs, Resources::default())
+            (template::kernel(data, templates, args)?, rootfs, Resources::default())
         }
         Base::Packages(packages) => {
             let include = packages.iter().map(ToString::to_string).collect();
             let rootfs = RootfsSource::Packages { include };
-            (template::kernel(data, args), rootfs, Resources::default())
+            (template::kernel(data, templates, args)?, rootfs, Resources::default())
         }
     };
     let Sizes { vcpus, memory_mib, disk_mib } = recipe.resources;
@@ -129,11 +131,11 @@ async fn until_interrupted(
         if tokio::signal::ctrl_c().await.is_ok() {
             cancelled.cancel();
         }
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let built = tokio::select! {
         built = Box::pin(build_template(ground, request, recipe, plan, log, &cancelled)) => built,
-        () = interrupt => unreachable!("it never ends"),
+        never = interrupt => match never {},
     };
     built.map_err(|fault| {
         let error = CliError::new(fault);

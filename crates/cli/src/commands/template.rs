@@ -79,27 +79,33 @@ pub(crate) async fn make(
 ) -> Result<InstalledTemplate, CliError> {
     let store = open(data)?;
     let rootfs = match (&args.from, &args.rootfs) {
-        (Some(origin), _) => RootfsSource::Image {
-            origin: origin.clone(),
-            registry: Box::new(registry(data, args)),
-        },
+        (Some(origin), _) => {
+            RootfsSource::Image { origin: origin.clone(), registry: Box::new(registry(data, args)) }
+        }
         (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
         (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
         (None, None) => RootfsSource::Packages { include: args.include.clone() },
     };
-    let kernel = kernel(data, args);
+    let kernel = kernel(data, &store, args)?;
     let request = request(args, kernel, rootfs, Resources::default())?;
     Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
 }
 
 /// The kernel of the arguments, else the distribution's.
-pub(crate) fn kernel(data: &DataDir, args: &BuildArgs) -> KernelSource {
-    match &args.kernel {
-        Some(kernel) => {
+pub(crate) fn kernel(
+    data: &DataDir,
+    store: &TemplateStore,
+    args: &BuildArgs,
+) -> Result<KernelSource, CliError> {
+    Ok(match (&args.kernel, &args.kernel_of) {
+        (Some(kernel), _) => {
             KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
         }
-        None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
-    }
+        (None, Some(name)) => {
+            KernelSource::Template(Box::new(store.get(name).map_err(Fault::from)?))
+        }
+        (None, None) => KernelSource::DistributionPackage { cache: data.path().join("cache") },
+    })
 }
 
 /// A request of the arguments, and of what they leave to others.
@@ -152,6 +158,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         include: Vec::new(),
         kernel: None,
         modules: None,
+        kernel_of: None,
         rootfs: None,
         from: None,
         mirror: Vec::new(),

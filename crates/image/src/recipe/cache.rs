@@ -74,7 +74,8 @@ impl StepCache {
         let (cache, place, image) = (self.clone(), self.place(key), image.to_owned());
         blocking(move || {
             fs::create_dir_all(&cache.dir).on("make directory", &cache.dir)?;
-            let aside = tempfile::NamedTempFile::new_in(&cache.dir).on("make a file in", &cache.dir)?;
+            let aside =
+                tempfile::NamedTempFile::new_in(&cache.dir).on("make a file in", &cache.dir)?;
             sparse::copy(&image, aside.as_file())?;
             aside.as_file().sync_all().on("write to disk", aside.path())?;
             aside.persist(&place).map_err(|error| error.error).on("move to", &place)?;

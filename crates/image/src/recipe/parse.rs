@@ -86,8 +86,7 @@ fn place_of(path: &FieldPath, tree: &DeTable<'_>) -> Range<usize> {
     for segment in path.iter() {
         let value = match segment {
             Segment::Map { key } | Segment::Enum { variant: key } => {
-                let Some((key, value)) = table.and_then(|it| it.get_key_value(key.as_str()))
-                else {
+                let Some((key, value)) = table.and_then(|it| it.get_key_value(key.as_str())) else {
                     break;
                 };
                 place = key.span();

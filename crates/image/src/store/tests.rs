@@ -49,6 +49,7 @@ fn put(store: &TemplateStore, template: &str, change: impl FnOnce(&mut Template)
         image: None,
         start: None,
         ready: None,
+        init: None,
         created_at: Timestamp::from_millis(0),
     };
     change(&mut manifest);

@@ -99,8 +99,7 @@ mod tests {
         let alive = Place::make(dir.path()).unwrap();
         let left = dir.path().join("00000000");
         fs::create_dir(&left).unwrap();
-        let dead: Vec<_> =
-            dead_places(dir.path()).unwrap().into_iter().map(|it| it.path).collect();
+        let dead: Vec<_> = dead_places(dir.path()).unwrap().into_iter().map(|it| it.path).collect();
         assert_eq!(dead, [left]);
         let path = alive.path().to_owned();
         drop(alive);

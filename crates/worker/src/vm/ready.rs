@@ -45,7 +45,8 @@ async fn start(agent: &AgentClient, command: &Command) -> Result<(), Fault> {
     };
     // It lives on without this handle.
     agent.exec(spec).await.map(drop).map_err(|error| {
-        let detail = format!("the template's start command {:?} did not start: {error}", command.argv);
+        let detail =
+            format!("the template's start command {:?} did not start: {error}", command.argv);
         Fault::new(Code::NotReady, detail)
             .remedy("check it against what the template has: its program, user and directory")
     })

@@ -7,8 +7,8 @@ use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
     config::{
-        Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, GuestNet, Mode,
-        Transports,
+        Disk as GuestDisk, DiskSelector, EndsBy, FirstProcess, GUEST_CONFIG_PATH, GuestConfig,
+        GuestNet, Mode, Transports,
     },
 };
 use aetherium_image::{Check, Draft, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
@@ -374,6 +374,10 @@ pub async fn write_guest_initrd(
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
         transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: guest.net.is_some() },
         net: guest.net,
+        first_process: match &template.manifest.init {
+            Some(init) => FirstProcess::Image { program: init.clone() },
+            None => FirstProcess::Agent,
+        },
         ..GuestConfig::default()
     };
     write_initrd(template.initramfs(), path.to_owned(), &config).await
