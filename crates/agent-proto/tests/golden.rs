@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aetherium_agent_proto::config::{
-    Disk, DiskSelector, EndsBy, FirstProcess, GuestNet, Mode, OnFatal, Transports,
+    Disk, DiskSelector, EndsBy, FirstProcess, GuestNet, Mode, OnFatal, RootAccess, Transports,
 };
 use aetherium_agent_proto::line::{LineError, LineRequest, LineResponse, LineResult};
 use aetherium_agent_proto::rpc::{OutgoingEvent, wire};
@@ -193,6 +193,7 @@ fn text_formats_keep_their_form() {
         hostname: Some("vm-1".into()),
         root: Some(Disk::ext4(DiskSelector::Label("root".into()))),
         overlay: Some(Disk::ext4(DiskSelector::Serial("overlay".into()))),
+        root_access: RootAccess::Read,
         net: Some(GuestNet {
             address_cidr: "172.16.0.2/24".parse().unwrap(),
             gateway: Some([172, 16, 0, 1].into()),

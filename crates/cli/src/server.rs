@@ -160,7 +160,8 @@ pub(crate) fn driver_config(data: &DataDir, layout: &Layout, args: &DriverArgs) 
     }
 }
 
-async fn choose_driver(
+/// Chooses the driver that the arguments ask for.
+pub(crate) async fn choose_driver(
     data: &DataDir,
     layout: &Layout,
     args: &DriverArgs,

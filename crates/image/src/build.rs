@@ -184,6 +184,7 @@ pub(crate) async fn make(
         image,
         start: base.and_then(|it| it.start.clone()),
         ready: base.and_then(|it| it.ready.clone()),
+        init: base.and_then(|it| it.init.clone()),
         created_at: Timestamp::from(SystemTime::now()),
     };
     Ok(Parts { manifest, key })

@@ -161,6 +161,9 @@ impl Draft {
         if let Some(ready) = recipe.ready.as_ref().map(Ready::check) {
             self.manifest.ready = Some(ready);
         }
+        if let Some(init) = &recipe.init {
+            self.manifest.init = Some(init.to_string());
+        }
     }
 
     /// Puts it in its place, for good.

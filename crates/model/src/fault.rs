@@ -108,6 +108,8 @@ codes! {
     NetworkFailed = "network_failed",
     /// No driver on this host passes its preflight.
     DriverUnavailable = "driver_unavailable",
+    /// The template's start command did not start, or its ready command did not succeed in time.
+    NotReady = "not_ready",
     /// The worker restarted and could not take the VM over.
     NotAdopted = "not_adopted",
 
@@ -132,6 +134,8 @@ codes! {
     CommandNotExecutable = "command_not_executable",
     /// The command could not be started in the guest for another reason, which the detail names.
     SpawnFailed = "spawn_failed",
+    /// A step of a template's recipe failed; the detail names it.
+    StepFailed = "step_failed",
     /// The VM that the work was for is gone.
     VmGone = "vm_gone",
     /// It was tried as often as allowed and failed each time.

@@ -6,6 +6,7 @@
 
 pub mod assistant;
 pub mod boot_test;
+pub mod build;
 pub mod disk;
 pub mod fault;
 pub mod finding;

@@ -57,6 +57,10 @@ pub struct Recipe {
     /// The command that must succeed before one of its VMs counts as running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
+    /// The base's own init, such as `/sbin/init` for systemd, which becomes the first process of its
+    /// VMs; the agent serves beside it. The agent itself where absent. Steps run without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<GuestPath>,
     /// The size of VMs whose creator does not say.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Sizes,

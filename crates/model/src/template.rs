@@ -166,6 +166,10 @@ pub struct Template {
     /// What must succeed before one of its VMs counts as running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<ReadyCheck>,
+    /// The program of the root filesystem that becomes the first process of its VMs, such as
+    /// `/sbin/init`; the agent where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
 }

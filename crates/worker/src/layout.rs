@@ -6,6 +6,8 @@
 //! <data>/templates/           kernels, initramfs, root filesystems by content; see `TemplateStore`
 //! <data>/blanks/              empty filesystems, one per size
 //! <data>/probes/              verdicts of probe guests
+//! <data>/builds/              VMs of templates that are being built
+//! <data>/cache/steps/         root filesystems that steps of builds have left
 //! <data>/snapshots/<name>/    memory, devices, disk, manifest
 //! <data>/vms/<id>/            journal, sockets, console, the VM's own disk
 //! <data>/workspaces/<id>/     the workspace's disk, and snapshots of it
@@ -43,6 +45,7 @@ impl Layout {
             layout.templates(),
             layout.blanks(),
             layout.probes(),
+            layout.builds(),
             layout.snapshots(),
             layout.vms(),
             layout.workspaces(),
@@ -93,6 +96,16 @@ impl Layout {
     /// Verdicts of probe guests.
     pub fn probes(&self) -> PathBuf {
         self.root.join("probes")
+    }
+
+    /// VMs of templates that are being built.
+    pub fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
+    /// Root filesystems that steps of builds have left.
+    pub fn steps(&self) -> PathBuf {
+        self.root.join("cache/steps")
     }
 
     /// Snapshots by name.

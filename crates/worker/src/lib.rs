@@ -15,12 +15,14 @@
 //! - `reconcile.rs` runs before anything else: it takes over VMs that an earlier process of this
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
+//! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
 //! The worker must never listen where others than its owner can reach it.
 
 mod api;
+mod build;
 mod disk;
 mod error;
 mod execution;
@@ -35,6 +37,7 @@ mod run;
 mod vm;
 mod workspace;
 
+pub use build::{BuildGround, BuildLog, StepReuse, build_template};
 pub use error::WorkerError;
 pub use host::{Settings, SlotChoice, guest_net};
 pub use layout::Layout;

@@ -25,6 +25,7 @@ pub(crate) enum TemplateCommand {
   aetherium template build app --from docker-archive:saved.tar      what `docker save` wrote
   aetherium template build base --from tar:rootfs.tar.zst           a root filesystem in a tar file
   aetherium template build base --from dir:/srv/rootfs              one in a directory
+  aetherium template build app -f template.toml                     a recipe: base, files, commands
   aetherium template build a --from alpine:3 --mirror docker.io=127.0.0.1:5000
 
 Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
@@ -133,6 +134,12 @@ pub(crate) struct BuildArgs {
     /// Its name: NAME or NAME:TAG.
     #[arg(default_value = "default")]
     pub(crate) name: TemplateRef,
+    /// A recipe in TOML: a base, and steps that run in VMs of it. See docs/templates.md.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["include", "rootfs", "from"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Run every step of the recipe, though its result is kept from an earlier build.
+    #[arg(long, requires = "file")]
+    pub(crate) no_cache: bool,
     /// A package to put into the root filesystem besides the base; may be repeated.
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) include: Vec<String>,
@@ -142,6 +149,9 @@ pub(crate) struct BuildArgs {
     /// That kernel's modules: a lib/modules/RELEASE directory.
     #[arg(long, value_name = "DIR", requires = "kernel")]
     pub(crate) modules: Option<PathBuf>,
+    /// Take kernel and modules over from another template: nothing is downloaded or unpacked.
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "kernel")]
+    pub(crate) kernel_of: Option<Name>,
     /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
     #[arg(long, value_name = "PATH", conflicts_with = "include")]
     pub(crate) rootfs: Option<PathBuf>,
@@ -152,7 +162,7 @@ pub(crate) struct BuildArgs {
     pub(crate) from: Option<ImageOrigin>,
     /// A registry's mirror, asked before the registry itself; may be repeated, the first is asked
     /// first.
-    #[arg(long, value_name = "REGISTRY=HOST[:PORT]", requires = "from")]
+    #[arg(long, value_name = "REGISTRY=HOST[:PORT]")]
     pub(crate) mirror: Vec<Mirror>,
     /// A kernel argument for its VMs; may be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
@@ -178,7 +188,7 @@ pub(crate) struct BuildArgs {
     /// Replace one of that name.
     #[arg(long)]
     pub(crate) replace: bool,
-    /// The guest agent's static binary; else fc-agent beside this program.
-    #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
-    pub(crate) agent: Option<PathBuf>,
+    /// What runs the steps of a recipe.
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
 }

@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod bench;
+mod build;
 mod disk;
 mod doctor;
 mod exec;

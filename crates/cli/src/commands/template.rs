@@ -1,5 +1,6 @@
 //! `aetherium template …`: the templates of the data directory, with or without a server.
 
+use super::build;
 use crate::{
     args::{Args, BuildArgs, DriverArgs, TemplateCommand},
     datadir::DataDir,
@@ -30,6 +31,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
     let data = DataDir::locate(args.data_dir.as_deref())?;
     match verb {
         TemplateCommand::Build(build) => {
+            if let Some(file) = &build.file {
+                return build::from_recipe(args, &data, build, file).await;
+            }
             let began = Instant::now();
             let bars = Bars::new();
             let built = make(&data, build, &bars).await;
@@ -74,25 +78,48 @@ pub(crate) async fn make(
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate, CliError> {
     let store = open(data)?;
-    let defaults = Resources::default();
-    let request = BuildRequest {
+    let rootfs = match (&args.from, &args.rootfs) {
+        (Some(origin), _) => {
+            RootfsSource::Image { origin: origin.clone(), registry: Box::new(registry(data, args)) }
+        }
+        (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
+        (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
+        (None, None) => RootfsSource::Packages { include: args.include.clone() },
+    };
+    let kernel = kernel(data, &store, args)?;
+    let request = request(args, kernel, rootfs, Resources::default())?;
+    Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
+}
+
+/// The kernel of the arguments, else the distribution's.
+pub(crate) fn kernel(
+    data: &DataDir,
+    store: &TemplateStore,
+    args: &BuildArgs,
+) -> Result<KernelSource, CliError> {
+    Ok(match (&args.kernel, &args.kernel_of) {
+        (Some(kernel), _) => {
+            KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
+        }
+        (None, Some(name)) => {
+            KernelSource::Template(Box::new(store.get(name).map_err(Fault::from)?))
+        }
+        (None, None) => KernelSource::DistributionPackage { cache: data.path().join("cache") },
+    })
+}
+
+/// A request of the arguments, and of what they leave to others.
+pub(crate) fn request(
+    args: &BuildArgs,
+    kernel: KernelSource,
+    rootfs: RootfsSource,
+    defaults: Resources,
+) -> Result<BuildRequest, CliError> {
+    Ok(BuildRequest {
         name: args.name.clone(),
-        kernel: match &args.kernel {
-            Some(kernel) => {
-                KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
-            }
-            None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
-        },
-        rootfs: match (&args.from, &args.rootfs) {
-            (Some(origin), _) => RootfsSource::Image {
-                origin: origin.clone(),
-                registry: Box::new(registry(data, args)),
-            },
-            (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
-            (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
-            (None, None) => RootfsSource::Packages { include: args.include.clone() },
-        },
-        agent: agent(args.agent.as_deref())?,
+        kernel,
+        rootfs,
+        agent: agent(&args.driver)?,
         defaults: Resources {
             vcpus: args.vcpus.unwrap_or(defaults.vcpus),
             memory_mib: args.memory_mib.unwrap_or(defaults.memory_mib),
@@ -103,12 +130,11 @@ pub(crate) async fn make(
         transport: args.transport,
         snapshots: args.snapshots,
         replace: args.replace,
-    };
-    Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
+    })
 }
 
 /// How registries are reached: the cache in the data directory, and logins as `docker` has them.
-fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
+pub(crate) fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let credentials = variable("AETHERIUM_REGISTRY_USERNAME")
         .zip(variable("AETHERIUM_REGISTRY_PASSWORD"))
@@ -128,9 +154,12 @@ fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
 pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
     BuildArgs {
         name,
+        file: None,
+        no_cache: false,
         include: Vec::new(),
         kernel: None,
         modules: None,
+        kernel_of: None,
         rootfs: None,
         from: None,
         mirror: Vec::new(),
@@ -142,7 +171,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         memory_mib: None,
         disk_mib: None,
         replace: false,
-        agent,
+        driver: DriverArgs { agent, ..DriverArgs::default() },
     }
 }
 
@@ -157,9 +186,8 @@ fn cpu_template(path: &Path) -> Result<CpuTemplate, CliError> {
     Ok(CpuTemplate::Custom(modifiers))
 }
 
-fn agent(named: Option<&Path>) -> Result<PathBuf, CliError> {
-    let driver = DriverArgs { agent: named.map(Path::to_owned), ..DriverArgs::default() };
-    server::agent_binary(&driver).ok_or_else(|| {
+fn agent(driver: &DriverArgs) -> Result<PathBuf, CliError> {
+    server::agent_binary(driver).ok_or_else(|| {
         Fault::new(Code::NotFound, "the guest agent's binary, fc-agent, is not beside this program")
             .remedy("run `make build`, or name the binary with --agent")
             .into()
@@ -176,7 +204,7 @@ fn row(template: &Template) -> Vec<String> {
     ]
 }
 
-fn describe(template: &Template) {
+pub(crate) fn describe(template: &Template) {
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
     println!("  kernel     {} ({})", template.kernel.release, mib(template.kernel.image.size));
     let initramfs = &template.initramfs;

@@ -13,7 +13,7 @@ use crate::{
 };
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
 };
 
@@ -27,11 +27,22 @@ pub async fn writable_copy(from: &Path, to: &Path, room_mib: u32) -> Result<()> 
     ext4::grow(to, size + (u64::from(room_mib) << 20)).await
 }
 
-/// Makes sure that what a guest left is whole, and gives back what it freed.
+/// The UUID by which a guest finds it.
+///
+/// # Errors
+/// It is no ext4 image.
+pub async fn uuid(image: &Path) -> Result<String> {
+    ext4::uuid_of(image).await
+}
+
+/// Makes sure that what a guest left is whole, and gives back what it freed. It is this process's file
+/// again: a jailed VMM had it for its own.
 ///
 /// # Errors
 /// [`ImageError::RootfsUnusable`] where it is not: the guest did not end in order.
 pub async fn settle(image: &Path) -> Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    chown(image, Some(user.as_raw()), Some(group.as_raw())).on("own", image)?;
     ext4::discard_free(image).await.map_err(|error| match error {
         ImageError::CommandFailed { tail, .. } => {
             let detail = format!("the guest did not leave it whole: {}", tail.join("; "));

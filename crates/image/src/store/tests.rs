@@ -59,6 +59,7 @@ fn files_in(dir: &Path, template: &str, content: &str) -> Template {
         image: None,
         start: None,
         ready: None,
+        init: None,
         created_at: Timestamp::from(std::time::SystemTime::now()),
     }
 }

@@ -19,6 +19,7 @@ fn a_recipe_says_no_more_than_it_must_and_reads_back_as_it_was_written() {
                 { "command": ["/bin/true"] }],
         "start": { "command": ["/srv/app", "serve"], "user": "app" },
         "ready": { "command": "curl -sf http://127.0.0.1/", "deadline_s": 20 },
+        "init": "/sbin/init",
         "resources": { "memory_mib": 1024 },
         "user": "app",
         "workdir": "/srv",

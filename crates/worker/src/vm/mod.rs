@@ -17,6 +17,7 @@ mod disk;
 mod network;
 mod pause;
 mod preview;
+mod ready;
 mod record;
 mod restore;
 mod snapshot;
@@ -26,8 +27,10 @@ pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
 pub(crate) use base::hold_for_workspace;
 pub use preview::preview;
+pub(crate) use start::{
+    Bootable, Machinery, agent_client, await_agent, guest_kernel, probe_of, transport, write_initrd,
+};
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
-pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{

@@ -1,22 +1,22 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::{base, network, record::Record, restore, snapshot::Snapshot};
+use super::{base, network, ready, record::Record, restore, snapshot::Snapshot};
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
     config::{
-        Disk as GuestDisk, DiskSelector, EndsBy, GUEST_CONFIG_PATH, GuestConfig, GuestNet, Mode,
-        Transports,
+        Disk as GuestDisk, DiskSelector, EndsBy, FirstProcess, GUEST_CONFIG_PATH, GuestConfig,
+        GuestNet, Mode, Transports,
     },
 };
-use aetherium_image::{Check, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
+use aetherium_image::{Check, Draft, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
     Code, Fault,
     finding::Verdict,
     resources::{DriverKind, VirtioTransport},
-    template::ImageDefaults,
+    template::{ImageDefaults, Template},
     vm::{AgentTransport, SnapshotKind, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
@@ -47,12 +47,12 @@ pub(crate) struct Machinery {
 }
 
 /// A guest whose agent has answered.
-pub(super) struct Started {
-    pub(super) agent: AgentClient,
+pub(crate) struct Started {
+    pub(crate) agent: AgentClient,
     /// From the VMM's start to the guest's init, or to the restored agent's answer.
-    pub(super) boot: Duration,
+    pub(crate) boot: Duration,
     /// From there until the VM was ready.
-    pub(super) agent_took: Duration,
+    pub(crate) agent_took: Duration,
 }
 
 /// What a VM is started from, with all files made.
@@ -84,7 +84,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
-        None => Origin::Kernel(Box::new(prepare(host, &vm, &journal, template).await?)),
+        None => Origin::Kernel(Box::new(prepare(host, &vm, &journal, template.clone()).await?)),
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
@@ -105,7 +105,16 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     record.apply(VmEvent::Launched, None).await;
 
     let Started { agent, boot, agent_took } = match origin {
-        Origin::Kernel(_) => boot(host, &machine, &journal.token).await?,
+        Origin::Kernel(_) => {
+            let deadline = host.settings.boot_deadline;
+            let mut started = await_agent(deadline, &machine, &journal.token).await?;
+            let answered = Instant::now();
+            if let Some(template) = &template {
+                ready::bring_up(&started.agent, &template.manifest).await?;
+            }
+            started.agent_took += answered.elapsed();
+            started
+        }
         Origin::Snapshot(_) => Box::pin(restore::awaken(host, &vm, &machine, &journal)).await?,
     };
     let transport = agent.transport().map(transport);
@@ -123,11 +132,15 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
 }
 
 /// Waits for the first answer of a booting guest's agent.
-async fn boot(host: &Host, machine: &Arc<dyn Machine>, token: &Token) -> Result<Started, Fault> {
+pub(crate) async fn await_agent(
+    deadline: Duration,
+    machine: &Arc<dyn Machine>,
+    token: &Token,
+) -> Result<Started, Fault> {
     let launched = Instant::now();
     let agent = agent_client(machine.footprint(), token);
     let hello = tokio::select! {
-        ready = agent.wait_ready(host.settings.boot_deadline) => match ready {
+        ready = agent.wait_ready(deadline) => match ready {
             Ok(hello) => hello,
             Err(error) => return Err(silent(machine.as_ref(), &error, launched.elapsed()).await),
         },
@@ -263,7 +276,7 @@ pub(super) fn kernel_boot(template: &InstalledTemplate, initrd: PathBuf, overlay
         serial: serial.to_owned(),
     };
     Boot::Kernel {
-        kernel: guest_kernel(template),
+        kernel: guest_kernel(&Bootable::from(template)),
         initrd,
         disks: vec![
             disk(template.rootfs(), true, "aetherium-root"),
@@ -272,12 +285,42 @@ pub(super) fn kernel_boot(template: &InstalledTemplate, initrd: PathBuf, overlay
     }
 }
 
+/// What of a template a guest's boot needs, whether the template is in its place or still on its way.
+pub(crate) struct Bootable<'a> {
+    manifest: &'a Template,
+    kernel: PathBuf,
+    kernel_elf: Option<PathBuf>,
+    pub(crate) initramfs: PathBuf,
+}
+
+impl<'a> From<&'a InstalledTemplate> for Bootable<'a> {
+    fn from(template: &'a InstalledTemplate) -> Self {
+        Self {
+            manifest: &template.manifest,
+            kernel: template.kernel(),
+            kernel_elf: template.kernel_elf(),
+            initramfs: template.initramfs(),
+        }
+    }
+}
+
+impl<'a> From<&'a Draft> for Bootable<'a> {
+    fn from(draft: &'a Draft) -> Self {
+        Self {
+            manifest: draft.manifest(),
+            kernel: draft.kernel(),
+            kernel_elf: draft.kernel_elf(),
+            initramfs: draft.initramfs(),
+        }
+    }
+}
+
 /// The kernel of a template, as drivers take it.
-fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
+pub(crate) fn guest_kernel(template: &Bootable<'_>) -> GuestKernel {
     let kernel = &template.manifest.kernel;
     GuestKernel {
-        image: template.kernel(),
-        elf: template.kernel_elf(),
+        image: template.kernel.clone(),
+        elf: template.kernel_elf.clone(),
         facts: kernel.facts(),
         extra_args: kernel.extra_args.clone(),
         modules: template.manifest.initramfs.modules.clone(),
@@ -337,6 +380,10 @@ pub async fn write_guest_initrd(
         overlay: Some(GuestDisk::ext4(DiskSelector::Label(OVERLAY_LABEL.to_owned()))),
         transports: Transports { vsock: vsock == VsockChoice::Auto, tcp: guest.net.is_some() },
         net: guest.net,
+        first_process: match &template.manifest.init {
+            Some(init) => FirstProcess::Image { program: init.clone() },
+            None => FirstProcess::Agent,
+        },
         ..GuestConfig::default()
     };
     write_initrd(template.initramfs(), path.to_owned(), &config).await
@@ -350,10 +397,18 @@ pub async fn probe_guest(
     template: &InstalledTemplate,
     initrd: PathBuf,
 ) -> Result<ProbeGuest, Fault> {
+    probe_of(&Bootable::from(template), initrd).await
+}
+
+/// The same for a template that may still be on its way.
+pub(crate) async fn probe_of(
+    template: &Bootable<'_>,
+    initrd: PathBuf,
+) -> Result<ProbeGuest, Fault> {
     // Every driver's machine ends at a restart; not every one's at a power-off.
     let ends_by = EndsBy::Restart;
     let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
-    write_initrd(template.initramfs(), initrd.clone(), &config).await?;
+    write_initrd(template.initramfs.clone(), initrd.clone(), &config).await?;
     Ok(ProbeGuest {
         kernel: guest_kernel(template),
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
@@ -364,7 +419,11 @@ pub async fn probe_guest(
 /// Writes the template's initramfs followed by a second archive with the guest's configuration: the
 /// kernel unpacks one after the other (Documentation/driver-api/early-userspace/buffer-format.rst).
 /// The configuration is not on the kernel's command line because every user of the guest can read that.
-async fn write_initrd(base: PathBuf, path: PathBuf, config: &GuestConfig) -> Result<(), Fault> {
+pub(crate) async fn write_initrd(
+    base: PathBuf,
+    path: PathBuf,
+    config: &GuestConfig,
+) -> Result<(), Fault> {
     let json = serde_json::to_vec(config).map_err(WorkerError::Encode)?;
     let segment = cpio::segment(&[cpio::Entry::file(GUEST_CONFIG_PATH, 0o600, json)]);
     let target = path.clone();
