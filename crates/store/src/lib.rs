@@ -33,6 +33,7 @@ mod prune;
 mod row;
 mod runs;
 mod tasks;
+mod transact;
 mod url;
 mod vms;
 mod workers;
