@@ -11,6 +11,7 @@ mod crash;
 mod drivers;
 mod images;
 mod indicators;
+mod postgres;
 mod runs;
 mod seed;
 mod server;

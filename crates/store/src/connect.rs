@@ -191,4 +191,35 @@ mod tests {
             tx.commit().await.unwrap();
         }
     }
+    /// Somebody was stopped (or cut off) in the middle of a change, and holds a row that every change
+    /// with a task needs.
+    #[tokio::test]
+    async fn a_client_of_postgres_that_stops_half_way_gives_way() {
+        let url = test_servers::Postgres::of_this_process().database().parse().unwrap();
+        let (stopped, other) = (Store::open(&url).await.unwrap(), Store::open(&url).await.unwrap());
+        let hold = "UPDATE counters SET value = value WHERE name = 'task'";
+        let mut held = stopped.begin().await.unwrap();
+        sqlx::query(hold).execute(&mut *held).await.unwrap();
+        let mut tx = other.begin().await.unwrap();
+        sqlx::query(hold).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let late = held.commit().await;
+        assert!(late.is_err(), "it was committed after others had the row");
+    }
+
+    #[tokio::test]
+    async fn postgres_is_told_what_its_statements_may_take() {
+        async fn setting(tx: &mut Tx, show: &'static str) -> String {
+            sqlx::Row::get(&sqlx::query(show).fetch_one(&mut **tx).await.unwrap(), 0)
+        }
+        let url = test_servers::Postgres::of_this_process().database().parse().unwrap();
+        let store = Store::open(&url).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(setting(&mut tx, "SHOW statement_timeout").await, "10s");
+        assert_eq!(setting(&mut tx, "SHOW transaction_isolation").await, "read committed");
+        assert_eq!(setting(&mut tx, "SHOW synchronous_commit").await, "on");
+        drop(tx);
+        let mut tx = store.begin_unsynced().await.unwrap();
+        assert_eq!(setting(&mut tx, "SHOW synchronous_commit").await, "off");
+    }
 }

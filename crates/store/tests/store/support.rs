@@ -10,6 +10,7 @@ use aetherium_model::{
     workspace::{Prompt, Workspace, WorkspaceState},
 };
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store};
+use sqlx::Connection as _;
 use test_servers::Postgres;
 
 /// Which database a test is about.
@@ -69,20 +70,26 @@ impl Db {
     }
 
     /// Speaks to the database itself.
-    pub(crate) async fn raw(&self, statement: &'static str) -> Result<(), sqlx::Error> {
-        let url = match &self.url {
-            DatabaseUrl::Postgres(url) => url.clone(),
-            DatabaseUrl::Sqlite(path) => {
-                let path = path.to_str().unwrap();
-                let path = path.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
-                format!("sqlite://{}", path.replace(' ', "%20"))
-            }
-        };
-        let pool = sqlx::AnyPool::connect(&url).await.unwrap();
-        let done = sqlx::raw_sql(statement).execute(&pool).await;
-        pool.close().await;
-        done.map(drop)
+    pub(crate) async fn raw(&self, statements: &str) -> Result<(), sqlx::Error> {
+        raw(&self.url, statements.to_owned()).await
     }
+}
+
+/// Speaks to a database itself, whatever is in it.
+pub(crate) async fn raw(url: &DatabaseUrl, statements: String) -> Result<(), sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let url = match url {
+        DatabaseUrl::Postgres(url) => url.clone(),
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.to_str().unwrap();
+            let path = path.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
+            format!("sqlite://{}?mode=rwc", path.replace(' ', "%20"))
+        }
+    };
+    let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await;
+    connection.close().await.unwrap();
+    done.map(drop)
 }
 
 pub(crate) fn at(millis: i64) -> Timestamp {
