@@ -59,10 +59,15 @@ async fn a_vm_that_died_while_no_server_ran_is_cleaned_up_and_its_workspace_gets
 
 #[tokio::test]
 async fn no_prompt_is_lost_or_run_twice_however_often_the_server_is_killed() {
+    nothing_is_lost_or_run_twice_by_kills(&[]).await;
+}
+
+/// A server with `options` is killed again and again while it works off prompts.
+pub(crate) async fn nothing_is_lost_or_run_twice_by_kills(options: &[&str]) {
     const PROMPTS: usize = 24;
     let place = Place::new();
     let effects = place.path().join("effects");
-    let mut server = Server::start(&place, DriverKind::Process).await;
+    let mut server = Server::start_with(&place, DriverKind::Process, options).await;
     let mut prompts = Vec::new();
     for ws in 0..3 {
         let workspace = server.workspace(&format!("w{ws}")).await;
@@ -81,7 +86,7 @@ async fn no_prompt_is_lost_or_run_twice_however_often_the_server_is_killed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         server.kill();
-        server = Server::start(&place, DriverKind::Process).await;
+        server = Server::start_with(&place, DriverKind::Process, options).await;
     }
     let mut completed = 0;
     for prompt in &prompts {

@@ -12,6 +12,7 @@ mod drivers;
 mod images;
 mod indicators;
 mod layout;
+mod postgres;
 mod recipes;
 mod runs;
 mod seed;

@@ -1,4 +1,4 @@
-//! Opening the database: its connections, how safely they write, and its transactions.
+//! Opening the database: its connections, how safely they write, and what they wait for.
 //!
 //! SQLite has one writer at a time. So all writing goes through one connection, whose transactions
 //! take the write lock at their start (`BEGIN IMMEDIATE`) and thus never fail half-way for want of
@@ -8,18 +8,22 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, migrate};
+use crate::{DatabaseUrl, StoreError, migrate, transact::within};
 use aetherium_model::limits::MAX_QUEUED_TASKS;
 use sqlx::{
-    Any, AnyPool, Transaction,
+    AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
 use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Once, time::Duration};
 
 /// Connections that read from SQLite at once.
 const SQLITE_READERS: u32 = 4;
-/// Connections to PostgreSQL of one process.
+/// Connections to PostgreSQL of one process. PostgreSQL allows 100 in all unless told otherwise.
 const POSTGRES_CONNECTIONS: u32 = 16;
+/// After this long a connection to PostgreSQL is replaced, unused ones sooner: behind its address
+/// another server may have become the one to speak to.
+const POSTGRES_LIFETIME: Duration = Duration::from_secs(1800);
+const POSTGRES_IDLE: Duration = Duration::from_secs(300);
 /// How long a caller waits for a connection, and a connection for SQLite's write lock, which
 /// another process may hold.
 const WAIT: Duration = Duration::from_secs(10);
@@ -27,6 +31,14 @@ const WAIT: Duration = Duration::from_secs(10);
 const SQLITE_WRITER: &str = "PRAGMA journal_mode = WAL; \
      PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000;";
 const SQLITE_READER: &str = "PRAGMA query_only = ON; PRAGMA busy_timeout = 10000;";
+/// A statement gets what a caller waits for a connection, the wait for rows that others hold
+/// included. Between two statements of a transaction nobody here waits for anything, so a client
+/// that does has been stopped or cut off, and would make others wait for the rows it holds. The
+/// isolation is PostgreSQL's default, which its operator may have changed; the updates that hold
+/// rows are made for it.
+const POSTGRES: &str = "SET application_name = 'aetherium'; SET statement_timeout = '10s'; \
+     SET idle_in_transaction_session_timeout = '5s'; \
+     SET default_transaction_isolation = 'read committed';";
 
 /// Which database it is. Queries do not ask; only opening and locking do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,13 +47,11 @@ pub(crate) enum Engine {
     Postgres,
 }
 
-pub(crate) type Tx = Transaction<'static, Any>;
-
 /// The database, open and with the schema this binary needs. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) read: AnyPool,
-    write: AnyPool,
+    pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
 }
@@ -69,12 +79,19 @@ impl Store {
         let (read, write, engine) = match url {
             DatabaseUrl::Sqlite(path) => {
                 create_private(path)?;
-                let write = pool(1, Some(SQLITE_WRITER)).connect(&address).await?;
-                let read = pool(SQLITE_READERS, Some(SQLITE_READER)).connect(&address).await?;
+                // A connection to a file does not go stale, and a closed one would take its cache
+                // along.
+                let lasting = |pool: AnyPoolOptions| pool.idle_timeout(None).max_lifetime(None);
+                let write = lasting(pool(1, SQLITE_WRITER)).connect(&address).await?;
+                let read = lasting(pool(SQLITE_READERS, SQLITE_READER)).connect(&address).await?;
                 (read, write, Engine::Sqlite)
             }
             DatabaseUrl::Postgres(_) => {
-                let both = pool(POSTGRES_CONNECTIONS, None).connect(&address).await?;
+                let both = pool(POSTGRES_CONNECTIONS, POSTGRES)
+                    .idle_timeout(POSTGRES_IDLE)
+                    .max_lifetime(POSTGRES_LIFETIME)
+                    .connect(&address)
+                    .await?;
                 (both.clone(), both, Engine::Postgres)
             }
         };
@@ -94,9 +111,12 @@ impl Store {
     /// [`StoreError::Database`] if either does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let asked = "SELECT value FROM counters WHERE name = 'task'";
-        sqlx::query(asked).fetch_one(&self.read).await?;
-        sqlx::query(asked).fetch_one(&self.write).await?;
-        Ok(())
+        within(WAIT, async {
+            sqlx::query(asked).fetch_one(&self.read).await?;
+            sqlx::query(asked).fetch_one(&self.write).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// The version of the database's schema; 0 if it has none yet.
@@ -104,8 +124,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
-        let mut tx = self.begin().await?;
-        migrate::version(&mut tx).await
+        migrate::version_of(self).await
     }
 
     /// Brings the schema up to date, in one transaction that keeps others out. Doing it again
@@ -122,42 +141,17 @@ impl Store {
         self.read.close().await;
         self.write.close().await;
     }
-
-    /// A transaction that survives a power cut once it is committed.
-    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        self.begin_with("PRAGMA synchronous = FULL; BEGIN IMMEDIATE").await
-    }
-
-    /// A transaction that survives the end of this process once it is committed, but perhaps not a
-    /// power cut: for records that decide about nobody's work, whose callers wait. It never gets lost
-    /// before what was committed earlier, and a later durable commit makes it durable.
-    pub(crate) async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
-        self.begin_with("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await
-    }
-
-    async fn begin_with(&self, sqlite: &'static str) -> Result<Tx, StoreError> {
-        Ok(match self.engine {
-            Engine::Sqlite => self.write.begin_with(sqlite).await?,
-            Engine::Postgres => self.write.begin().await?,
-        })
-    }
 }
 
-fn pool(connections: u32, at_start: Option<&'static str>) -> AnyPoolOptions {
-    AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(WAIT)
-        // A connection to a file does not go stale, and a closed one would take its cache along.
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .after_connect(move |connection, _| {
+fn pool(connections: u32, at_start: &'static str) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(WAIT).after_connect(
+        move |connection, _| {
             Box::pin(async move {
-                if let Some(statements) = at_start {
-                    sqlx::raw_sql(statements).execute(connection).await?;
-                }
+                sqlx::raw_sql(at_start).execute(connection).await?;
                 Ok(())
             })
-        })
+        },
+    )
 }
 
 /// SQLite gives its log and index files the mode of the database file.
@@ -175,6 +169,7 @@ fn create_private(path: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transact::Tx;
 
     #[tokio::test]
     async fn only_what_says_so_is_committed_without_being_synced() {
@@ -195,5 +190,36 @@ mod tests {
             assert_eq!(synchronous(&mut tx).await, FULL);
             tx.commit().await.unwrap();
         }
+    }
+    /// Somebody was stopped (or cut off) in the middle of a change, and holds a row that every change
+    /// with a task needs.
+    #[tokio::test]
+    async fn a_client_of_postgres_that_stops_half_way_gives_way() {
+        let url = test_servers::Postgres::of_this_process().database().parse().unwrap();
+        let (stopped, other) = (Store::open(&url).await.unwrap(), Store::open(&url).await.unwrap());
+        let hold = "UPDATE counters SET value = value WHERE name = 'task'";
+        let mut held = stopped.begin().await.unwrap();
+        sqlx::query(hold).execute(&mut *held).await.unwrap();
+        let mut tx = other.begin().await.unwrap();
+        sqlx::query(hold).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let late = held.commit().await;
+        assert!(late.is_err(), "it was committed after others had the row");
+    }
+
+    #[tokio::test]
+    async fn postgres_is_told_what_its_statements_may_take() {
+        async fn setting(tx: &mut Tx, show: &'static str) -> String {
+            sqlx::Row::get(&sqlx::query(show).fetch_one(&mut **tx).await.unwrap(), 0)
+        }
+        let url = test_servers::Postgres::of_this_process().database().parse().unwrap();
+        let store = Store::open(&url).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(setting(&mut tx, "SHOW statement_timeout").await, "10s");
+        assert_eq!(setting(&mut tx, "SHOW transaction_isolation").await, "read committed");
+        assert_eq!(setting(&mut tx, "SHOW synchronous_commit").await, "on");
+        drop(tx);
+        let mut tx = store.begin_unsynced().await.unwrap();
+        assert_eq!(setting(&mut tx, "SHOW synchronous_commit").await, "off");
     }
 }

@@ -5,7 +5,7 @@
 //! holds changes nothing. What becomes of a lost claim is decided by
 //! [`recover`](aetherium_model::task::recover), and only there.
 
-use crate::{Store, StoreError, connect::Tx, row, tasks};
+use crate::{Store, StoreError, row, tasks, transact::Tx};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
     task::{Recovery, Task, TaskState, recover},
@@ -51,17 +51,19 @@ impl Store {
         for _ in 0..CLAIM_ROUNDS {
             // Without the write lock: most looks find nothing. What may run now still may in a
             // moment, unless somebody else has taken it.
-            let next = sqlx::query(
-                "SELECT id FROM tasks AS next WHERE worker_id = $1 AND state = 'queued' \
+            let next = self
+                .first(
+                    sqlx::query(
+                        "SELECT id FROM tasks AS next WHERE worker_id = $1 AND state = 'queued' \
                  AND not_before <= $2 AND (serial_key IS NULL OR NOT EXISTS ( \
                  SELECT 1 FROM tasks AS earlier WHERE earlier.serial_key = next.serial_key \
                  AND earlier.seq < next.seq AND earlier.finished_at IS NULL)) \
                  ORDER BY seq LIMIT 1",
-            )
-            .bind(worker_id.to_string())
-            .bind(now.as_millis())
-            .fetch_optional(&self.read)
-            .await?;
+                    )
+                    .bind(worker_id.to_string())
+                    .bind(now.as_millis()),
+                )
+                .await?;
             let Some(next) = next else { return Ok(None) };
             if let Some(task) = self.claim(&row::text(&next, "id")?, now, lease_until).await? {
                 return Ok(Some(task));
@@ -76,27 +78,30 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Task>, StoreError> {
-        let mut tx = self.begin().await?;
-        let claimed = sqlx::query(
-            "UPDATE tasks SET state = 'claimed', attempts = attempts + 1, lease_until = $3 \
-             WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
-        )
-        .bind(id)
-        .bind(now.as_millis())
-        .bind(lease_until.as_millis())
-        .fetch_optional(&mut *tx)
-        .await;
-        match claimed {
-            Ok(Some(row)) => {
-                let task = tasks::decode(&row)?;
-                tx.commit().await?;
-                Ok(Some(task))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let claimed = sqlx::query(
+                "UPDATE tasks SET state = 'claimed', attempts = attempts + 1, lease_until = $3 \
+                 WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
+            )
+            .bind(id)
+            .bind(now.as_millis())
+            .bind(lease_until.as_millis())
+            .fetch_optional(&mut *tx)
+            .await;
+            match claimed {
+                Ok(Some(row)) => {
+                    let task = tasks::decode(&row)?;
+                    tx.commit().await?;
+                    Ok(Some(task))
+                }
+                Ok(None) => Ok(None),
+                // Another of the same serial key is in somebody's hands.
+                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+                Err(error) => Err(error.into()),
             }
-            Ok(None) => Ok(None),
-            // Another of the same serial key is in somebody's hands.
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        })
+        .await
     }
 
     /// When the next task of a worker that is put off may run.
@@ -108,15 +113,16 @@ impl Store {
         worker_id: WorkerId,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let due = sqlx::query(
+        let question = sqlx::query(
             "SELECT MIN(not_before) AS due FROM tasks \
              WHERE worker_id = $1 AND state = 'queued' AND not_before > $2",
         )
         .bind(worker_id.to_string())
-        .bind(now.as_millis())
-        .fetch_one(&self.read)
-        .await?;
-        row::maybe_time(&due, "due")
+        .bind(now.as_millis());
+        match self.first(question).await? {
+            Some(found) => row::maybe_time(&found, "due"),
+            None => Ok(None),
+        }
     }
 
     /// Extends the leases of claims, and returns the tasks that are still ours.
@@ -128,25 +134,28 @@ impl Store {
         claims: &[Task],
         lease_until: Timestamp,
     ) -> Result<Vec<TaskId>, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut ours = Vec::with_capacity(claims.len());
-        for claim in claims {
-            let renewed = sqlx::query(
-                "UPDATE tasks SET lease_until = $4 WHERE id = $1 AND worker_id = $2 \
-                 AND attempts = $3 AND state IN ('claimed', 'started')",
-            )
-            .bind(claim.id.to_string())
-            .bind(claim.worker_id.to_string())
-            .bind(i64::from(claim.attempts))
-            .bind(lease_until.as_millis())
-            .execute(&mut *tx)
-            .await?;
-            if renewed.rows_affected() == 1 {
-                ours.push(claim.id);
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let mut ours = Vec::with_capacity(claims.len());
+            for claim in claims {
+                let renewed = sqlx::query(
+                    "UPDATE tasks SET lease_until = $4 WHERE id = $1 AND worker_id = $2 \
+                     AND attempts = $3 AND state IN ('claimed', 'started')",
+                )
+                .bind(claim.id.to_string())
+                .bind(claim.worker_id.to_string())
+                .bind(i64::from(claim.attempts))
+                .bind(lease_until.as_millis())
+                .execute(&mut *tx)
+                .await?;
+                if renewed.rows_affected() == 1 {
+                    ours.push(claim.id);
+                }
             }
-        }
-        tx.commit().await?;
-        Ok(ours)
+            tx.commit().await?;
+            Ok(ours)
+        })
+        .await
     }
 
     /// Ends a task, and with it a run that has not ended by itself.
@@ -166,13 +175,16 @@ impl Store {
                 remedy: "give a terminal state",
             });
         }
-        let mut tx = self.begin().await?;
-        let Some(task) = tasks::held(&mut tx, claim).await? else {
-            return Ok(TaskEnd::NotOurs);
-        };
-        tasks::end(&mut tx, &task, state, fault, now).await?;
-        tx.commit().await?;
-        Ok(TaskEnd::Written)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let Some(task) = tasks::held(&mut tx, claim).await? else {
+                return Ok(TaskEnd::NotOurs);
+            };
+            tasks::end(&mut tx, &task, state, fault, now).await?;
+            tx.commit().await?;
+            Ok(TaskEnd::Written)
+        })
+        .await
     }
 
     /// Ends a task whose handler broke down: interrupted where the guest may have run something,
@@ -186,15 +198,18 @@ impl Store {
         fault: &Fault,
         now: Timestamp,
     ) -> Result<TaskEnd, StoreError> {
-        let mut tx = self.begin().await?;
-        let Some(task) = tasks::held(&mut tx, claim).await? else {
-            return Ok(TaskEnd::NotOurs);
-        };
-        let may_have_run = task.state == TaskState::Started && !task.kind.is_idempotent();
-        let state = if may_have_run { TaskState::Interrupted } else { TaskState::Failed };
-        tasks::end(&mut tx, &task, state, Some(fault), now).await?;
-        tx.commit().await?;
-        Ok(TaskEnd::Written)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let Some(task) = tasks::held(&mut tx, claim).await? else {
+                return Ok(TaskEnd::NotOurs);
+            };
+            let may_have_run = task.state == TaskState::Started && !task.kind.is_idempotent();
+            let state = if may_have_run { TaskState::Interrupted } else { TaskState::Failed };
+            tasks::end(&mut tx, &task, state, Some(fault), now).await?;
+            tx.commit().await?;
+            Ok(TaskEnd::Written)
+        })
+        .await
     }
 
     /// Gives a claim up, to be handed out again from `not_before` on, where that is allowed:
@@ -210,11 +225,14 @@ impl Store {
         why: Option<&Fault>,
         now: Timestamp,
     ) -> Result<Option<Recovery>, StoreError> {
-        let mut tx = self.begin().await?;
-        let Some(task) = tasks::held(&mut tx, claim).await? else { return Ok(None) };
-        let verdict = write_recovery(&mut tx, &task, not_before, why, now).await?;
-        tx.commit().await?;
-        Ok(Some(verdict))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let Some(task) = tasks::held(&mut tx, claim).await? else { return Ok(None) };
+            let verdict = write_recovery(&mut tx, &task, not_before, why, now).await?;
+            tx.commit().await?;
+            Ok(Some(verdict))
+        })
+        .await
     }
 
     /// Recovers every task in the hands of a worker, which has just begun and holds none.
@@ -226,12 +244,10 @@ impl Store {
         worker_id: WorkerId,
         now: Timestamp,
     ) -> Result<Vec<Recovered>, StoreError> {
-        let held = sqlx::query(
+        let held = self.all(sqlx::query(
             "SELECT * FROM tasks WHERE worker_id = $1 AND lease_until IS NOT NULL ORDER BY seq",
         )
-        .bind(worker_id.to_string())
-        .fetch_all(&self.read)
-        .await?;
+        .bind(worker_id.to_string())).await?;
         self.recover_all(&held, Timestamp::from_millis(i64::MAX), now).await
     }
 
@@ -241,7 +257,7 @@ impl Store {
     /// [`StoreError::Database`]; what was recovered before it stays so.
     pub async fn recover_expired(&self, now: Timestamp) -> Result<Vec<Recovered>, StoreError> {
         let expired = "SELECT * FROM tasks WHERE lease_until < $1 ORDER BY seq";
-        let held = sqlx::query(expired).bind(now.as_millis()).fetch_all(&self.read).await?;
+        let held = self.all(sqlx::query(expired).bind(now.as_millis())).await?;
         self.recover_all(&held, now, now).await
     }
 
@@ -255,6 +271,17 @@ impl Store {
         let mut recovered = Vec::with_capacity(held.len());
         for row in held {
             let claim = tasks::decode(row)?;
+            recovered.extend(self.recover(&claim, lease_before, now).await?);
+        }
+        Ok(recovered)
+    }
+    async fn recover(
+        &self,
+        claim: &Task,
+        lease_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Recovered>, StoreError> {
+        self.change(|| async {
             let mut tx = self.begin().await?;
             let lost = sqlx::query(
                 "UPDATE tasks SET id = id WHERE id = $1 AND attempts = $2 AND lease_until < $3 \
@@ -265,12 +292,12 @@ impl Store {
             .bind(lease_before.as_millis())
             .fetch_optional(&mut *tx)
             .await?;
-            let Some(task) = lost.as_ref().map(tasks::decode).transpose()? else { continue };
+            let Some(task) = lost.as_ref().map(tasks::decode).transpose()? else { return Ok(None) };
             let verdict = write_recovery(&mut tx, &task, AT_ONCE, None, now).await?;
             tx.commit().await?;
-            recovered.push(Recovered { task, verdict });
-        }
-        Ok(recovered)
+            Ok(Some(Recovered { task, verdict }))
+        })
+        .await
     }
 }
 

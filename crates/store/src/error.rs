@@ -96,6 +96,14 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The database cannot be heard.
+    #[error(
+        "the database did not answer within {after:?}, so whether it did what it was asked is not known; look before asking again"
+    )]
+    Silent {
+        /// How long it was waited for.
+        after: std::time::Duration,
+    },
     /// The database did not do what it was asked.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
@@ -117,9 +125,19 @@ impl StoreError {
             Self::IdempotencyMismatch { .. } => Code::IdempotencyMismatch,
             Self::Database(error) if is_out_of_space(error) => Code::DiskFull,
             Self::Database(error) if is_passing(error) => Code::Unavailable,
-            Self::File { .. } | Self::SchemaTooNew { .. } => Code::Unavailable,
+            Self::File { .. } | Self::SchemaTooNew { .. } | Self::Silent { .. } => {
+                Code::Unavailable
+            }
             Self::Corrupt { .. } | Self::Database(_) => Code::Internal,
         }
+    }
+
+    /// Whether PostgreSQL ended the transaction for the sake of another and left nothing of it, so
+    /// that doing it again may well succeed: its `serialization_failure` and `deadlock_detected`.
+    pub(crate) fn asks_for_another_try(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        matches!(code.as_deref(), Some("40001" | "40P01"))
     }
 }
 
@@ -131,13 +149,26 @@ fn is_out_of_space(error: &sqlx::Error) -> bool {
 
 /// Whether the same call may well succeed in a moment: no connection to be had, SQLite's
 /// SQLITE_BUSY (with its extended codes), PostgreSQL's `serialization_failure`,
-/// `deadlock_detected`, `too_many_connections` and `cannot_connect_now`.
+/// `deadlock_detected`, `query_canceled` by a deadline, `idle_in_transaction_session_timeout`,
+/// `too_many_connections`, and its shutting down, crashing or starting.
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         sqlx::Error::Database(error) => matches!(
             error.code().as_deref(),
-            Some("5" | "261" | "517" | "773" | "40001" | "40P01" | "53300" | "57P03")
+            Some(
+                "5" | "261"
+                    | "517"
+                    | "773"
+                    | "40001"
+                    | "40P01"
+                    | "53300"
+                    | "57014"
+                    | "25P03"
+                    | "57P01"
+                    | "57P02"
+                    | "57P03"
+            )
         ),
         _ => false,
     }

@@ -2,9 +2,10 @@
 
 use crate::{
     Store, StoreError,
-    connect::Tx,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks, vms,
+    page, row, tasks,
+    transact::Tx,
+    vms,
 };
 use aetherium_model::{
     ExecutionId, VmId,
@@ -26,42 +27,45 @@ impl Store {
         task: Option<&Task>,
         key: Option<&Idempotency>,
     ) -> Result<Created<Execution>, StoreError> {
-        let mut tx = match task {
-            Some(_) => self.begin().await?,
-            None => self.begin_unsynced().await?,
-        };
-        let id = execution.id.to_string();
-        if let Some(first) = idempotency::take(&mut tx, key, &id, execution.created_at).await? {
-            return get(&mut tx, &first).await.map(Created::Existing);
-        }
-        let vm = vms::get(&mut tx, &execution.vm_id.to_string()).await?;
-        if vm.state.is_terminal() {
-            return Err(StoreError::Conflict {
-                detail: format!("VM {} is {}", vm.id, vm.state.as_str()),
-                remedy: "create another VM",
-            });
-        }
-        if let Some(task) = task {
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
-        }
-        sqlx::query(
-            "INSERT INTO runs (id, vm_id, task_id, command_json, state, state_json, last_seq, \
-             output_bytes, truncated, created_at, started_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, $7, $8)",
-        )
-        .bind(id)
-        .bind(execution.vm_id.to_string())
-        .bind(task.map(|task| task.id.to_string()))
-        .bind(row::to_json(&execution.command)?)
-        .bind(execution.state.as_str())
-        .bind(row::to_json(&execution.state)?)
-        .bind(execution.created_at.as_millis())
-        .bind(execution.started_at.map(aetherium_model::Timestamp::as_millis))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(Created::New(execution.clone()))
+        self.change(|| async {
+            let mut tx = match task {
+                Some(_) => self.begin().await?,
+                None => self.begin_unsynced().await?,
+            };
+            let id = execution.id.to_string();
+            if let Some(first) = idempotency::take(&mut tx, key, &id, execution.created_at).await? {
+                return get(&mut tx, &first).await.map(Created::Existing);
+            }
+            let vm = vms::get(&mut tx, &execution.vm_id.to_string()).await?;
+            if vm.state.is_terminal() {
+                return Err(StoreError::Conflict {
+                    detail: format!("VM {} is {}", vm.id, vm.state.as_str()),
+                    remedy: "create another VM",
+                });
+            }
+            if let Some(task) = task {
+                tasks::refuse_if_full(&mut tx, self.max_queued).await?;
+                tasks::insert(&mut tx, task).await?;
+            }
+            sqlx::query(
+                "INSERT INTO runs (id, vm_id, task_id, command_json, state, state_json, last_seq, \
+                 output_bytes, truncated, created_at, started_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, $7, $8)",
+            )
+            .bind(id)
+            .bind(execution.vm_id.to_string())
+            .bind(task.map(|task| task.id.to_string()))
+            .bind(row::to_json(&execution.command)?)
+            .bind(execution.state.as_str())
+            .bind(row::to_json(&execution.state)?)
+            .bind(execution.created_at.as_millis())
+            .bind(execution.started_at.map(aetherium_model::Timestamp::as_millis))
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(Created::New(execution.clone()))
+        })
+        .await
     }
 
     /// One execution.
@@ -69,9 +73,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn execution(&self, id: ExecutionId) -> Result<Execution, StoreError> {
-        let row = sqlx::query("SELECT * FROM runs WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM runs WHERE id = $1").bind(id.to_string()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("execution", id))?)
     }
@@ -86,15 +89,17 @@ impl Store {
         page: &PageRequest,
     ) -> Result<Page<Execution>, StoreError> {
         let (below, rows) = page::bounds::<ExecutionId>(page, ExecutionId::PREFIX)?;
-        let found = sqlx::query(
-            "SELECT * FROM runs WHERE vm_id = $1 AND workspace_id IS NULL AND id < $2 \
+        let found = self
+            .all(
+                sqlx::query(
+                    "SELECT * FROM runs WHERE vm_id = $1 AND workspace_id IS NULL AND id < $2 \
              ORDER BY id DESC LIMIT $3",
-        )
-        .bind(vm_id.to_string())
-        .bind(below)
-        .bind(rows)
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(vm_id.to_string())
+                .bind(below)
+                .bind(rows),
+            )
+            .await?;
         let executions = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(executions, page::limit(page), |it: &Execution| it.id.to_string()))
     }

@@ -1,6 +1,6 @@
 //! Requests that may arrive twice: a key remembers what its first request made.
 
-use crate::{StoreError, connect::Tx, row};
+use crate::{StoreError, row, transact::Tx};
 use aetherium_model::Timestamp;
 use std::time::Duration;
 

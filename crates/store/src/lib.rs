@@ -18,7 +18,9 @@
 //!
 //! Both databases run the same statements through sqlx's `Any` driver: `$1` placeholders, TEXT
 //! ids, BIGINT times in milliseconds and flags, JSON as TEXT. An update without effect holds a row
-//! where PostgreSQL would otherwise let others change it; SQLite has one writer anyway.
+//! where PostgreSQL would otherwise let others change it; SQLite has one writer anyway. What
+//! PostgreSQL ends for the sake of another change is done again (`transact.rs`), and no call waits
+//! for a database that cannot be heard.
 
 mod connect;
 mod delivery;
@@ -33,6 +35,7 @@ mod prune;
 mod row;
 mod runs;
 mod tasks;
+mod transact;
 mod url;
 mod vms;
 mod workers;

@@ -4,10 +4,12 @@
 
 use crate::{
     Store, StoreError,
-    connect::{Engine, Tx},
+    connect::Engine,
     row,
+    transact::{Tx, within},
 };
 use aetherium_model::Timestamp;
+use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
 const MIGRATIONS: [&str; 2] = [
@@ -18,6 +20,11 @@ const MIGRATIONS: [&str; 2] = [
 /// The key of PostgreSQL's advisory lock for migrations: "aeth" in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1634038888)::text";
 
+/// What bringing a schema up to date may take, with the wait for another process that is at it.
+const LONGEST: Duration = Duration::from_secs(600);
+/// The same for PostgreSQL, in place of what its other statements get.
+const PATIENCE: &str = "SET LOCAL statement_timeout = '600s'";
+
 const JOURNAL: &str = "CREATE TABLE IF NOT EXISTS schema_versions \
      (version BIGINT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
 
@@ -26,28 +33,43 @@ const JOURNAL: &str = "CREATE TABLE IF NOT EXISTS schema_versions \
 pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 pub(crate) async fn migrate(store: &Store) -> Result<i64, StoreError> {
-    let mut tx = store.begin().await?;
-    if store.engine == Engine::Postgres {
-        sqlx::query(LOCK).execute(&mut *tx).await?;
-    }
-    let found = version(&mut tx).await?;
-    if found > KNOWN {
-        return Err(StoreError::SchemaTooNew { found, known: KNOWN });
-    }
-    for (version, statements) in (1i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
-        sqlx::raw_sql(statements).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO schema_versions (version, applied_at) VALUES ($1, $2)")
-            .bind(version)
-            .bind(Timestamp::from(std::time::SystemTime::now()).as_millis())
-            .execute(&mut *tx)
-            .await?;
-        tracing::info!(version, "database schema updated");
-    }
-    tx.commit().await?;
-    Ok(KNOWN)
+    within(LONGEST, async {
+        let mut tx = alone(store).await?;
+        let found = version(&mut tx).await?;
+        if found > KNOWN {
+            return Err(StoreError::SchemaTooNew { found, known: KNOWN });
+        }
+        for (version, statements) in (1i64..).zip(MIGRATIONS).filter(|(it, _)| *it > found) {
+            sqlx::raw_sql(statements).execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO schema_versions (version, applied_at) VALUES ($1, $2)")
+                .bind(version)
+                .bind(Timestamp::from(std::time::SystemTime::now()).as_millis())
+                .execute(&mut *tx)
+                .await?;
+            tracing::info!(version, "database schema updated");
+        }
+        tx.commit().await?;
+        Ok(KNOWN)
+    })
+    .await
 }
 
-pub(crate) async fn version(tx: &mut Tx) -> Result<i64, StoreError> {
+/// The version of the schema that is there, which nothing is changed about.
+pub(crate) async fn version_of(store: &Store) -> Result<i64, StoreError> {
+    within(LONGEST, async { version(&mut alone(store).await?).await }).await
+}
+
+/// A transaction that no other of its kind runs beside, in this process or another.
+async fn alone(store: &Store) -> Result<Tx, StoreError> {
+    let mut tx = store.begin().await?;
+    if store.engine == Engine::Postgres {
+        sqlx::raw_sql(PATIENCE).execute(&mut *tx).await?;
+        sqlx::query(LOCK).execute(&mut *tx).await?;
+    }
+    Ok(tx)
+}
+
+async fn version(tx: &mut Tx) -> Result<i64, StoreError> {
     sqlx::query(JOURNAL).execute(&mut **tx).await?;
     let newest = sqlx::query("SELECT COALESCE(MAX(version), 0) AS version FROM schema_versions")
         .fetch_one(&mut **tx)

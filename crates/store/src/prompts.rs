@@ -2,9 +2,10 @@
 
 use crate::{
     RunRef, Store, StoreError,
-    connect::Tx,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks, workspaces,
+    page, row, tasks,
+    transact::Tx,
+    workspaces,
 };
 use aetherium_model::{
     PromptId, Timestamp, WorkspaceId,
@@ -27,32 +28,35 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Prompt>, StoreError> {
-        let mut tx = self.begin().await?;
-        let id = prompt.id.to_string();
-        if let Some(first) = idempotency::take(&mut tx, key, &id, prompt.created_at).await? {
-            return get(&mut tx, &first).await.map(Created::Existing);
-        }
-        workspaces::lock_for_work(&mut tx, prompt.workspace_id).await?;
-        tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-        tasks::insert(&mut tx, task).await?;
-        sqlx::query(
-            "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, vm_id, state, \
-             state_json, last_seq, output_bytes, truncated, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9)",
-        )
-        .bind(id)
-        .bind(prompt.workspace_id.to_string())
-        .bind(prompt.task_id.to_string())
-        .bind(row::to_json(&prompt.prompt)?)
-        .bind(prompt.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
-        .bind(prompt.vm_id.map(|vm| vm.to_string()))
-        .bind(prompt.state.as_str())
-        .bind(row::to_json(&prompt.state)?)
-        .bind(prompt.created_at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(Created::New(prompt.clone()))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let id = prompt.id.to_string();
+            if let Some(first) = idempotency::take(&mut tx, key, &id, prompt.created_at).await? {
+                return get(&mut tx, &first).await.map(Created::Existing);
+            }
+            workspaces::lock_for_work(&mut tx, prompt.workspace_id).await?;
+            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
+            tasks::insert(&mut tx, task).await?;
+            sqlx::query(
+                "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, vm_id, state, \
+                 state_json, last_seq, output_bytes, truncated, created_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9)",
+            )
+            .bind(id)
+            .bind(prompt.workspace_id.to_string())
+            .bind(prompt.task_id.to_string())
+            .bind(row::to_json(&prompt.prompt)?)
+            .bind(prompt.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
+            .bind(prompt.vm_id.map(|vm| vm.to_string()))
+            .bind(prompt.state.as_str())
+            .bind(row::to_json(&prompt.state)?)
+            .bind(prompt.created_at.as_millis())
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(Created::New(prompt.clone()))
+        })
+        .await
     }
 
     /// One prompt.
@@ -60,9 +64,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn prompt(&self, id: PromptId) -> Result<Prompt, StoreError> {
-        let row = sqlx::query("SELECT * FROM runs WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM runs WHERE id = $1").bind(id.to_string()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("prompt", id))?)
     }
@@ -77,14 +80,12 @@ impl Store {
         page: &PageRequest,
     ) -> Result<Page<Prompt>, StoreError> {
         let (below, rows) = page::bounds::<PromptId>(page, PromptId::PREFIX)?;
-        let found = sqlx::query(
+        let found = self.all(sqlx::query(
             "SELECT * FROM runs WHERE workspace_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         )
         .bind(workspace_id.to_string())
         .bind(below)
-        .bind(rows)
-        .fetch_all(&self.read)
-        .await?;
+        .bind(rows)).await?;
         let prompts = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(prompts, page::limit(page), |it: &Prompt| it.id.to_string()))
     }
@@ -96,14 +97,17 @@ impl Store {
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn cancel_prompt(&self, id: PromptId, now: Timestamp) -> Result<Prompt, StoreError> {
         let task_id = self.task_of(RunRef::Prompt(id)).await?;
-        let mut tx = self.begin().await?;
-        if let Some(task_id) = task_id {
-            let task = tasks::lock(&mut tx, task_id).await?;
-            tasks::cancel(&mut tx, task, now).await?;
-        }
-        let prompt = get(&mut tx, &id.to_string()).await?;
-        tx.commit().await?;
-        Ok(prompt)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            if let Some(task_id) = task_id {
+                let task = tasks::lock(&mut tx, task_id).await?;
+                tasks::cancel(&mut tx, task, now).await?;
+            }
+            let prompt = get(&mut tx, &id.to_string()).await?;
+            tx.commit().await?;
+            Ok(prompt)
+        })
+        .await
     }
 }
 

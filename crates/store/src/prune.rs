@@ -39,13 +39,17 @@ impl Store {
             ),
             ("DELETE FROM idempotency WHERE created_at < $1", idempotency::forgotten_before(now)),
         ];
-        let mut tx = self.begin().await?;
-        let mut gone = [0; 4];
-        for ((statement, before), gone) in statements.into_iter().zip(&mut gone) {
-            *gone = sqlx::query(statement).bind(before).execute(&mut *tx).await?.rows_affected();
-        }
-        tx.commit().await?;
-        let [_, vms, tasks, keys] = gone;
-        Ok(Pruned { vms, tasks, keys })
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let mut gone = [0; 4];
+            for ((statement, before), gone) in statements.into_iter().zip(&mut gone) {
+                *gone =
+                    sqlx::query(statement).bind(before).execute(&mut *tx).await?.rows_affected();
+            }
+            tx.commit().await?;
+            let [_, vms, tasks, keys] = gone;
+            Ok(Pruned { vms, tasks, keys })
+        })
+        .await
     }
 }

@@ -3,7 +3,7 @@
 //! A run ends once, and its last event says how: both are written in one transaction, with the end
 //! of its task. Whoever needs both rows takes the task's first, so that no two wait for each other.
 
-use crate::{Store, StoreError, connect::Tx, log::LogHead, row, tasks};
+use crate::{Store, StoreError, log::LogHead, row, tasks, transact::Tx};
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId,
     output::{EventBody, OutputEvent},
@@ -96,34 +96,37 @@ impl Store {
         vm_id: VmId,
         now: Timestamp,
     ) -> Result<Start, StoreError> {
-        let mut tx = self.begin().await?;
-        if let Some(claim) = claim {
-            match tasks::held(&mut tx, claim).await? {
-                Some(task) if task.state == TaskState::Claimed => {
-                    if task.cancel_requested {
-                        return Ok(Start::Cancelled);
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            if let Some(claim) = claim {
+                match tasks::held(&mut tx, claim).await? {
+                    Some(task) if task.state == TaskState::Claimed => {
+                        if task.cancel_requested {
+                            return Ok(Start::Cancelled);
+                        }
+                        tasks::write_start(&mut tx, task.id, now).await?;
                     }
-                    tasks::write_start(&mut tx, task.id, now).await?;
+                    _ => return Ok(Start::NotOurs),
                 }
-                _ => return Ok(Start::NotOurs),
             }
-        }
-        let head = lock(&mut tx, run).await?;
-        if head.state != RunState::Queued || head.task_id != claim.map(|task| task.id) {
-            return Ok(Start::NotOurs);
-        }
-        let update = "UPDATE runs SET state = $2, state_json = $3, vm_id = $4, started_at = $5 \
-                      WHERE id = $1";
-        sqlx::query(update)
-            .bind(run.to_string())
-            .bind(RunState::Running.as_str())
-            .bind(row::to_json(&RunState::Running)?)
-            .bind(vm_id.to_string())
-            .bind(now.as_millis())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(Start::Marked)
+            let head = lock(&mut tx, run).await?;
+            if head.state != RunState::Queued || head.task_id != claim.map(|task| task.id) {
+                return Ok(Start::NotOurs);
+            }
+            let update = "UPDATE runs SET state = $2, state_json = $3, vm_id = $4, started_at = $5 \
+                          WHERE id = $1";
+            sqlx::query(update)
+                .bind(run.to_string())
+                .bind(RunState::Running.as_str())
+                .bind(row::to_json(&RunState::Running)?)
+                .bind(vm_id.to_string())
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Start::Marked)
+        })
+        .await
     }
 
     /// Adds to a run's log and returns the number of its last entry. Output beyond
@@ -138,24 +141,27 @@ impl Store {
         run: RunRef,
         events: Vec<(Timestamp, EventBody)>,
     ) -> Result<i64, StoreError> {
-        let mut tx = self.begin().await?;
-        let head = lock(&mut tx, run).await?;
-        if head.state.is_terminal() {
-            let state = head.state.as_str().to_owned();
-            return Err(StoreError::RunEnded { run: run.to_string(), state });
-        }
-        let log = insert_events(&mut tx, run, head.log, events).await?;
-        sqlx::query(
-            "UPDATE runs SET last_seq = $2, output_bytes = $3, truncated = $4 WHERE id = $1",
-        )
-        .bind(run.to_string())
-        .bind(log.last_seq)
-        .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))
-        .bind(i64::from(log.truncated))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(log.last_seq)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let head = lock(&mut tx, run).await?;
+            if head.state.is_terminal() {
+                let state = head.state.as_str().to_owned();
+                return Err(StoreError::RunEnded { run: run.to_string(), state });
+            }
+            let log = insert_events(&mut tx, run, head.log, events.clone()).await?;
+            sqlx::query(
+                "UPDATE runs SET last_seq = $2, output_bytes = $3, truncated = $4 WHERE id = $1",
+            )
+            .bind(run.to_string())
+            .bind(log.last_seq)
+            .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))
+            .bind(i64::from(log.truncated))
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(log.last_seq)
+        })
+        .await
     }
 
     /// Ends a run: its state, its last event and the end of its task, all or nothing.
@@ -169,43 +175,46 @@ impl Store {
         state: RunState,
         now: Timestamp,
     ) -> Result<Finish, StoreError> {
-        let (mut tx, task) = match self.task_of(run).await? {
-            Some(id) => {
-                let mut tx = self.begin().await?;
-                let task = tasks::lock(&mut tx, id).await?;
-                (tx, Some(task))
+        let task_id = self.task_of(run).await?;
+        self.change(|| async {
+            let (mut tx, task) = match task_id {
+                Some(id) => {
+                    let mut tx = self.begin().await?;
+                    let task = tasks::lock(&mut tx, id).await?;
+                    (tx, Some(task))
+                }
+                // Nobody repeats a run without a task, whatever its record says.
+                None => (self.begin_unsynced().await?, None),
+            };
+            let head = lock(&mut tx, run).await?;
+            if head.state.is_terminal() {
+                return Ok(Finish::AlreadyEnded(head.state));
             }
-            // Nobody repeats a run without a task, whatever its record says.
-            None => (self.begin_unsynced().await?, None),
-        };
-        let head = lock(&mut tx, run).await?;
-        if head.state.is_terminal() {
-            return Ok(Finish::AlreadyEnded(head.state));
-        }
-        if !state.is_terminal() || !head.state.may_become(&state) {
-            return Err(StoreError::Conflict {
-                detail: format!(
-                    "{run} is {} and cannot become {}",
-                    head.state.as_str(),
-                    state.as_str()
-                ),
-                remedy: "write the start mark before a result, and an end only once",
-            });
-        }
-        if let Some(task) = task.filter(|task| !task.state.is_terminal()) {
-            let (end, fault) = task_end(&state);
-            tasks::write_end(&mut tx, task.id, end, fault, now).await?;
-        }
-        write_end(&mut tx, run, head.log, state, now).await?;
-        tx.commit().await?;
-        Ok(Finish::Written)
+            if !state.is_terminal() || !head.state.may_become(&state) {
+                return Err(StoreError::Conflict {
+                    detail: format!(
+                        "{run} is {} and cannot become {}",
+                        head.state.as_str(),
+                        state.as_str()
+                    ),
+                    remedy: "write the start mark before a result, and an end only once",
+                });
+            }
+            if let Some(task) = task.filter(|task| !task.state.is_terminal()) {
+                let (end, fault) = task_end(&state);
+                tasks::write_end(&mut tx, task.id, end, fault, now).await?;
+            }
+            write_end(&mut tx, run, head.log, &state, now).await?;
+            tx.commit().await?;
+            Ok(Finish::Written)
+        })
+        .await
     }
 
     /// The task of a run. It never changes, so this needs no transaction.
     pub(crate) async fn task_of(&self, run: RunRef) -> Result<Option<TaskId>, StoreError> {
-        let row = sqlx::query("SELECT task_id FROM runs WHERE id = $1")
-            .bind(run.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT task_id FROM runs WHERE id = $1").bind(run.to_string()))
             .await?;
         row::maybe_parsed(&row.ok_or_else(|| StoreError::not_found(run.what(), run))?, "task_id")
     }
@@ -220,15 +229,17 @@ impl Store {
         after_seq: i64,
         limit: u32,
     ) -> Result<Vec<OutputEvent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT seq, at, body_json FROM events WHERE run_id = $1 AND seq > $2 \
+        let rows = self
+            .all(
+                sqlx::query(
+                    "SELECT seq, at, body_json FROM events WHERE run_id = $1 AND seq > $2 \
              ORDER BY seq LIMIT $3",
-        )
-        .bind(run.to_string())
-        .bind(after_seq)
-        .bind(i64::from(limit))
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(run.to_string())
+                .bind(after_seq)
+                .bind(i64::from(limit)),
+            )
+            .await?;
         rows.iter().map(decode_event).collect()
     }
 
@@ -237,9 +248,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn run_state(&self, run: RunRef) -> Result<RunState, StoreError> {
-        let row = sqlx::query("SELECT state_json FROM runs WHERE id = $1")
-            .bind(run.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT state_json FROM runs WHERE id = $1").bind(run.to_string()))
             .await?;
         row::json(&row.ok_or_else(|| StoreError::not_found(run.what(), run))?, "state_json")
     }
@@ -251,7 +261,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn unfinished_runs(&self, vm_id: VmId) -> Result<Vec<RunRef>, StoreError> {
         let open = "SELECT id FROM runs WHERE vm_id = $1 AND finished_at IS NULL ORDER BY id";
-        let rows = sqlx::query(open).bind(vm_id.to_string()).fetch_all(&self.read).await?;
+        let rows = self.all(sqlx::query(open).bind(vm_id.to_string())).await?;
         rows.iter().map(decode_ref).collect()
     }
 
@@ -265,14 +275,16 @@ impl Store {
         worker_id: WorkerId,
         now: Timestamp,
     ) -> Result<Vec<RunRef>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT runs.id AS id FROM runs JOIN vms ON vms.id = runs.vm_id \
+        let rows = self
+            .all(
+                sqlx::query(
+                    "SELECT runs.id AS id FROM runs JOIN vms ON vms.id = runs.vm_id \
              WHERE vms.worker_id = $1 AND runs.task_id IS NULL AND runs.finished_at IS NULL \
              ORDER BY runs.id",
-        )
-        .bind(worker_id.to_string())
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(worker_id.to_string()),
+            )
+            .await?;
         let runs = rows.iter().map(decode_ref).collect::<Result<Vec<_>, _>>()?;
         for run in &runs {
             let fault = Fault::new(
@@ -280,9 +292,13 @@ impl Store {
                 format!("the worker was lost while {run} ran; it may have run in part or whole"),
             )
             .remedy("look at what it did, then run it again if that is wanted");
-            let mut tx = self.begin().await?;
-            end_if_open(&mut tx, *run, RunState::Interrupted { fault }, now).await?;
-            tx.commit().await?;
+            let end = RunState::Interrupted { fault };
+            self.change(|| async {
+                let mut tx = self.begin().await?;
+                end_if_open(&mut tx, *run, &end, now).await?;
+                Ok(tx.commit().await?)
+            })
+            .await?;
         }
         Ok(runs)
     }
@@ -325,7 +341,7 @@ async fn lock(tx: &mut Tx, run: RunRef) -> Result<Head, StoreError> {
 pub(crate) async fn end_if_open(
     tx: &mut Tx,
     run: RunRef,
-    state: RunState,
+    state: &RunState,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     match lock(tx, run).await {
@@ -340,7 +356,7 @@ async fn write_end(
     tx: &mut Tx,
     run: RunRef,
     log: LogHead,
-    state: RunState,
+    state: &RunState,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let end = vec![(now, EventBody::End { state: state.clone() })];
@@ -351,7 +367,7 @@ async fn write_end(
     )
     .bind(run.to_string())
     .bind(state.as_str())
-    .bind(row::to_json(&state)?)
+    .bind(row::to_json(state)?)
     .bind(now.as_millis())
     .bind(log.last_seq)
     .bind(i64::try_from(log.output_bytes).unwrap_or(i64::MAX))

@@ -1,7 +1,7 @@
 //! Tasks: the durable truth of what is to be done. Reading, cancelling, and the steps that other
 //! rooms of this crate take with a task's row inside their transactions.
 
-use crate::{RunRef, Store, StoreError, connect::Tx, page, row, runs};
+use crate::{RunRef, Store, StoreError, page, row, runs, transact::Tx};
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
     page::{Page, PageRequest},
@@ -27,9 +27,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn task(&self, id: TaskId) -> Result<Task, StoreError> {
-        let row = sqlx::query("SELECT * FROM tasks WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM tasks WHERE id = $1").bind(id.to_string()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("task", id))?)
     }
@@ -44,18 +43,20 @@ impl Store {
         page: &PageRequest,
     ) -> Result<Page<Task>, StoreError> {
         let (below, rows) = page::bounds::<TaskId>(page, TaskId::PREFIX)?;
-        let found = sqlx::query(
-            "SELECT * FROM tasks WHERE id < $1 AND ($3 IS NULL OR state = $3) \
+        let found = self
+            .all(
+                sqlx::query(
+                    "SELECT * FROM tasks WHERE id < $1 AND ($3 IS NULL OR state = $3) \
              AND ($4 IS NULL OR kind = $4) AND ($5 IS NULL OR worker_id = $5) \
              ORDER BY id DESC LIMIT $2",
-        )
-        .bind(below)
-        .bind(rows)
-        .bind(filter.state.map(TaskState::as_str))
-        .bind(&filter.kind)
-        .bind(filter.worker_id.map(|id| id.to_string()))
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(below)
+                .bind(rows)
+                .bind(filter.state.map(TaskState::as_str))
+                .bind(&filter.kind)
+                .bind(filter.worker_id.map(|id| id.to_string())),
+            )
+            .await?;
         let tasks = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(tasks, page::limit(page), |task: &Task| task.id.to_string()))
     }
@@ -70,12 +71,15 @@ impl Store {
         id: TaskId,
         now: Timestamp,
     ) -> Result<Task, StoreError> {
-        let mut tx = self.begin().await?;
-        let task = lock(&mut tx, id).await?;
-        cancel(&mut tx, task, now).await?;
-        let task = lock(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(task)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let task = lock(&mut tx, id).await?;
+            cancel(&mut tx, task, now).await?;
+            let task = lock(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(task)
+        })
+        .await
     }
 
     /// The tasks in a worker's hands that somebody wants cancelled.
@@ -83,13 +87,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn cancel_requested(&self, worker_id: WorkerId) -> Result<Vec<TaskId>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id FROM tasks WHERE worker_id = $1 AND lease_until IS NOT NULL \
+        let rows = self
+            .all(
+                sqlx::query(
+                    "SELECT id FROM tasks WHERE worker_id = $1 AND lease_until IS NOT NULL \
              AND cancel_requested = 1 ORDER BY seq",
-        )
-        .bind(worker_id.to_string())
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(worker_id.to_string()),
+            )
+            .await?;
         rows.iter().map(|found| row::parsed(found, "id")).collect()
     }
 }
@@ -227,7 +233,7 @@ pub(crate) async fn end(
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
     match RunRef::of(&task.kind) {
-        Some(run) => runs::end_if_open(tx, run, run_end(task, state, fault), now).await,
+        Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
         None => Ok(()),
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::{
     Store, StoreError,
-    connect::Tx,
     idempotency::{self, Created, Idempotency},
     page, row, tasks,
+    transact::Tx,
 };
 use aetherium_model::{
     VmId, WorkerId, WorkspaceId,
@@ -35,16 +35,19 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Vm>, StoreError> {
-        let mut tx = self.begin().await?;
-        let id = vm.id.to_string();
-        if let Some(first) = idempotency::take(&mut tx, key, &id, vm.created_at).await? {
-            return get(&mut tx, &first).await.map(Created::Existing);
-        }
-        insert(&mut tx, vm).await?;
-        tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-        tasks::insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(Created::New(vm.clone()))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let id = vm.id.to_string();
+            if let Some(first) = idempotency::take(&mut tx, key, &id, vm.created_at).await? {
+                return get(&mut tx, &first).await.map(Created::Existing);
+            }
+            insert(&mut tx, vm).await?;
+            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
+            tasks::insert(&mut tx, task).await?;
+            tx.commit().await?;
+            Ok(Created::New(vm.clone()))
+        })
+        .await
     }
 
     /// One VM.
@@ -52,10 +55,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn vm(&self, id: VmId) -> Result<Vm, StoreError> {
-        let row = sqlx::query("SELECT * FROM vms WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
-            .await?;
+        let row =
+            self.first(sqlx::query("SELECT * FROM vms WHERE id = $1").bind(id.to_string())).await?;
         decode(&row.ok_or_else(|| StoreError::not_found("VM", id))?)
     }
 
@@ -65,16 +66,18 @@ impl Store {
     /// [`StoreError::InvalidCursor`] or [`StoreError::Database`].
     pub async fn vms(&self, filter: VmFilter, page: &PageRequest) -> Result<Page<Vm>, StoreError> {
         let (below, rows) = page::bounds::<VmId>(page, VmId::PREFIX)?;
-        let found = sqlx::query(
-            "SELECT * FROM vms WHERE id < $1 AND ($3 IS NULL OR workspace_id = $3) \
+        let found = self
+            .all(
+                sqlx::query(
+                    "SELECT * FROM vms WHERE id < $1 AND ($3 IS NULL OR workspace_id = $3) \
              AND ($4 = 0 OR ended_at IS NULL) ORDER BY id DESC LIMIT $2",
-        )
-        .bind(below)
-        .bind(rows)
-        .bind(filter.workspace_id.map(|id| id.to_string()))
-        .bind(i64::from(filter.live_only))
-        .fetch_all(&self.read)
-        .await?;
+                )
+                .bind(below)
+                .bind(rows)
+                .bind(filter.workspace_id.map(|id| id.to_string()))
+                .bind(i64::from(filter.live_only)),
+            )
+            .await?;
         let vms = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(vms, page::limit(page), |vm: &Vm| vm.id.to_string()))
     }
@@ -85,7 +88,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn live_vms(&self, worker_id: WorkerId) -> Result<Vec<Vm>, StoreError> {
         let live = "SELECT * FROM vms WHERE worker_id = $1 AND ended_at IS NULL ORDER BY id";
-        let found = sqlx::query(live).bind(worker_id.to_string()).fetch_all(&self.read).await?;
+        let found = self.all(sqlx::query(live).bind(worker_id.to_string())).await?;
         found.iter().map(decode).collect()
     }
 
@@ -97,44 +100,47 @@ impl Store {
     /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it has ended or belongs to another
     /// worker, or [`StoreError::Database`].
     pub async fn update_vm(&self, vm: &Vm) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let updated = sqlx::query(
-            "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
-             agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
-             virtio_transport = $11, address = $12 \
-             WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
-        )
-        .bind(vm.id.to_string())
-        .bind(vm.worker_id.to_string())
-        .bind(vm.state.as_str())
-        .bind(row::to_json(&vm.state)?)
-        .bind(vm.driver.map(|driver| driver.as_str()))
-        .bind(&vm.accelerator)
-        .bind(vm.agent_transport.map(|transport| transport.as_str()))
-        .bind(vm.timings.as_ref().map(row::to_json).transpose()?)
-        .bind(vm.updated_at.as_millis())
-        .bind(ended_at(vm))
-        .bind(vm.virtio_transport.map(|transport| transport.as_str()))
-        .bind(vm.address.map(|address| address.to_string()))
-        .execute(&mut *tx)
-        .await?;
-        if updated.rows_affected() == 0 {
-            let stored = get(&mut tx, &vm.id.to_string()).await?;
-            return Err(StoreError::Conflict {
-                detail: format!(
-                    "VM {} is {} on worker {} and cannot become {}",
-                    vm.id,
-                    stored.state.as_str(),
-                    stored.worker_id,
-                    vm.state.as_str()
-                ),
-                remedy: "leave it: its record is final, or another worker's",
-            });
-        }
-        if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
-            crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
-        }
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let updated = sqlx::query(
+                "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
+                 agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
+                 virtio_transport = $11, address = $12 \
+                 WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
+            )
+            .bind(vm.id.to_string())
+            .bind(vm.worker_id.to_string())
+            .bind(vm.state.as_str())
+            .bind(row::to_json(&vm.state)?)
+            .bind(vm.driver.map(|driver| driver.as_str()))
+            .bind(&vm.accelerator)
+            .bind(vm.agent_transport.map(|transport| transport.as_str()))
+            .bind(vm.timings.as_ref().map(row::to_json).transpose()?)
+            .bind(vm.updated_at.as_millis())
+            .bind(ended_at(vm))
+            .bind(vm.virtio_transport.map(|transport| transport.as_str()))
+            .bind(vm.address.map(|address| address.to_string()))
+            .execute(&mut *tx)
+            .await?;
+            if updated.rows_affected() == 0 {
+                let stored = get(&mut tx, &vm.id.to_string()).await?;
+                return Err(StoreError::Conflict {
+                    detail: format!(
+                        "VM {} is {} on worker {} and cannot become {}",
+                        vm.id,
+                        stored.state.as_str(),
+                        stored.worker_id,
+                        vm.state.as_str()
+                    ),
+                    remedy: "leave it: its record is final, or another worker's",
+                });
+            }
+            if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
+                crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Writes the task that ends a VM and removes what it took. Asked again, it returns the task
@@ -143,26 +149,29 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn request_vm_delete(&self, id: VmId, task: &Task) -> Result<Task, StoreError> {
-        let mut tx = self.begin().await?;
-        let key = id.to_string();
-        // Holds the row, so that two requests make one task.
-        let row = sqlx::query("UPDATE vms SET id = id WHERE id = $1 RETURNING *")
-            .bind(&key)
-            .fetch_optional(&mut *tx)
-            .await?;
-        let vm = decode(&row.ok_or_else(|| StoreError::not_found("VM", id))?)?;
-        let kind = task.kind.as_str();
-        if let Some(already) = tasks::unfinished(&mut tx, kind, &key).await? {
-            return Ok(already);
-        }
-        if vm.state.is_terminal()
-            && let Some(done) = tasks::succeeded(&mut tx, kind, &key).await?
-        {
-            return Ok(done);
-        }
-        tasks::insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(task.clone())
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let key = id.to_string();
+            // Holds the row, so that two requests make one task.
+            let row = sqlx::query("UPDATE vms SET id = id WHERE id = $1 RETURNING *")
+                .bind(&key)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let vm = decode(&row.ok_or_else(|| StoreError::not_found("VM", id))?)?;
+            let kind = task.kind.as_str();
+            if let Some(already) = tasks::unfinished(&mut tx, kind, &key).await? {
+                return Ok(already);
+            }
+            if vm.state.is_terminal()
+                && let Some(done) = tasks::succeeded(&mut tx, kind, &key).await?
+            {
+                return Ok(done);
+            }
+            tasks::insert(&mut tx, task).await?;
+            tx.commit().await?;
+            Ok(task.clone())
+        })
+        .await
     }
 }
 

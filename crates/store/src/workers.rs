@@ -14,35 +14,38 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn upsert_worker(&self, worker: &Worker) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(
-            "INSERT INTO workers (id, hostname, version, driver, driver_reason, internal_address, \
-             templates_json, vcpus, memory_mib, vms, state, created_at, heartbeat_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
-             ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, \
-             version = excluded.version, driver = excluded.driver, \
-             driver_reason = excluded.driver_reason, \
-             internal_address = excluded.internal_address, \
-             templates_json = excluded.templates_json, vcpus = excluded.vcpus, \
-             memory_mib = excluded.memory_mib, vms = excluded.vms, state = excluded.state, \
-             heartbeat_at = excluded.heartbeat_at",
-        )
-        .bind(worker.id.to_string())
-        .bind(&worker.hostname)
-        .bind(&worker.version)
-        .bind(worker.driver.map(|driver| driver.as_str()))
-        .bind(&worker.driver_reason)
-        .bind(&worker.internal_address)
-        .bind(row::to_json(&worker.templates)?)
-        .bind(i64::from(worker.vcpus))
-        .bind(i64::try_from(worker.memory_mib).unwrap_or(i64::MAX))
-        .bind(i64::from(worker.vms))
-        .bind(worker.state.as_str())
-        .bind(worker.created_at.as_millis())
-        .bind(worker.heartbeat_at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            sqlx::query(
+                "INSERT INTO workers (id, hostname, version, driver, driver_reason, internal_address, \
+                 templates_json, vcpus, memory_mib, vms, state, created_at, heartbeat_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                 ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, \
+                 version = excluded.version, driver = excluded.driver, \
+                 driver_reason = excluded.driver_reason, \
+                 internal_address = excluded.internal_address, \
+                 templates_json = excluded.templates_json, vcpus = excluded.vcpus, \
+                 memory_mib = excluded.memory_mib, vms = excluded.vms, state = excluded.state, \
+                 heartbeat_at = excluded.heartbeat_at",
+            )
+            .bind(worker.id.to_string())
+            .bind(&worker.hostname)
+            .bind(&worker.version)
+            .bind(worker.driver.map(|driver| driver.as_str()))
+            .bind(&worker.driver_reason)
+            .bind(&worker.internal_address)
+            .bind(row::to_json(&worker.templates)?)
+            .bind(i64::from(worker.vcpus))
+            .bind(i64::try_from(worker.memory_mib).unwrap_or(i64::MAX))
+            .bind(i64::from(worker.vms))
+            .bind(worker.state.as_str())
+            .bind(worker.created_at.as_millis())
+            .bind(worker.heartbeat_at.as_millis())
+            .execute(&mut *tx)
+            .await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Notes that a worker lives, with how many VMs and which templates it has.
@@ -56,18 +59,21 @@ impl Store {
         vms: u32,
         templates: &[Name],
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin_unsynced().await?;
-        let update = "UPDATE workers SET heartbeat_at = $2, vms = $3, templates_json = $4 \
-                      WHERE id = $1";
-        let updated = sqlx::query(update)
-            .bind(id.to_string())
-            .bind(now.as_millis())
-            .bind(i64::from(vms))
-            .bind(row::to_json(&templates)?)
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        found(updated.rows_affected(), id)
+        self.change(|| async {
+            let mut tx = self.begin_unsynced().await?;
+            let update = "UPDATE workers SET heartbeat_at = $2, vms = $3, templates_json = $4 \
+                          WHERE id = $1";
+            let updated = sqlx::query(update)
+                .bind(id.to_string())
+                .bind(now.as_millis())
+                .bind(i64::from(vms))
+                .bind(row::to_json(&templates)?)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            found(updated.rows_affected(), id)
+        })
+        .await
     }
 
     /// Says whether a worker takes new VMs.
@@ -79,14 +85,17 @@ impl Store {
         id: WorkerId,
         state: WorkerState,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let updated = sqlx::query("UPDATE workers SET state = $2 WHERE id = $1")
-            .bind(id.to_string())
-            .bind(state.as_str())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        found(updated.rows_affected(), id)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let updated = sqlx::query("UPDATE workers SET state = $2 WHERE id = $1")
+                .bind(id.to_string())
+                .bind(state.as_str())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            found(updated.rows_affected(), id)
+        })
+        .await
     }
 
     /// One worker.
@@ -94,9 +103,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn worker(&self, id: WorkerId) -> Result<Worker, StoreError> {
-        let row = sqlx::query("SELECT * FROM workers WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM workers WHERE id = $1").bind(id.to_string()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("worker", id))?)
     }
@@ -107,10 +115,12 @@ impl Store {
     /// [`StoreError::InvalidCursor`] or [`StoreError::Database`].
     pub async fn workers(&self, page: &PageRequest) -> Result<Page<Worker>, StoreError> {
         let (below, rows) = page::bounds::<WorkerId>(page, WorkerId::PREFIX)?;
-        let found = sqlx::query("SELECT * FROM workers WHERE id < $1 ORDER BY id DESC LIMIT $2")
-            .bind(below)
-            .bind(rows)
-            .fetch_all(&self.read)
+        let found = self
+            .all(
+                sqlx::query("SELECT * FROM workers WHERE id < $1 ORDER BY id DESC LIMIT $2")
+                    .bind(below)
+                    .bind(rows),
+            )
             .await?;
         let workers = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(workers, page::limit(page), |worker: &Worker| worker.id.to_string()))

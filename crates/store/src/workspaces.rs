@@ -2,9 +2,9 @@
 
 use crate::{
     Store, StoreError,
-    connect::Tx,
     idempotency::{self, Created, Idempotency},
     page, row, tasks,
+    transact::Tx,
 };
 use aetherium_model::{
     Name, Timestamp, VmId, WorkspaceId,
@@ -28,39 +28,42 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Workspace>, StoreError> {
-        let mut tx = self.begin().await?;
-        let id = workspace.id.to_string();
-        if let Some(first) = idempotency::take(&mut tx, key, &id, workspace.created_at).await? {
-            return get(&mut tx, &first).await.map(Created::Existing);
-        }
-        let inserted = sqlx::query(
-            "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
-             idle_timeout_s, state, state_json, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(id)
-        .bind(workspace.name.as_str())
-        .bind(workspace.ai_assistant.as_str())
-        .bind(row::to_json(&workspace.spec)?)
-        .bind(workspace.worker_id.to_string())
-        .bind(workspace.vm_id.map(|vm| vm.to_string()))
-        .bind(i64::from(workspace.idle_timeout_s))
-        .bind(workspace.state.as_str())
-        .bind(row::to_json(&workspace.state)?)
-        .bind(workspace.created_at.as_millis())
-        .bind(workspace.updated_at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-        if inserted.rows_affected() == 0 {
-            return Err(StoreError::Conflict {
-                detail: format!("a workspace named {:?} exists", workspace.name.as_str()),
-                remedy: "choose another name, or delete that workspace first",
-            });
-        }
-        tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-        tasks::insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(Created::New(workspace.clone()))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let id = workspace.id.to_string();
+            if let Some(first) = idempotency::take(&mut tx, key, &id, workspace.created_at).await? {
+                return get(&mut tx, &first).await.map(Created::Existing);
+            }
+            let inserted = sqlx::query(
+                "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
+                 idle_timeout_s, state, state_json, created_at, updated_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(id)
+            .bind(workspace.name.as_str())
+            .bind(workspace.ai_assistant.as_str())
+            .bind(row::to_json(&workspace.spec)?)
+            .bind(workspace.worker_id.to_string())
+            .bind(workspace.vm_id.map(|vm| vm.to_string()))
+            .bind(i64::from(workspace.idle_timeout_s))
+            .bind(workspace.state.as_str())
+            .bind(row::to_json(&workspace.state)?)
+            .bind(workspace.created_at.as_millis())
+            .bind(workspace.updated_at.as_millis())
+            .execute(&mut *tx)
+            .await?;
+            if inserted.rows_affected() == 0 {
+                return Err(StoreError::Conflict {
+                    detail: format!("a workspace named {:?} exists", workspace.name.as_str()),
+                    remedy: "choose another name, or delete that workspace first",
+                });
+            }
+            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
+            tasks::insert(&mut tx, task).await?;
+            tx.commit().await?;
+            Ok(Created::New(workspace.clone()))
+        })
+        .await
     }
 
     /// One workspace.
@@ -68,9 +71,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn workspace(&self, id: WorkspaceId) -> Result<Workspace, StoreError> {
-        let row = sqlx::query("SELECT * FROM workspaces WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM workspaces WHERE id = $1").bind(id.to_string()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("workspace", id))?)
     }
@@ -80,9 +82,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::Database`].
     pub async fn workspace_by_name(&self, name: &Name) -> Result<Workspace, StoreError> {
-        let row = sqlx::query("SELECT * FROM workspaces WHERE name = $1")
-            .bind(name.as_str())
-            .fetch_optional(&self.read)
+        let row = self
+            .first(sqlx::query("SELECT * FROM workspaces WHERE name = $1").bind(name.as_str()))
             .await?;
         decode(&row.ok_or_else(|| StoreError::not_found("workspace", name))?)
     }
@@ -93,10 +94,12 @@ impl Store {
     /// [`StoreError::InvalidCursor`] or [`StoreError::Database`].
     pub async fn workspaces(&self, page: &PageRequest) -> Result<Page<Workspace>, StoreError> {
         let (below, rows) = page::bounds::<WorkspaceId>(page, WorkspaceId::PREFIX)?;
-        let found = sqlx::query("SELECT * FROM workspaces WHERE id < $1 ORDER BY id DESC LIMIT $2")
-            .bind(below)
-            .bind(rows)
-            .fetch_all(&self.read)
+        let found = self
+            .all(
+                sqlx::query("SELECT * FROM workspaces WHERE id < $1 ORDER BY id DESC LIMIT $2")
+                    .bind(below)
+                    .bind(rows),
+            )
             .await?;
         let workspaces = found.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Page::from_rows(workspaces, page::limit(page), |it: &Workspace| it.id.to_string()))
@@ -113,19 +116,22 @@ impl Store {
         id: WorkspaceId,
         task: &Task,
     ) -> Result<Task, StoreError> {
-        let mut tx = self.begin().await?;
-        let key = id.to_string();
-        let workspace = lock(&mut tx, id).await?;
-        if workspace.state == WorkspaceState::Deleting
-            && let Some(already) = tasks::unfinished(&mut tx, task.kind.as_str(), &key).await?
-        {
-            return Ok(already);
-        }
-        write_state(&mut tx, id, &WorkspaceState::Deleting, task.created_at).await?;
-        tasks::cancel_runs_of(&mut tx, &key, task.created_at).await?;
-        tasks::insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(task.clone())
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let key = id.to_string();
+            let workspace = lock(&mut tx, id).await?;
+            if workspace.state == WorkspaceState::Deleting
+                && let Some(already) = tasks::unfinished(&mut tx, task.kind.as_str(), &key).await?
+            {
+                return Ok(already);
+            }
+            write_state(&mut tx, id, &WorkspaceState::Deleting, task.created_at).await?;
+            tasks::cancel_runs_of(&mut tx, &key, task.created_at).await?;
+            tasks::insert(&mut tx, task).await?;
+            tx.commit().await?;
+            Ok(task.clone())
+        })
+        .await
     }
 
     /// Says where a workspace stands. One that is being deleted stays so.
@@ -139,13 +145,16 @@ impl Store {
         state: &WorkspaceState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let workspace = lock(&mut tx, id).await?;
-        if workspace.state == WorkspaceState::Deleting && *state != WorkspaceState::Deleting {
-            return Err(being_deleted(&workspace));
-        }
-        write_state(&mut tx, id, state, now).await?;
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let workspace = lock(&mut tx, id).await?;
+            if workspace.state == WorkspaceState::Deleting && *state != WorkspaceState::Deleting {
+                return Err(being_deleted(&workspace));
+            }
+            write_state(&mut tx, id, state, now).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Notes that a workspace's disk has another size, for its next VMs.
@@ -180,19 +189,22 @@ impl Store {
     /// [`StoreError::NotFound`], [`StoreError::Conflict`] if nobody asked for its deletion, or
     /// [`StoreError::Database`].
     pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let workspace = lock(&mut tx, id).await?;
-        if workspace.state != WorkspaceState::Deleting {
-            return Err(StoreError::Conflict {
-                detail: format!("workspace {id} is {}", workspace.state.as_str()),
-                remedy: "begin its deletion first",
-            });
-        }
-        sqlx::query("DELETE FROM workspaces WHERE id = $1")
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let workspace = lock(&mut tx, id).await?;
+            if workspace.state != WorkspaceState::Deleting {
+                return Err(StoreError::Conflict {
+                    detail: format!("workspace {id} is {}", workspace.state.as_str()),
+                    remedy: "begin its deletion first",
+                });
+            }
+            sqlx::query("DELETE FROM workspaces WHERE id = $1")
+                .bind(id.to_string())
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Writes a new VM and makes it its workspace's, in one transaction.
@@ -205,20 +217,23 @@ impl Store {
             detail: format!("VM {} names no workspace", vm.id),
             remedy: "create it as a VM by itself",
         })?;
-        let mut tx = self.begin().await?;
-        let workspace = lock(&mut tx, id).await?;
-        if workspace.state == WorkspaceState::Deleting {
-            return Err(being_deleted(&workspace));
-        }
-        if let Some(other) = workspace.vm_id {
-            return Err(StoreError::Conflict {
-                detail: format!("workspace {id} has VM {other}"),
-                remedy: "end that VM first",
-            });
-        }
-        crate::vms::insert(&mut tx, vm).await?;
-        write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let workspace = lock(&mut tx, id).await?;
+            if workspace.state == WorkspaceState::Deleting {
+                return Err(being_deleted(&workspace));
+            }
+            if let Some(other) = workspace.vm_id {
+                return Err(StoreError::Conflict {
+                    detail: format!("workspace {id} has VM {other}"),
+                    remedy: "end that VM first",
+                });
+            }
+            crate::vms::insert(&mut tx, vm).await?;
+            write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 }
 

@@ -186,8 +186,16 @@ pub(crate) struct DriverArgs {
 /// Where the truth is kept.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct DatabaseArgs {
-    /// The database; else SQLite in the data directory.
-    #[arg(long, env = "AETHERIUM_DATABASE", value_name = "URL")]
+    /// The database, as postgres://user@host/name or sqlite:///file; else SQLite in the data
+    /// directory. To PostgreSQL over a network, add ?sslmode=verify-full and, for a certificate
+    /// authority of your own, &sslrootcert=FILE.
+    #[arg(
+        long,
+        visible_alias = "database-url",
+        env = "AETHERIUM_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub(crate) database: Option<String>,
 }
 

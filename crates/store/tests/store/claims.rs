@@ -16,10 +16,9 @@ async fn enqueue_vm_create(store: &Store, worker: WorkerId) -> TaskKind {
     kind
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_claims_never_hand_one_task_out_twice() {
+async fn concurrent_claims_never_hand_one_task_out_twice(engine: Engine) {
     const TASKS: usize = 120;
-    let db = Db::fresh().await;
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     for _ in 0..TASKS {
         enqueue_vm_create(&db.store, worker).await;
@@ -52,10 +51,9 @@ async fn waiting(store: &Store) -> usize {
     store.tasks(&filter, &aetherium_model::page::PageRequest::default()).await.unwrap().items.len()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_prompts_of_a_workspace_are_never_in_hands_at_once_and_run_in_order() {
+async fn two_prompts_of_a_workspace_are_never_in_hands_at_once_and_run_in_order(engine: Engine) {
     const PROMPTS: usize = 25;
-    let db = Db::fresh().await;
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let mut wanted = Vec::new();
@@ -84,9 +82,8 @@ async fn two_prompts_of_a_workspace_are_never_in_hands_at_once_and_run_in_order(
     assert_eq!(*order.lock().await, wanted);
 }
 
-#[tokio::test]
-async fn the_database_itself_refuses_two_claims_of_one_serial_key() {
-    let db = Db::fresh().await;
+async fn the_database_itself_refuses_two_claims_of_one_serial_key(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     add_prompt(&db.store, &workspace).await;
@@ -97,9 +94,8 @@ async fn the_database_itself_refuses_two_claims_of_one_serial_key() {
     assert!(error.as_database_error().unwrap().is_unique_violation(), "{error}");
 }
 
-#[tokio::test]
-async fn a_lost_claim_changes_nothing_any_more() {
-    let db = Db::fresh().await;
+async fn a_lost_claim_changes_nothing_any_more(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let prompt = add_prompt(&db.store, &workspace).await;
@@ -123,9 +119,8 @@ async fn a_lost_claim_changes_nothing_any_more() {
     assert_eq!(db.store.start_run(run, Some(&new), vm_id, at(7)).await.unwrap(), Start::NotOurs);
 }
 
-#[tokio::test]
-async fn an_expired_lease_is_recovered_and_a_renewed_one_is_not() {
-    let db = Db::fresh().await;
+async fn an_expired_lease_is_recovered_and_a_renewed_one_is_not(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     enqueue_vm_create(&db.store, worker).await;
     enqueue_vm_create(&db.store, worker).await;
@@ -139,9 +134,8 @@ async fn an_expired_lease_is_recovered_and_a_renewed_one_is_not() {
     assert_eq!(db.store.task(one.id).await.unwrap().state, TaskState::Queued);
 }
 
-#[tokio::test]
-async fn a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so() {
-    let db = Db::fresh().await;
+async fn a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let prompt = add_prompt(&db.store, &workspace).await;
@@ -164,9 +158,8 @@ async fn a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so()
     assert_eq!(claim(&db.store, worker).await, None);
 }
 
-#[tokio::test]
-async fn a_task_that_is_put_off_too_often_fails_with_the_last_reason() {
-    let db = Db::fresh().await;
+async fn a_task_that_is_put_off_too_often_fails_with_the_last_reason(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     enqueue_vm_create(&db.store, worker).await;
     let why = Fault::new(Code::NoCapacity, "no room");
@@ -200,9 +193,10 @@ async fn a_task_that_is_put_off_too_often_fails_with_the_last_reason() {
     assert!(fault.evidence[0].contains("no room"), "{fault:?}");
 }
 
-#[tokio::test]
-async fn a_handler_that_breaks_down_interrupts_what_had_started_and_fails_what_had_not() {
-    let db = Db::fresh().await;
+async fn a_handler_that_breaks_down_interrupts_what_had_started_and_fails_what_had_not(
+    engine: Engine,
+) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let fault = Fault::internal("it broke");
@@ -218,9 +212,8 @@ async fn a_handler_that_breaks_down_interrupts_what_had_started_and_fails_what_h
     }
 }
 
-#[tokio::test]
-async fn more_tasks_than_may_wait_are_refused_and_leave_nothing_behind() {
-    let db = Db::fresh().await;
+async fn more_tasks_than_may_wait_are_refused_and_leave_nothing_behind(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let small = db.store.clone().with_max_queued(2);
@@ -233,4 +226,16 @@ async fn more_tasks_than_may_wait_are_refused_and_leave_nothing_behind() {
     assert!(matches!(small.task(task.id).await, Err(StoreError::NotFound { .. })));
     claim(&small, worker).await.unwrap();
     assert!(small.create_prompt(&prompt, &task, None).await.unwrap().is_new());
+}
+
+on_both_engines! {
+    concurrent_claims_never_hand_one_task_out_twice
+    two_prompts_of_a_workspace_are_never_in_hands_at_once_and_run_in_order
+    the_database_itself_refuses_two_claims_of_one_serial_key
+    a_lost_claim_changes_nothing_any_more
+    an_expired_lease_is_recovered_and_a_renewed_one_is_not
+    a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so
+    a_task_that_is_put_off_too_often_fails_with_the_last_reason
+    a_handler_that_breaks_down_interrupts_what_had_started_and_fails_what_had_not
+    more_tasks_than_may_wait_are_refused_and_leave_nothing_behind
 }

@@ -65,10 +65,9 @@ async fn work(store: Store, worker: WorkerId) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_process_leaves_nothing_half_done_and_loses_nothing_it_said() {
+async fn a_killed_process_leaves_nothing_half_done_and_loses_nothing_it_said(engine: Engine) {
     for lines_before_kill in [1, 7, 40, 150, 333] {
-        let db = Db::fresh().await;
+        let db = Db::fresh(engine).await;
         let worker = WorkerId::new();
         for name in ["a", "b", "c"] {
             ready_workspace(&db.store, worker, name).await;
@@ -172,4 +171,8 @@ async fn check_whole(store: &Store, prompt: &Prompt) {
     assert_eq!(prompt.state == RunState::Running, started);
     // Each append has two entries: both or none.
     assert_eq!((log.len() - ends.len()) % 2, 0);
+}
+
+on_both_engines! {
+    a_killed_process_leaves_nothing_half_done_and_loses_nothing_it_said
 }

@@ -16,9 +16,8 @@ fn ended(code: Code) -> VmState {
     VmState::Failed { termination: Fault::new(code, "x") }
 }
 
-#[tokio::test]
-async fn forgetting_a_vm_keeps_its_workspace_and_prompts() {
-    let db = Db::fresh().await;
+async fn forgetting_a_vm_keeps_its_workspace_and_prompts(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let mut vm = vm(worker, Some(workspace.id));
@@ -48,9 +47,8 @@ async fn forgetting_a_vm_keeps_its_workspace_and_prompts() {
     assert_eq!(db.store.workspace(workspace.id).await.unwrap().state, WorkspaceState::Ready);
 }
 
-#[tokio::test]
-async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more() {
-    let db = Db::fresh().await;
+async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let running = add_prompt(&db.store, &workspace).await;
@@ -88,18 +86,16 @@ async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more() {
     ready_workspace(&db.store, worker, "w").await;
 }
 
-#[tokio::test]
-async fn a_workspace_that_nobody_asked_to_delete_is_not_removed() {
-    let db = Db::fresh().await;
+async fn a_workspace_that_nobody_asked_to_delete_is_not_removed(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let refused = db.store.remove_workspace(workspace.id).await;
     assert!(matches!(refused, Err(StoreError::Conflict { .. })));
     assert_eq!(db.store.workspace(workspace.id).await.unwrap(), workspace);
 }
 
-#[tokio::test]
-async fn a_workspace_that_could_not_be_made_takes_no_prompts_and_says_why() {
-    let db = Db::fresh().await;
+async fn a_workspace_that_could_not_be_made_takes_no_prompts_and_says_why(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let failed = WorkspaceState::Failed { fault: Fault::new(Code::DiskFull, "no room at all") };
@@ -109,9 +105,8 @@ async fn a_workspace_that_could_not_be_made_takes_no_prompts_and_says_why() {
     assert!(refused.to_string().contains("no room at all"), "{refused}");
 }
 
-#[tokio::test]
-async fn a_name_belongs_to_one_workspace() {
-    let db = Db::fresh().await;
+async fn a_name_belongs_to_one_workspace(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let first = ready_workspace(&db.store, worker, "mine").await;
     let (second, task) = workspace(worker, "mine");
@@ -121,9 +116,8 @@ async fn a_name_belongs_to_one_workspace() {
     assert!(matches!(db.store.task(task.id).await, Err(StoreError::NotFound { .. })));
 }
 
-#[tokio::test]
-async fn a_vm_is_deleted_by_one_task_however_often_it_is_asked_for() {
-    let db = Db::fresh().await;
+async fn a_vm_is_deleted_by_one_task_however_often_it_is_asked_for(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let mut vm = vm(worker, None);
     let create = task(worker, TaskKind::VmCreate { vm_id: vm.id });
@@ -144,9 +138,8 @@ async fn a_vm_is_deleted_by_one_task_however_often_it_is_asked_for() {
     assert_eq!((done.id, done.state), (first.id, TaskState::Succeeded));
 }
 
-#[tokio::test]
-async fn a_vm_that_has_ended_changes_no_more_and_takes_no_executions() {
-    let db = Db::fresh().await;
+async fn a_vm_that_has_ended_changes_no_more_and_takes_no_executions(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let mut vm = vm(worker, None);
     let create = task(worker, TaskKind::VmCreate { vm_id: vm.id });
@@ -177,4 +170,14 @@ async fn a_vm_that_has_ended_changes_no_more_and_takes_no_executions() {
     assert_eq!(db.store.vms(live, &PageRequest::default()).await.unwrap().items, []);
     let all = db.store.vms(VmFilter::default(), &PageRequest::default()).await.unwrap().items;
     assert_eq!(all, [vm]);
+}
+
+on_both_engines! {
+    forgetting_a_vm_keeps_its_workspace_and_prompts
+    a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more
+    a_workspace_that_nobody_asked_to_delete_is_not_removed
+    a_workspace_that_could_not_be_made_takes_no_prompts_and_says_why
+    a_name_belongs_to_one_workspace
+    a_vm_is_deleted_by_one_task_however_often_it_is_asked_for
+    a_vm_that_has_ended_changes_no_more_and_takes_no_executions
 }

@@ -9,9 +9,8 @@ fn key(key: &str, request: &str) -> Idempotency {
     Idempotency { key: key.into(), request_sha256: request.into() }
 }
 
-#[tokio::test]
-async fn the_same_request_under_the_same_key_returns_what_the_first_made() {
-    let db = Db::fresh().await;
+async fn the_same_request_under_the_same_key_returns_what_the_first_made(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let (first, task) = prompt(&workspace, "a");
     let key_a = key("k", "a");
@@ -26,9 +25,8 @@ async fn the_same_request_under_the_same_key_returns_what_the_first_made() {
     assert!(matches!(other, Err(StoreError::IdempotencyMismatch { .. })));
 }
 
-#[tokio::test]
-async fn a_request_that_is_refused_leaves_its_key_free() {
-    let db = Db::fresh().await;
+async fn a_request_that_is_refused_leaves_its_key_free(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     ready_workspace(&db.store, worker, "taken").await;
     let (refused, task) = workspace(worker, "taken");
@@ -39,9 +37,8 @@ async fn a_request_that_is_refused_leaves_its_key_free() {
     assert!(created.is_new());
 }
 
-#[tokio::test]
-async fn a_key_is_forgotten_after_its_time() {
-    let db = Db::fresh().await;
+async fn a_key_is_forgotten_after_its_time(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let (first, task) = prompt(&workspace, "a");
     db.store.create_prompt(&first, &task, Some(&key("k", "a"))).await.unwrap();
@@ -54,9 +51,8 @@ async fn a_key_is_forgotten_after_its_time() {
     assert_eq!(db.store.prune(much_later, Duration::MAX).await.unwrap().keys, 1);
 }
 
-#[tokio::test]
-async fn a_key_that_is_empty_or_too_long_is_refused() {
-    let db = Db::fresh().await;
+async fn a_key_that_is_empty_or_too_long_is_refused(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let (prompt, task) = prompt(&workspace, "a");
     for bad in [String::new(), "x".repeat(256)] {
@@ -65,9 +61,8 @@ async fn a_key_that_is_empty_or_too_long_is_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_equal_requests_at_once_one_makes_it() {
-    let db = Db::fresh().await;
+async fn of_many_equal_requests_at_once_one_makes_it(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..12 {
@@ -81,4 +76,12 @@ async fn of_many_equal_requests_at_once_one_makes_it() {
     assert_eq!(created.iter().filter(|it| it.is_new()).count(), 1);
     let first = created[0].clone().into_inner().id;
     assert!(created.into_iter().all(|it| it.into_inner().id == first));
+}
+
+on_both_engines! {
+    the_same_request_under_the_same_key_returns_what_the_first_made
+    a_request_that_is_refused_leaves_its_key_free
+    a_key_is_forgotten_after_its_time
+    a_key_that_is_empty_or_too_long_is_refused
+    of_many_equal_requests_at_once_one_makes_it
 }

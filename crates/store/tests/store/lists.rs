@@ -28,9 +28,8 @@ fn worker() -> Worker {
     }
 }
 
-#[tokio::test]
-async fn pages_show_every_entry_once_newest_first() {
-    let db = Db::fresh().await;
+async fn pages_show_every_entry_once_newest_first(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let mut wanted = Vec::new();
@@ -55,9 +54,8 @@ async fn pages_show_every_entry_once_newest_first() {
     assert!(matches!(refused, Err(StoreError::InvalidCursor { .. })));
 }
 
-#[tokio::test]
-async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of() {
-    let db = Db::fresh().await;
+async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let mut worker = worker();
     db.store.upsert_worker(&worker).await.unwrap();
     assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
@@ -77,9 +75,8 @@ async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of() {
     assert!(matches!(unknown, Err(StoreError::NotFound { .. })));
 }
 
-#[tokio::test]
-async fn tasks_are_found_by_state_type_and_worker() {
-    let db = Db::fresh().await;
+async fn tasks_are_found_by_state_type_and_worker(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let (one, two) = (WorkerId::new(), WorkerId::new());
     ready_workspace(&db.store, one, "a").await;
     let vm = vm(two, None);
@@ -95,4 +92,10 @@ async fn tasks_are_found_by_state_type_and_worker() {
     assert_eq!(count(TaskFilter { kind: Some("vm:delete".into()), ..all() }).await, 0);
     assert_eq!(count(TaskFilter { worker_id: Some(one), ..all() }).await, 1);
     assert_eq!(db.store.task(create.id).await.unwrap(), create);
+}
+
+on_both_engines! {
+    pages_show_every_entry_once_newest_first
+    a_worker_keeps_its_age_across_restarts_and_is_heard_of
+    tasks_are_found_by_state_type_and_worker
 }

@@ -15,5 +15,7 @@ mod idempotency;
 mod lists;
 mod migrations;
 mod model;
+mod postgres;
 mod runs;
 mod support;
+mod upgrades;

@@ -4,9 +4,8 @@ use crate::support::*;
 use aetherium_model::{Code, WorkerId};
 use aetherium_store::{DatabaseUrl, Store, StoreError};
 
-#[tokio::test]
-async fn migrating_again_changes_nothing() {
-    let db = Db::fresh().await;
+async fn migrating_again_changes_nothing(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
     let version = db.store.schema_version().await.unwrap();
     assert_eq!(db.store.migrate().await.unwrap(), version);
@@ -16,9 +15,8 @@ async fn migrating_again_changes_nothing() {
     store.ping().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_processes_may_migrate_at_once() {
-    let db = Db::fresh().await;
+async fn many_processes_may_migrate_at_once(engine: Engine) {
+    let db = Db::fresh(engine).await;
     db.store.close().await;
     db.raw(
         "DROP TABLE events; DROP TABLE runs; DROP TABLE schema_versions; DROP TABLE counters;
@@ -37,9 +35,8 @@ async fn many_processes_may_migrate_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_database_of_a_newer_binary_is_refused_and_left_alone() {
-    let db = Db::fresh().await;
+async fn a_database_of_a_newer_binary_is_refused_and_left_alone(engine: Engine) {
+    let db = Db::fresh(engine).await;
     db.raw("INSERT INTO schema_versions (version, applied_at) VALUES (99, 0)").await.unwrap();
     let error = Store::open(&db.url).await.unwrap_err();
     assert!(matches!(error, StoreError::SchemaTooNew { found: 99, .. }), "{error:?}");
@@ -69,4 +66,10 @@ async fn a_directory_that_is_not_there_is_named() {
     let error = Store::open(&url).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere/at/all.db"), "{error}");
     assert_eq!(error.code(), Code::Unavailable);
+}
+
+on_both_engines! {
+    migrating_again_changes_nothing
+    many_processes_may_migrate_at_once
+    a_database_of_a_newer_binary_is_refused_and_left_alone
 }

@@ -211,15 +211,13 @@ async fn agree(store: &Store, model: &Model) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn whatever_happens_the_store_hands_out_what_the_model_does(
-        steps in proptest::collection::vec(step(), 1..80)
-    ) {
+fn the_store_hands_out_what_the_model_does(engine: Engine) {
+    let config =
+        ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in proptest::collection::vec(step(), 1..80))| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let db = Db::fresh().await;
+            let db = Db::fresh(engine).await;
             let worker = WorkerId::new();
             let mut spaces = Vec::new();
             for name in ["a", "b", "c"] {
@@ -231,5 +229,15 @@ proptest! {
             }
             agree(&db.store, &model).await;
         });
-    }
+    });
+}
+
+#[test]
+fn whatever_happens_sqlite_hands_out_what_the_model_does() {
+    the_store_hands_out_what_the_model_does(Engine::Sqlite);
+}
+
+#[test]
+fn whatever_happens_postgres_hands_out_what_the_model_does() {
+    the_store_hands_out_what_the_model_does(Engine::Postgres);
 }

@@ -14,9 +14,8 @@ fn output(text: impl Into<String>) -> (aetherium_model::Timestamp, EventBody) {
     (at(2), EventBody::Output { stream: Stream::Stdout, text: text.into() })
 }
 
-#[tokio::test]
-async fn a_prompt_runs_from_queued_to_its_result_with_its_whole_log() {
-    let db = Db::fresh().await;
+async fn a_prompt_runs_from_queued_to_its_result_with_its_whole_log(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let (prompt, task) = prompt(&workspace, "nul \0 and \u{10ffff}");
@@ -50,9 +49,8 @@ async fn a_prompt_runs_from_queued_to_its_result_with_its_whole_log() {
     assert_eq!(db.store.unfinished_runs(vm_id).await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn a_run_ends_once_and_takes_nothing_after_its_end() {
-    let db = Db::fresh().await;
+async fn a_run_ends_once_and_takes_nothing_after_its_end(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     add_prompt(&db.store, &workspace).await;
@@ -70,9 +68,8 @@ async fn a_run_ends_once_and_takes_nothing_after_its_end() {
     assert_eq!(db.store.task(claimed.id).await.unwrap().state, TaskState::Succeeded);
 }
 
-#[tokio::test]
-async fn a_result_without_a_start_mark_is_refused() {
-    let db = Db::fresh().await;
+async fn a_result_without_a_start_mark_is_refused(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let prompt = add_prompt(&db.store, &workspace).await;
@@ -87,9 +84,8 @@ async fn a_result_without_a_start_mark_is_refused() {
     assert_eq!(db.store.events(run, 0, 9).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_waiting_prompt_is_cancelled_at_once_and_a_claimed_one_by_its_handler() {
-    let db = Db::fresh().await;
+async fn a_waiting_prompt_is_cancelled_at_once_and_a_claimed_one_by_its_handler(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let first = add_prompt(&db.store, &workspace).await;
@@ -116,9 +112,8 @@ async fn a_waiting_prompt_is_cancelled_at_once_and_a_claimed_one_by_its_handler(
     assert_eq!(still.finished_at, Some(at(4)));
 }
 
-#[tokio::test]
-async fn a_vm_that_waits_to_be_made_is_left_to_its_handler_when_cancelled() {
-    let db = Db::fresh().await;
+async fn a_vm_that_waits_to_be_made_is_left_to_its_handler_when_cancelled(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let vm = vm(worker, None);
     let create = task(worker, aetherium_model::task::TaskKind::VmCreate { vm_id: vm.id });
@@ -128,9 +123,8 @@ async fn a_vm_that_waits_to_be_made_is_left_to_its_handler_when_cancelled() {
     assert!(claim(&db.store, worker).await.unwrap().cancel_requested);
 }
 
-#[tokio::test]
-async fn output_beyond_the_bound_is_dropped_and_the_log_says_so_once() {
-    let db = Db::fresh().await;
+async fn output_beyond_the_bound_is_dropped_and_the_log_says_so_once(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let vm = vm(worker, None);
     let create = task(worker, aetherium_model::task::TaskKind::VmCreate { vm_id: vm.id });
@@ -151,9 +145,8 @@ async fn output_beyond_the_bound_is_dropped_and_the_log_says_so_once() {
     assert_eq!(log.len(), 2);
 }
 
-#[tokio::test]
-async fn what_ran_without_a_task_is_interrupted_when_its_worker_begins_again() {
-    let db = Db::fresh().await;
+async fn what_ran_without_a_task_is_interrupted_when_its_worker_begins_again(engine: Engine) {
+    let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
     let vm = vm(worker, None);
     let create = task(worker, aetherium_model::task::TaskKind::VmCreate { vm_id: vm.id });
@@ -171,4 +164,14 @@ async fn what_ran_without_a_task_is_interrupted_when_its_worker_begins_again() {
     assert_eq!(store.interrupt_interactive_runs(worker, at(2)).await.unwrap(), []);
     assert_eq!(store.run_state(run).await.unwrap().as_str(), "interrupted");
     assert_eq!(store.execution(queued.id).await.unwrap(), queued);
+}
+
+on_both_engines! {
+    a_prompt_runs_from_queued_to_its_result_with_its_whole_log
+    a_run_ends_once_and_takes_nothing_after_its_end
+    a_result_without_a_start_mark_is_refused
+    a_waiting_prompt_is_cancelled_at_once_and_a_claimed_one_by_its_handler
+    a_vm_that_waits_to_be_made_is_left_to_its_handler_when_cancelled
+    output_beyond_the_bound_is_dropped_and_the_log_says_so_once
+    what_ran_without_a_task_is_interrupted_when_its_worker_begins_again
 }

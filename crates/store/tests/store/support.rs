@@ -1,7 +1,4 @@
-//! A fresh database for each test, and the things to put into it.
-//!
-//! With `AETHERIUM_TEST_POSTGRES=postgres://…` (a server's database in which databases may be
-//! made) the same tests run against PostgreSQL.
+//! A fresh database of either engine for each test, and the things to put into it.
 
 use aetherium_model::{
     ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
@@ -13,6 +10,38 @@ use aetherium_model::{
     workspace::{Prompt, Workspace, WorkspaceState},
 };
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store};
+use sqlx::Connection as _;
+use test_servers::Postgres;
+
+/// Which database a test is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Makes two tests of each case.
+macro_rules! on_both_engines {
+    ($($case:ident)+) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case($crate::support::Engine::Sqlite).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case($crate::support::Engine::Postgres).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_both_engines;
 
 pub(crate) struct Db {
     pub(crate) store: Store,
@@ -21,15 +50,18 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    pub(crate) async fn fresh() -> Self {
+    pub(crate) async fn fresh(engine: Engine) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let url: DatabaseUrl = match std::env::var("AETHERIUM_TEST_POSTGRES") {
-            Ok(server) => new_database(&server).await.parse().unwrap(),
-            Err(_) => {
-                format!("sqlite://{}", dir.path().join("a b%20#?c.db").display()).parse().unwrap()
-            }
-        };
+        let url: DatabaseUrl = Self::nothing(engine, &dir).parse().unwrap();
         Self { store: Store::open(&url).await.unwrap(), url, _dir: dir }
+    }
+
+    /// The address of a database with nothing in it.
+    pub(crate) fn nothing(engine: Engine, dir: &tempfile::TempDir) -> String {
+        match engine {
+            Engine::Sqlite => format!("sqlite://{}", dir.path().join("a b%20#?c.db").display()),
+            Engine::Postgres => Postgres::of_this_process().database(),
+        }
     }
 
     /// As after a restart of the process.
@@ -38,31 +70,26 @@ impl Db {
     }
 
     /// Speaks to the database itself.
-    pub(crate) async fn raw(&self, statement: &'static str) -> Result<(), sqlx::Error> {
-        let url = match &self.url {
-            DatabaseUrl::Postgres(url) => url.clone(),
-            DatabaseUrl::Sqlite(path) => {
-                let path = path.to_str().unwrap();
-                let path = path.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
-                format!("sqlite://{}", path.replace(' ', "%20"))
-            }
-        };
-        let pool = sqlx::AnyPool::connect(&url).await.unwrap();
-        let done = sqlx::raw_sql(statement).execute(&pool).await;
-        pool.close().await;
-        done.map(drop)
+    pub(crate) async fn raw(&self, statements: &str) -> Result<(), sqlx::Error> {
+        raw(&self.url, statements.to_owned()).await
     }
 }
 
-async fn new_database(server: &str) -> String {
+/// Speaks to a database itself, whatever is in it.
+pub(crate) async fn raw(url: &DatabaseUrl, statements: String) -> Result<(), sqlx::Error> {
     sqlx::any::install_default_drivers();
-    let pool = sqlx::AnyPool::connect(server).await.unwrap();
-    let name = TaskId::new().to_string();
-    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-    sqlx::raw_sql(create).execute(&pool).await.unwrap();
-    pool.close().await;
-    let (base, _) = server.rsplit_once('/').unwrap();
-    format!("{base}/{name}")
+    let url = match url {
+        DatabaseUrl::Postgres(url) => url.clone(),
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.to_str().unwrap();
+            let path = path.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
+            format!("sqlite://{}?mode=rwc", path.replace(' ', "%20"))
+        }
+    };
+    let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await;
+    connection.close().await.unwrap();
+    done.map(drop)
 }
 
 pub(crate) fn at(millis: i64) -> Timestamp {

@@ -1,0 +1,103 @@
+//! Changes and questions: each change a transaction, each within a deadline.
+//!
+//! PostgreSQL may end a transaction for the sake of another: two that wait for each other's rows, or
+//! that cannot both have come first. Nothing of it is left then, so it is simply done again, after a
+//! pause that grows and differs from caller to caller. SQLite has one writer and never does that.
+//!
+//! The servers' own deadlines (see [`crate::connect`]) end what they work on too long. The ones here
+//! end the wait for a server that cannot be heard any more.
+
+use crate::{Store, StoreError, connect::Engine};
+use sqlx::{
+    Any, Transaction,
+    any::{AnyArguments, AnyRow},
+    query::Query,
+};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// What a change may take, with all its tries.
+const CHANGE: Duration = Duration::from_secs(30);
+/// What a question may take.
+const QUESTION: Duration = Duration::from_secs(15);
+/// How often a change is tried that PostgreSQL ended for another's sake.
+const TRIES: u32 = 8;
+/// The longest pause before the second try; each further one may be twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+
+pub(crate) type Tx = Transaction<'static, Any>;
+
+impl Store {
+    /// Makes a change, whose transaction `work` begins and commits. `work` may be done several times:
+    /// it must change nothing but the database.
+    pub(crate) async fn change<T, Work: Future<Output = Result<T, StoreError>>>(
+        &self,
+        work: impl Fn() -> Work,
+    ) -> Result<T, StoreError> {
+        within(CHANGE, async {
+            let mut tried = 1;
+            loop {
+                match work().await {
+                    Err(error) if tried < TRIES && error.asks_for_another_try() => {
+                        tracing::debug!(%error, tried, "a change gave way to another");
+                        sleep(pause(tried)).await;
+                        tried += 1;
+                    }
+                    done => return done,
+                }
+            }
+        })
+        .await
+    }
+
+    /// A transaction that outlives a power cut once it is committed, as far as the database's own
+    /// settings go: what PostgreSQL waits for is its operator's choice, who may want replicas to
+    /// have it too.
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        let begin = match self.engine {
+            Engine::Sqlite => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
+            Engine::Postgres => "BEGIN",
+        };
+        Ok(self.write.begin_with(begin).await?)
+    }
+
+    /// A transaction that outlives this process once it is committed, but perhaps not a power cut:
+    /// for records that decide about nobody's work, whose callers wait. It never gets lost before
+    /// what was committed earlier, and a later one that outlives a power cut makes it do so too.
+    pub(crate) async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
+        let begin = match self.engine {
+            Engine::Sqlite => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+            Engine::Postgres => "BEGIN; SET LOCAL synchronous_commit = off",
+        };
+        Ok(self.write.begin_with(begin).await?)
+    }
+
+    /// Every row that answers a question.
+    pub(crate) async fn all(
+        &self,
+        question: Query<'_, Any, AnyArguments>,
+    ) -> Result<Vec<AnyRow>, StoreError> {
+        within(QUESTION, async { Ok(question.fetch_all(&self.read).await?) }).await
+    }
+
+    /// The first row that answers a question, if any does.
+    pub(crate) async fn first(
+        &self,
+        question: Query<'_, Any, AnyArguments>,
+    ) -> Result<Option<AnyRow>, StoreError> {
+        within(QUESTION, async { Ok(question.fetch_optional(&self.read).await?) }).await
+    }
+}
+
+/// Ends the wait for a database that does not answer.
+pub(crate) async fn within<T>(
+    at_most: Duration,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(at_most, asked).await.unwrap_or(Err(StoreError::Silent { after: at_most }))
+}
+
+/// Anything up to a bound that doubles, so that those who met once do not meet again.
+fn pause(tried: u32) -> Duration {
+    (FIRST_PAUSE * 2u32.pow(tried - 1)).mul_f64(rand::random())
+}

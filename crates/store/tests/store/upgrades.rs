@@ -1,0 +1,128 @@
+//! Databases of every earlier version, with what its binary had written, are brought up to date.
+//!
+//! Each migration has a file of the same name in `upgrades/`: what a binary of that version writes
+//! that one before it does not. The files were written when the version was, and stay as they are.
+
+use crate::support::*;
+use aetherium_model::{ExecutionId, PromptId, VmId, WorkerId, WorkspaceId, task::Recovery};
+use aetherium_store::{Created, DatabaseUrl, Idempotency, RunRef, Store};
+use std::{fs, path::Path};
+
+const ONE: &str = "00000000000000000000000001";
+const TWO: &str = "00000000000000000000000002";
+const THREE: &str = "00000000000000000000000003";
+
+/// A version of the schema, and what its binary had written.
+struct Version {
+    schema: String,
+    data: String,
+}
+
+fn versions() -> Vec<Version> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(here.join("migrations")).unwrap().map(|it| it.unwrap().file_name());
+    let mut names: Vec<_> = files.collect();
+    names.sort();
+    let version = |name: std::ffi::OsString| Version {
+        schema: fs::read_to_string(here.join("migrations").join(&name)).unwrap(),
+        data: fs::read_to_string(here.join("tests/store/upgrades").join(&name))
+            .unwrap_or_else(|error| panic!("a migration needs data in upgrades/{name:?}: {error}")),
+    };
+    names.into_iter().map(version).collect()
+}
+
+/// A database that lived through `versions` and no later one.
+async fn left_by(versions: &[Version], engine: Engine, dir: &tempfile::TempDir) -> DatabaseUrl {
+    let url: DatabaseUrl = Db::nothing(engine, dir).parse().unwrap();
+    let journal = "CREATE TABLE schema_versions \
+                   (version BIGINT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
+    raw(&url, journal.to_owned()).await.unwrap();
+    for (number, version) in (1..).zip(versions) {
+        raw(&url, version.schema.clone()).await.unwrap();
+        raw(&url, format!("INSERT INTO schema_versions VALUES ({number}, 0)")).await.unwrap();
+        raw(&url, version.data.clone()).await.unwrap();
+    }
+    url
+}
+
+async fn what_an_earlier_version_left_is_kept_and_goes_on(engine: Engine) {
+    let versions = versions();
+    for version in 1..=versions.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = left_by(&versions[..version], engine, &dir).await;
+        let store = Store::open(&url).await.unwrap();
+        let newest = store.schema_version().await.unwrap();
+        assert_eq!(newest, i64::try_from(versions.len()).unwrap());
+        what_was_there_is_there(&store, version).await;
+        work_goes_on(&store).await;
+    }
+}
+
+async fn what_was_there_is_there(store: &Store, version: usize) {
+    let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();
+    let vm: VmId = format!("vm_{ONE}").parse().unwrap();
+    let ended: VmId = format!("vm_{TWO}").parse().unwrap();
+    assert_eq!(store.worker(worker).await.unwrap().templates, ["debian".parse().unwrap()]);
+    let workspace = store.workspace_by_name(&"kept".parse().unwrap()).await.unwrap();
+    assert_eq!((workspace.vm_id, workspace.spec), (Some(vm), spec()));
+
+    let live = store.live_vms(worker).await.unwrap();
+    assert_eq!(live.iter().map(|vm| vm.id).collect::<Vec<_>>(), [vm]);
+    let address = live[0].address.map(|address| address.to_string());
+    assert_eq!(address.as_deref(), (version >= 2).then_some("127.0.0.1"));
+    let fault = store.vm(ended).await.unwrap().state;
+    assert_eq!(fault.as_str(), "failed");
+
+    let done: PromptId = format!("pr_{ONE}").parse().unwrap();
+    let prompt = store.prompt(done).await.unwrap();
+    assert_eq!((prompt.prompt.as_str(), prompt.state), ("echo hello", completed()));
+    assert_eq!(store.events(RunRef::Prompt(done), 0, 9).await.unwrap().len(), 2);
+    let execution: ExecutionId = format!("ex_{ONE}").parse().unwrap();
+    assert_eq!(store.execution(execution).await.unwrap().command.argv, ["true"]);
+}
+
+async fn work_goes_on(store: &Store) {
+    let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();
+    let workspace: WorkspaceId = format!("ws_{ONE}").parse().unwrap();
+    let running: PromptId = format!("pr_{TWO}").parse().unwrap();
+    let waiting: PromptId = format!("pr_{THREE}").parse().unwrap();
+
+    let workspace = store.workspace(workspace).await.unwrap();
+    let key = Idempotency { key: "once".into(), request_sha256: "00ff".into() };
+    let (again, task) = prompt(&workspace, "sleep 600");
+    let first = store.create_prompt(&again, &task, Some(&key)).await.unwrap();
+    assert!(matches!(first, Created::Existing(prompt) if prompt.id == running));
+    let added = add_prompt(store, &workspace).await;
+
+    let recovered = store.recover_worker(worker, at(9)).await.unwrap();
+    assert!(matches!(recovered[0].verdict, Recovery::Interrupt(_)));
+    let interactive = store.interrupt_interactive_runs(worker, at(9)).await.unwrap();
+    assert_eq!(interactive.len(), 1);
+    assert_eq!(store.prompt(running).await.unwrap().state.as_str(), "interrupted");
+    for next in [waiting, added.id] {
+        let claimed = claim(store, worker).await.unwrap();
+        let run = start(store, &claimed).await;
+        assert_eq!(run, RunRef::Prompt(next));
+        let _ = store.finish_run(run, completed(), at(10)).await.unwrap();
+    }
+    assert_eq!(claim(store, worker).await, None);
+}
+
+async fn an_upgrade_that_fails_leaves_the_version_before(engine: Engine) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = left_by(&versions()[..1], engine, &dir).await;
+    // The second statement of the second version will find its column there.
+    raw(&url, "ALTER TABLE vms ADD COLUMN address TEXT".to_owned()).await.unwrap();
+    Store::open(&url).await.unwrap_err();
+    let looked = Store::connect(&url).await.unwrap();
+    assert_eq!(looked.schema_version().await.unwrap(), 1);
+    let first_statement = "SELECT virtio_transport FROM vms".to_owned();
+    raw(&url, first_statement).await.unwrap_err();
+    raw(&url, "ALTER TABLE vms DROP COLUMN address".to_owned()).await.unwrap();
+    what_was_there_is_there(&Store::open(&url).await.unwrap(), 1).await;
+}
+
+on_both_engines! {
+    what_an_earlier_version_left_is_kept_and_goes_on
+    an_upgrade_that_fails_leaves_the_version_before
+}
