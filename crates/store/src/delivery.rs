@@ -8,7 +8,7 @@
 use crate::{Store, StoreError, connect::Tx, row, tasks};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
-    task::{Recovery, Task, TaskState, recover},
+    task::{Loss, Recovery, Task, TaskState, recover},
 };
 
 /// How often a claim looks again when others were faster, before it reports that there is nothing.
@@ -78,7 +78,8 @@ impl Store {
     ) -> Result<Option<Task>, StoreError> {
         let mut tx = self.begin().await?;
         let claimed = sqlx::query(
-            "UPDATE tasks SET state = 'claimed', attempts = attempts + 1, lease_until = $3 \
+            "UPDATE tasks SET state = CASE WHEN started_at IS NULL THEN 'claimed' \
+             ELSE 'started' END, attempts = attempts + 1, lease_until = $3 \
              WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
         )
         .bind(id)
@@ -212,12 +213,14 @@ impl Store {
     ) -> Result<Option<Recovery>, StoreError> {
         let mut tx = self.begin().await?;
         let Some(task) = tasks::held(&mut tx, claim).await? else { return Ok(None) };
-        let verdict = write_recovery(&mut tx, &task, not_before, why, now).await?;
+        let verdict = recover(&task, Loss::LetGo);
+        let verdict = write_recovery(&mut tx, &task, verdict, not_before, why, now).await?;
         tx.commit().await?;
         Ok(Some(verdict))
     }
 
-    /// Recovers every task in the hands of a worker, which has just begun and holds none.
+    /// Recovers every task in the hands of a worker, which has just begun and holds none, and has
+    /// taken over its VMs.
     ///
     /// # Errors
     /// [`StoreError::Database`]; what was recovered before it stays so.
@@ -232,7 +235,7 @@ impl Store {
         .bind(worker_id.to_string())
         .fetch_all(&self.read)
         .await?;
-        self.recover_all(&held, Timestamp::from_millis(i64::MAX), now).await
+        self.recover_all(&held, Loss::Restarted, Timestamp::from_millis(i64::MAX), now).await
     }
 
     /// Recovers every task whose lease ran out before `now`, of any worker.
@@ -242,13 +245,14 @@ impl Store {
     pub async fn recover_expired(&self, now: Timestamp) -> Result<Vec<Recovered>, StoreError> {
         let expired = "SELECT * FROM tasks WHERE lease_until < $1 ORDER BY seq";
         let held = sqlx::query(expired).bind(now.as_millis()).fetch_all(&self.read).await?;
-        self.recover_all(&held, now, now).await
+        self.recover_all(&held, Loss::LetGo, now, now).await
     }
 
     /// One transaction for each, which looks again: a claim may have been renewed or ended since.
     async fn recover_all(
         &self,
         held: &[sqlx::any::AnyRow],
+        loss: Loss,
         lease_before: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Recovered>, StoreError> {
@@ -266,7 +270,8 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
             let Some(task) = lost.as_ref().map(tasks::decode).transpose()? else { continue };
-            let verdict = write_recovery(&mut tx, &task, AT_ONCE, None, now).await?;
+            let verdict = recover(&task, loss);
+            let verdict = write_recovery(&mut tx, &task, verdict, AT_ONCE, None, now).await?;
             tx.commit().await?;
             recovered.push(Recovered { task, verdict });
         }
@@ -274,15 +279,16 @@ impl Store {
     }
 }
 
-/// Decides what becomes of a task whose claim is given up or lost, and writes it.
+/// Writes what was decided to become of a task whose claim is given up or lost.
 async fn write_recovery(
     tx: &mut Tx,
     task: &Task,
+    verdict: Recovery,
     not_before: Timestamp,
     why: Option<&Fault>,
     now: Timestamp,
 ) -> Result<Recovery, StoreError> {
-    let verdict = match recover(task) {
+    let verdict = match verdict {
         Recovery::GiveUp(fault) => {
             Recovery::GiveUp(fault.evidence(why.map(|last| format!("the last time: {last}"))))
         }
@@ -299,6 +305,13 @@ async fn write_recovery(
             .bind(why.map(row::to_json).transpose()?)
             .execute(&mut **tx)
             .await?;
+        }
+        // What it had started is still there, and so is its mark.
+        Recovery::Resume => {
+            sqlx::query("UPDATE tasks SET state = 'queued', lease_until = NULL WHERE id = $1")
+                .bind(task.id.to_string())
+                .execute(&mut **tx)
+                .await?;
         }
         Recovery::Interrupt(fault) => {
             tasks::end(tx, task, TaskState::Interrupted, Some(fault), now).await?;

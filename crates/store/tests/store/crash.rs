@@ -7,6 +7,7 @@ use aetherium_model::{
     output::{EventBody, Stream},
     page::{MAX_PAGE, PageRequest},
     run::RunState,
+    task::TaskState,
     workspace::{Prompt, Workspace},
 };
 use aetherium_store::{DatabaseUrl, Finish, RunRef, Store};
@@ -93,7 +94,11 @@ async fn a_killed_process_leaves_nothing_half_done_and_loses_nothing_it_said() {
             let after = store.prompt(prompt.id).await.unwrap();
             check_whole(&store, &after).await;
             match prompt.state {
-                RunState::Running => assert_eq!(after.state.as_str(), "interrupted"),
+                RunState::Running => {
+                    let task = store.task(prompt.task_id).await.unwrap();
+                    assert_eq!((task.state, task.started_at.is_some()), (TaskState::Queued, true));
+                    assert_eq!(after.state, RunState::Running);
+                }
                 state => assert_eq!(after.state, state),
             }
         }
