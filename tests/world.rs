@@ -90,6 +90,13 @@ impl Place {
         all.map(|(vm, process)| format!("{vm}: {} {}", process.role, process.pid)).collect()
     }
 
+    /// The same processes by their ids.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> {
+        let strays = aetherium_vmm::strays(&self.path().join("vms")).unwrap_or_default();
+        let all = strays.into_iter().flat_map(|stray| stray.processes);
+        all.filter_map(|it| rustix::process::Pid::from_raw(it.pid.try_into().ok()?))
+    }
+
     /// Fails if a process, a socket, a disk or a journal of a VM is left, or the server's socket.
     pub(crate) fn assert_no_vm_is_left(&self) {
         self.assert_no_vm_is_left_but_the_server();
@@ -113,13 +120,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // A test that failed half way must not leave VMs on the machine.
-        for stray in aetherium_vmm::strays(&self.path().join("vms")).unwrap_or_default() {
-            for process in stray.processes {
-                let pid = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw);
-                if let Some(pid) = pid {
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
-            }
+        for pid in self.pids() {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

@@ -134,6 +134,7 @@ fn sse(event: &OutputEvent) -> Result<Event, axum::Error> {
         EventBody::Status { .. } => "status",
         EventBody::Output { .. } => "output",
         EventBody::OutputBytes { .. } => "output_bytes",
+        EventBody::Missing { .. } => "missing",
         EventBody::Truncated { .. } => "truncated",
         EventBody::End { .. } => "end",
     };

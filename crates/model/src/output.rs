@@ -39,6 +39,14 @@ pub enum EventBody {
         /// The bytes in hexadecimal.
         hex: String,
     },
+    /// So much of a stream is missing here: it was written while the worker was away, and the guest
+    /// keeps only the end of what nobody takes.
+    Missing {
+        /// The stream it was written to.
+        stream: Stream,
+        /// How much.
+        bytes: u64,
+    },
     /// The log is full: what follows of this run's output is dropped.
     Truncated {
         /// The bytes kept.
@@ -124,6 +132,18 @@ impl EventBody {
     }
 }
 
+impl EventBody {
+    /// How much of which stream this entry stands for, in bytes: what it carries, or says is missing.
+    pub fn extent(&self) -> Option<(Stream, u64)> {
+        match self {
+            Self::Output { stream, text } => Some((*stream, text.len() as u64)),
+            Self::OutputBytes { stream, hex } => Some((*stream, hex.len() as u64 / 2)),
+            Self::Missing { stream, bytes } => Some((*stream, *bytes)),
+            Self::Status { .. } | Self::Truncated { .. } | Self::End { .. } => None,
+        }
+    }
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
@@ -160,7 +180,9 @@ mod tests {
             let mut chunker = Utf8Chunker::new(Stream::Stderr);
             let mut events: Vec<_> = chunks.iter().filter_map(|chunk| chunker.push(chunk)).collect();
             events.extend(chunker.finish());
+            let stands_for: u64 = events.iter().map(|event| event.extent().unwrap().1).sum();
             let out: Vec<u8> = events.iter().flat_map(|event| event.output().unwrap().1).collect();
+            prop_assert_eq!(stands_for, out.len() as u64);
             prop_assert_eq!(out, chunks.concat());
         }
     }

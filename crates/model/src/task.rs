@@ -7,7 +7,8 @@
 //! queued, claimed, started ─► cancelled
 //! ```
 //! Delivery is at least once, execution at most once: before a handler lets the guest run anything
-//! it writes the start mark. A task that may have run is never silently run again.
+//! it writes the start mark. A task that may have run is never silently run again. The mark stays with
+//! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId};
 use serde::{Deserialize, Serialize};
@@ -185,11 +186,22 @@ pub struct Task {
     pub finished_at: Option<Timestamp>,
 }
 
-/// What to do with a task whose claim was lost (its worker died, or its lease ran out).
+/// How a claim was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It was given up, or its lease ran out: nobody can say what the guest does.
+    LetGo,
+    /// Its worker's process ended, and the next one has begun and taken over the VMs that live.
+    Restarted,
+}
+
+/// What to do with a task whose claim was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovery {
     /// Hand it out again.
     Requeue,
+    /// Hand it out again with its start mark, to find what it had started and go on with that.
+    Resume,
     /// End it: it may have run.
     Interrupt(Fault),
     /// End it: it was tried too often.
@@ -199,8 +211,11 @@ pub enum Recovery {
 }
 
 /// Decides what becomes of a task whose claim was lost.
-pub fn recover(task: &Task) -> Recovery {
+pub fn recover(task: &Task, loss: Loss) -> Recovery {
     if task.state == TaskState::Started && !task.kind.is_idempotent() {
+        if loss == Loss::Restarted && task.attempts < MAX_ATTEMPTS {
+            return Recovery::Resume;
+        }
         return Recovery::Interrupt(
             Fault::new(
                 Code::Interrupted,
@@ -257,18 +272,28 @@ mod tests {
         #[test]
         fn a_users_command_that_may_have_run_is_never_handed_out_again(attempts in 0u32..10, cancel: bool) {
             let kind = TaskKind::PromptExecute { workspace_id: WorkspaceId::new(), prompt_id: PromptId::new() };
-            let verdict = recover(&task(kind, TaskState::Started, attempts, cancel));
-            prop_assert!(matches!(verdict, Recovery::Interrupt(_)));
+            let started = task(kind, TaskState::Started, attempts, cancel);
+            prop_assert!(matches!(recover(&started, Loss::LetGo), Recovery::Interrupt(_)));
+            // By a worker that may find it, it is gone on with, but not for ever.
+            let verdict = recover(&started, Loss::Restarted);
+            if attempts < MAX_ATTEMPTS {
+                prop_assert_eq!(verdict, Recovery::Resume);
+            } else {
+                prop_assert!(matches!(verdict, Recovery::Interrupt(_)));
+            }
         }
 
         #[test]
         fn a_task_that_has_not_started_is_handed_out_again_until_it_was_tried_too_often(attempts in 0u32..10) {
             let kind = TaskKind::VmExecute { vm_id: VmId::new(), execution_id: ExecutionId::new() };
-            let verdict = recover(&task(kind, TaskState::Claimed, attempts, false));
-            if attempts < MAX_ATTEMPTS {
-                prop_assert_eq!(verdict, Recovery::Requeue);
-            } else {
-                prop_assert!(matches!(verdict, Recovery::GiveUp(_)));
+            let claimed = task(kind, TaskState::Claimed, attempts, false);
+            for loss in [Loss::LetGo, Loss::Restarted] {
+                let verdict = recover(&claimed, loss);
+                if attempts < MAX_ATTEMPTS {
+                    prop_assert_eq!(verdict, Recovery::Requeue);
+                } else {
+                    prop_assert!(matches!(verdict, Recovery::GiveUp(_)));
+                }
             }
         }
     }
@@ -276,7 +301,8 @@ mod tests {
     #[test]
     fn deleting_a_vm_can_be_repeated_though_it_had_started() {
         let kind = TaskKind::VmDelete { vm_id: VmId::new() };
-        assert_eq!(recover(&task(kind, TaskState::Started, 1, false)), Recovery::Requeue);
+        let started = task(kind, TaskState::Started, 1, false);
+        assert_eq!(recover(&started, Loss::Restarted), Recovery::Requeue);
     }
 
     #[test]

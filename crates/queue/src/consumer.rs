@@ -259,7 +259,7 @@ impl Delivery {
             tracing::warn!(task = %task.id, kind = task.kind.as_str(), ?verdict, "recovered a task");
             announce_task(&self.consumer.bus, &task);
             match &verdict {
-                Recovery::Requeue => self.consumer.bus.wake(task.worker_id),
+                Recovery::Requeue | Recovery::Resume => self.consumer.bus.wake(task.worker_id),
                 verdict if task.worker_id == self.consumer.worker_id => {
                     crate::settle::abandon(&*self.consumer.handler, &task, verdict).await;
                 }

@@ -96,7 +96,7 @@ impl Settler {
             Ok(Outcome::Retry { after, fault }) => {
                 let until = now().after(*after);
                 return Ok(match self.store.requeue(claim, until, Some(fault), now()).await? {
-                    Some(Recovery::Requeue) => Written::PutOff(until),
+                    Some(Recovery::Requeue | Recovery::Resume) => Written::PutOff(until),
                     Some(verdict) => Written::Abandoned(verdict),
                     None => Written::End,
                 });
@@ -133,7 +133,7 @@ impl Settler {
 pub(crate) async fn abandon(handler: &dyn Handler, task: &Task, verdict: &Recovery) {
     let cancelled;
     let fault = match verdict {
-        Recovery::Requeue => return,
+        Recovery::Requeue | Recovery::Resume => return,
         Recovery::Interrupt(fault) | Recovery::GiveUp(fault) => fault,
         Recovery::Cancel => {
             cancelled = Fault::new(Code::Cancelled, "it was cancelled before it started");

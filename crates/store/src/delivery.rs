@@ -8,7 +8,7 @@
 use crate::{Store, StoreError, row, tasks, transact::Tx};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
-    task::{Recovery, Task, TaskState, recover},
+    task::{Loss, Recovery, Task, TaskState, recover},
 };
 
 /// How often a claim looks again when others were faster, before it reports that there is nothing.
@@ -81,7 +81,8 @@ impl Store {
         self.change(|| async {
             let mut tx = self.begin().await?;
             let claimed = sqlx::query(
-                "UPDATE tasks SET state = 'claimed', attempts = attempts + 1, lease_until = $3 \
+                "UPDATE tasks SET state = CASE WHEN started_at IS NULL THEN 'claimed' \
+                 ELSE 'started' END, attempts = attempts + 1, lease_until = $3 \
                  WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
             )
             .bind(id)
@@ -228,14 +229,16 @@ impl Store {
         self.change(|| async {
             let mut tx = self.begin().await?;
             let Some(task) = tasks::held(&mut tx, claim).await? else { return Ok(None) };
-            let verdict = write_recovery(&mut tx, &task, not_before, why, now).await?;
+            let verdict = recover(&task, Loss::LetGo);
+            let verdict = write_recovery(&mut tx, &task, verdict, not_before, why, now).await?;
             tx.commit().await?;
             Ok(Some(verdict))
         })
         .await
     }
 
-    /// Recovers every task in the hands of a worker, which has just begun and holds none.
+    /// Recovers every task in the hands of a worker, which has just begun and holds none, and has
+    /// taken over its VMs.
     ///
     /// # Errors
     /// [`StoreError::Database`]; what was recovered before it stays so.
@@ -248,7 +251,7 @@ impl Store {
             "SELECT * FROM tasks WHERE worker_id = $1 AND lease_until IS NOT NULL ORDER BY seq",
         )
         .bind(worker_id.to_string())).await?;
-        self.recover_all(&held, Timestamp::from_millis(i64::MAX), now).await
+        self.recover_all(&held, Loss::Restarted, Timestamp::from_millis(i64::MAX), now).await
     }
 
     /// Recovers every task whose lease ran out before `now`, of any worker.
@@ -258,26 +261,29 @@ impl Store {
     pub async fn recover_expired(&self, now: Timestamp) -> Result<Vec<Recovered>, StoreError> {
         let expired = "SELECT * FROM tasks WHERE lease_until < $1 ORDER BY seq";
         let held = self.all(sqlx::query(expired).bind(now.as_millis())).await?;
-        self.recover_all(&held, now, now).await
+        self.recover_all(&held, Loss::LetGo, now, now).await
     }
 
     /// One transaction for each, which looks again: a claim may have been renewed or ended since.
     async fn recover_all(
         &self,
         held: &[sqlx::any::AnyRow],
+        loss: Loss,
         lease_before: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Recovered>, StoreError> {
         let mut recovered = Vec::with_capacity(held.len());
         for row in held {
             let claim = tasks::decode(row)?;
-            recovered.extend(self.recover(&claim, lease_before, now).await?);
+            recovered.extend(self.recover(&claim, loss, lease_before, now).await?);
         }
         Ok(recovered)
     }
+
     async fn recover(
         &self,
         claim: &Task,
+        loss: Loss,
         lease_before: Timestamp,
         now: Timestamp,
     ) -> Result<Option<Recovered>, StoreError> {
@@ -293,7 +299,8 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
             let Some(task) = lost.as_ref().map(tasks::decode).transpose()? else { return Ok(None) };
-            let verdict = write_recovery(&mut tx, &task, AT_ONCE, None, now).await?;
+            let verdict = recover(&task, loss);
+            let verdict = write_recovery(&mut tx, &task, verdict, AT_ONCE, None, now).await?;
             tx.commit().await?;
             Ok(Some(Recovered { task, verdict }))
         })
@@ -301,15 +308,16 @@ impl Store {
     }
 }
 
-/// Decides what becomes of a task whose claim is given up or lost, and writes it.
+/// Writes what was decided to become of a task whose claim is given up or lost.
 async fn write_recovery(
     tx: &mut Tx,
     task: &Task,
+    verdict: Recovery,
     not_before: Timestamp,
     why: Option<&Fault>,
     now: Timestamp,
 ) -> Result<Recovery, StoreError> {
-    let verdict = match recover(task) {
+    let verdict = match verdict {
         Recovery::GiveUp(fault) => {
             Recovery::GiveUp(fault.evidence(why.map(|last| format!("the last time: {last}"))))
         }
@@ -326,6 +334,13 @@ async fn write_recovery(
             .bind(why.map(row::to_json).transpose()?)
             .execute(&mut **tx)
             .await?;
+        }
+        // What it had started is still there, and so is its mark.
+        Recovery::Resume => {
+            sqlx::query("UPDATE tasks SET state = 'queued', lease_until = NULL WHERE id = $1")
+                .bind(task.id.to_string())
+                .execute(&mut **tx)
+                .await?;
         }
         Recovery::Interrupt(fault) => {
             tasks::end(tx, task, TaskState::Interrupted, Some(fault), now).await?;

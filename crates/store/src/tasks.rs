@@ -261,7 +261,8 @@ pub(crate) async fn cancel(tx: &mut Tx, task: Task, now: Timestamp) -> Result<()
     if task.state.is_terminal() {
         return Ok(());
     }
-    if task.state == TaskState::Queued && !task.kind.is_idempotent() {
+    let is_started = task.started_at.is_some();
+    if task.state == TaskState::Queued && !is_started && !task.kind.is_idempotent() {
         let fault = Fault::new(Code::Cancelled, "it was cancelled before it started");
         return end(tx, &task, TaskState::Cancelled, Some(&fault), now).await;
     }

@@ -40,7 +40,7 @@ pub(crate) async fn captured(
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (state, output) = tokio::join!(
-        run::follow(process, pieces, &cancelled, host.settings.cancel_grace),
+        run::follow(process.into(), pieces, &cancelled, host.settings.cancel_grace),
         collect(incoming),
     );
     let RunState::Completed { exit } = state else {
@@ -119,7 +119,11 @@ struct Output {
 async fn collect(mut incoming: mpsc::Receiver<Piece>) -> Output {
     let most = usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX);
     let mut output = Output::default();
-    while let Some((stream, bytes)) = incoming.recv().await {
+    while let Some(piece) = incoming.recv().await {
+        let Piece::Output(stream, bytes) = piece else {
+            output.truncated = true;
+            continue;
+        };
         let kept = match stream {
             Stream::Stdout => &mut output.stdout,
             Stream::Stderr => &mut output.stderr,
@@ -188,7 +192,7 @@ async fn exchange(
 ) -> RunState {
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
-    let following = run::follow(process, pieces, &cancelled, host.settings.cancel_grace);
+    let following = run::follow(process.into(), pieces, &cancelled, host.settings.cancel_grace);
     let output = async {
         if deliver(incoming, to_client).await.is_err() {
             cancelled.cancel();
@@ -211,7 +215,9 @@ async fn deliver(
     mut incoming: mpsc::Receiver<Piece>,
     to_client: &mut ToClient,
 ) -> Result<(), axum::Error> {
-    while let Some((stream, bytes)) = incoming.recv().await {
+    while let Some(piece) = incoming.recv().await {
+        // Never for a process that ends with its connection.
+        let Piece::Output(stream, bytes) = piece else { continue };
         let channel = match stream {
             Stream::Stdout => CHANNEL_STDOUT,
             Stream::Stderr => CHANNEL_STDERR,

@@ -1,12 +1,13 @@
 //! What each type of task does. A handler may be called again for a task that an earlier process of
-//! this worker did not finish; every step here is either repeatable or behind the start mark.
+//! this worker did not finish; every step here is either repeatable or behind the start mark. A task
+//! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{host::Host, run, vm, workspace};
+use crate::{host::Host, rejoin, run, vm, workspace};
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
     output::EventBody,
     run::{Command, RunState},
-    task::{Task, TaskKind},
+    task::{Task, TaskKind, TaskState},
     vm::VmState,
     workspace::WorkspaceState,
 };
@@ -118,6 +119,9 @@ impl Handlers {
     ) -> Result<Outcome, Fault> {
         let host = &self.host;
         let run = RunRef::Execution(id);
+        if task.state == TaskState::Started {
+            return self.go_on(run, Some(vm_id), context).await;
+        }
         let command = host.queue.store().execution(id).await?.command;
         let held = host.vms.get(vm_id).and_then(|vm| vm.hold().map(|hold| (vm, hold)));
         let (vm, _hold) = match held {
@@ -140,6 +144,9 @@ impl Handlers {
         let host = &self.host;
         let run = RunRef::Prompt(id);
         let prompt = host.queue.store().prompt(id).await?;
+        if task.state == TaskState::Started {
+            return self.go_on(run, prompt.vm_id, context).await;
+        }
         let workspace = host.queue.store().workspace(workspace_id).await?;
         let vm = tokio::select! {
             vm = workspace::ensure_vm(host, &workspace, run) => vm,
@@ -180,9 +187,43 @@ impl Handlers {
             Start::NotOurs => return Ok(None),
         }
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
-        Ok(Some(
-            run::run_logged(host, run, &agent, &vm.complete(command), context.cancelled()).await,
-        ))
+        Ok(Some(match rejoin::start(vm, &agent, run, &vm.complete(command)).await {
+            Ok(process) => run::log_to_end(host, run, process, context.cancelled()).await,
+            Err(error) => run::not_run(&error),
+        }))
+    }
+
+    /// Goes on with a run that an earlier process of this worker had started in `vm`, or says that its
+    /// end is unknown.
+    async fn go_on(
+        &self,
+        run: RunRef,
+        vm: Option<VmId>,
+        context: &TaskContext,
+    ) -> Result<Outcome, Fault> {
+        let host = &self.host;
+        let found = async {
+            let vm = vm.ok_or_else(|| Fault::internal(format!("{run} started in no VM")))?;
+            let vm = host.vms.get(vm)?;
+            let hold = vm.hold()?;
+            Ok::<_, Fault>((rejoin::find_again(host, &vm, run).await?, hold))
+        };
+        // Once found it can be ended in order; it is waited for a little.
+        let given_up = async {
+            context.cancelled().cancelled().await;
+            tokio::time::sleep(host.settings.cancel_grace).await;
+        };
+        let end = tokio::select! {
+            found = found => match found {
+                Ok((process, _hold)) => {
+                    tracing::info!(%run, "found again");
+                    run::log_to_end(host, run, process, context.cancelled()).await
+                }
+                Err(why) => run::lost(&format!("the worker was restarted meanwhile, and {why}")),
+            },
+            () = given_up => RunState::Cancelled,
+        };
+        self.end(run, end).await
     }
 
     /// Writes how a run ended, and with it its task's end.

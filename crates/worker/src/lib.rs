@@ -11,6 +11,7 @@
 //!                          │ output, result
 //!                       store, bus
 //! ```
+//! - `rejoin.rs` finds a run's command again, after a lost connection or the worker's own restart.
 //! - `host.rs` is what all of them share; `layout.rs` knows the names of files.
 //! - `reconcile.rs` runs before anything else: it takes over VMs that an earlier process of this
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
@@ -33,6 +34,7 @@ mod housekeeping;
 mod journal;
 mod layout;
 mod reconcile;
+mod rejoin;
 mod run;
 mod vm;
 mod workspace;

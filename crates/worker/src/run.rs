@@ -3,9 +3,12 @@
 //! Three ways in, one way through. A prompt or queued execution writes its output to the log, a
 //! captured one collects it, an interactive one sends it on; each is a consumer of the same bounded
 //! channel, so that whoever is slow slows the command and nothing else.
+//!
+//! What is logged runs detached in the guest under its run's id, and is found again by that: see
+//! [`crate::rejoin`]. What somebody waits for ends when nobody waits any more.
 
-use crate::host::Host;
-use aetherium_agent_client::{AgentClient, AgentError, Process, ProcessEvent};
+use crate::{host::Host, rejoin::Followed};
+use aetherium_agent_client::{AgentError, ProcessEvent};
 use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
     Code, Fault, limits,
@@ -30,7 +33,13 @@ const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
 /// A piece of output on its way.
-pub(crate) type Piece = (Stream, Bytes);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// What came.
+    Output(Stream, Bytes),
+    /// So many bytes never will.
+    Missing(Stream, u64),
+}
 
 /// The command as the agent takes it.
 pub(crate) fn exec_spec(command: &Command, stdin: bool) -> ExecSpec {
@@ -46,19 +55,13 @@ pub(crate) fn exec_spec(command: &Command, stdin: bool) -> ExecSpec {
     }
 }
 
-/// Runs a command whose start mark is written, with its output going to its log, and returns how it
-/// ended.
-pub(crate) async fn run_logged(
+/// Follows a command to its end, with its output going to its run's log, and returns how it ended.
+pub(crate) async fn log_to_end(
     host: &Arc<Host>,
     run: RunRef,
-    agent: &AgentClient,
-    command: &Command,
+    process: Followed,
     cancelled: &CancellationToken,
 ) -> RunState {
-    let process = match agent.exec(exec_spec(command, false)).await {
-        Ok(process) => process,
-        Err(error) => return not_run(&error),
-    };
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (end, ()) = tokio::join!(
         follow(process, pieces, cancelled, host.settings.cancel_grace),
@@ -71,7 +74,7 @@ pub(crate) async fn run_logged(
 ///
 /// Takes the sender by value: the consumer learns from its end that nothing follows.
 pub(crate) async fn follow(
-    mut process: Process,
+    mut process: Followed,
     pieces: mpsc::Sender<Piece>,
     cancelled: &CancellationToken,
     grace: Duration,
@@ -80,11 +83,13 @@ pub(crate) async fn follow(
     loop {
         tokio::select! {
             event = process.next() => {
-                let piece = match event {
-                    Ok(Some(ProcessEvent::Stdout(bytes))) => (Stream::Stdout, bytes),
-                    Ok(Some(ProcessEvent::Stderr(bytes))) => (Stream::Stderr, bytes),
-                    // Told to viewers only, and this is the starter.
-                    Ok(Some(ProcessEvent::Skipped(_))) => continue,
+                let news = match event {
+                    Ok(Some(ProcessEvent::Stdout(bytes))) => vec![Piece::Output(Stream::Stdout, bytes)],
+                    Ok(Some(ProcessEvent::Stderr(bytes))) => vec![Piece::Output(Stream::Stderr, bytes)],
+                    Ok(Some(ProcessEvent::Skipped(gone))) => vec![
+                        Piece::Missing(Stream::Stdout, gone.stdout),
+                        Piece::Missing(Stream::Stderr, gone.stderr),
+                    ],
                     Ok(Some(ProcessEvent::Exited(_))) if kill_at.is_some() => return RunState::Cancelled,
                     Ok(Some(ProcessEvent::Exited(report))) => {
                         return RunState::Completed { exit: exit_report(report) };
@@ -93,18 +98,22 @@ pub(crate) async fn follow(
                     Err(_) if kill_at.is_some() => return RunState::Cancelled,
                     Err(error) => return lost(&error.to_string()),
                 };
-                // Nobody is left to read it: dropping the process kills it in the guest.
-                if pieces.send(piece).await.is_err() {
-                    return RunState::Cancelled;
+                for piece in news {
+                    // Nobody is left to read it: dropping the process kills it in the guest.
+                    if pieces.send(piece).await.is_err() {
+                        return RunState::Cancelled;
+                    }
                 }
             }
             () = cancelled.cancelled(), if kill_at.is_none() => {
                 kill_at = Some(Instant::now() + grace);
-                if process.signaller().signal(SIGTERM).await.is_err() {
+                if process.signal(SIGTERM).await.is_err() {
                     return RunState::Cancelled;
                 }
             }
             () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                // It may just have ended; one that is attached ends with its stream anyway.
+                let _ = process.signal(SIGKILL).await;
                 return RunState::Cancelled;
             }
         }
@@ -113,29 +122,67 @@ pub(crate) async fn follow(
 
 /// Writes output to a run's log as it comes, as much at a time as has come.
 async fn write_log(host: &Arc<Host>, run: RunRef, mut incoming: mpsc::Receiver<Piece>) {
-    let mut stdout = Utf8Chunker::new(Stream::Stdout);
-    let mut stderr = Utf8Chunker::new(Stream::Stderr);
+    let mut entries = Entries::new();
     let mut batch: Vec<Piece> = Vec::with_capacity(BATCH);
     while incoming.recv_many(&mut batch, BATCH).await > 0 {
-        let bodies = merged(&batch)
-            .filter_map(|(stream, bytes)| match stream {
-                Stream::Stdout => stdout.push(&bytes),
-                Stream::Stderr => stderr.push(&bytes),
-            })
-            .collect();
+        append(host, run, entries.of(&batch)).await;
         batch.clear();
-        append(host, run, bodies).await;
     }
-    append(host, run, stdout.finish().into_iter().chain(stderr.finish()).collect()).await;
+    append(host, run, entries.finish()).await;
 }
 
-/// Joins neighbouring pieces of one stream: a program that prints byte by byte must not fill the
-/// log with entries of a byte.
-fn merged(batch: &[Piece]) -> impl Iterator<Item = (Stream, Vec<u8>)> + '_ {
-    batch.chunk_by(|a, b| a.0 == b.0).map(|pieces| {
-        let bytes = pieces.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-        (pieces[0].0, bytes)
-    })
+/// Makes a log's entries of output.
+struct Entries {
+    stdout: Utf8Chunker,
+    stderr: Utf8Chunker,
+}
+
+impl Entries {
+    fn new() -> Self {
+        Self { stdout: Utf8Chunker::new(Stream::Stdout), stderr: Utf8Chunker::new(Stream::Stderr) }
+    }
+
+    /// Joins neighbouring pieces of one stream: a program that prints byte by byte must not fill the
+    /// log with entries of a byte.
+    fn of(&mut self, batch: &[Piece]) -> Vec<EventBody> {
+        let same = |a: &Piece, b: &Piece| match (a, b) {
+            (Piece::Output(a, _), Piece::Output(b, _)) => a == b,
+            _ => false,
+        };
+        batch.chunk_by(same).flat_map(|pieces| self.entry(pieces)).collect()
+    }
+
+    /// The entries of pieces of one stream, or of one that is missing.
+    fn entry(&mut self, pieces: &[Piece]) -> Vec<EventBody> {
+        let mut joined = Vec::new();
+        let mut of = None;
+        for piece in pieces {
+            match piece {
+                Piece::Output(stream, bytes) => {
+                    of = Some(*stream);
+                    joined.extend_from_slice(bytes);
+                }
+                Piece::Missing(_, 0) => {}
+                Piece::Missing(stream, bytes) => {
+                    let missing = EventBody::Missing { stream: *stream, bytes: *bytes };
+                    // The rest of a character that was held back is what is missing.
+                    return self.chunker(*stream).finish().into_iter().chain([missing]).collect();
+                }
+            }
+        }
+        of.and_then(|stream| self.chunker(stream).push(&joined)).into_iter().collect()
+    }
+
+    fn chunker(&mut self, stream: Stream) -> &mut Utf8Chunker {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn finish(&mut self) -> Vec<EventBody> {
+        self.stdout.finish().into_iter().chain(self.stderr.finish()).collect()
+    }
 }
 
 /// Appends entries to a run's log and tells its readers.
@@ -195,7 +242,8 @@ const fn spawn_code(kind: SpawnErrorKind) -> Code {
     }
 }
 
-fn lost(detail: &str) -> RunState {
+/// What becomes of a run whose command was started, and can no longer be followed.
+pub(crate) fn lost(detail: &str) -> RunState {
     RunState::Interrupted {
         fault: Fault::new(
             Code::Interrupted,
@@ -209,22 +257,47 @@ fn lost(detail: &str) -> RunState {
 mod tests {
     use super::*;
 
+    fn piece(stream: Stream, bytes: &'static [u8]) -> Piece {
+        Piece::Output(stream, Bytes::from_static(bytes))
+    }
+
+    fn output(stream: Stream, text: &str) -> EventBody {
+        EventBody::Output { stream, text: text.to_owned() }
+    }
+
     #[test]
     fn neighbouring_pieces_of_one_stream_become_one_entry() {
-        let piece = |stream, text: &'static str| (stream, Bytes::from_static(text.as_bytes()));
         let batch = [
-            piece(Stream::Stdout, "a"),
-            piece(Stream::Stdout, "b"),
-            piece(Stream::Stderr, "c"),
-            piece(Stream::Stdout, "d"),
+            piece(Stream::Stdout, b"a"),
+            piece(Stream::Stdout, b"b"),
+            piece(Stream::Stderr, b"c"),
+            piece(Stream::Stdout, b"d"),
         ];
-        let joined: Vec<_> = merged(&batch).collect();
         assert_eq!(
-            joined,
+            Entries::new().of(&batch),
             [
-                (Stream::Stdout, b"ab".to_vec()),
-                (Stream::Stderr, b"c".to_vec()),
-                (Stream::Stdout, b"d".to_vec())
+                output(Stream::Stdout, "ab"),
+                output(Stream::Stderr, "c"),
+                output(Stream::Stdout, "d")
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told_where_it_is_missing() {
+        let batch = [
+            piece(Stream::Stdout, &[b'a', 0xc3]),
+            Piece::Missing(Stream::Stdout, 7),
+            Piece::Missing(Stream::Stderr, 0),
+            piece(Stream::Stdout, b"b"),
+        ];
+        assert_eq!(
+            Entries::new().of(&batch),
+            [
+                output(Stream::Stdout, "a"),
+                EventBody::OutputBytes { stream: Stream::Stdout, hex: "c3".to_owned() },
+                EventBody::Missing { stream: Stream::Stdout, bytes: 7 },
+                output(Stream::Stdout, "b")
             ]
         );
     }

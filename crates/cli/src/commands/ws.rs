@@ -123,6 +123,9 @@ async fn follow(
 pub(crate) fn show(terminal: &mut impl Output, event: &OutputEvent) {
     match &event.body {
         EventBody::Status { stage, .. } if stage == "running" => terminal.started(),
+        EventBody::Missing { bytes, .. } => {
+            eprintln!("({bytes} bytes of output are missing here: the worker was away)");
+        }
         EventBody::Truncated { kept_bytes } => {
             eprintln!("(the log keeps {kept_bytes} bytes; the rest of the output is not shown)");
         }

@@ -2,11 +2,11 @@
 
 use crate::support::*;
 use aetherium_model::{
-    Code, Fault, VmId, WorkerId,
+    Code, Fault, Timestamp, VmId, WorkerId,
     run::RunState,
     task::{MAX_ATTEMPTS, Recovery, TaskKind, TaskState},
 };
-use aetherium_store::{RunRef, Start, Store, StoreError, TaskEnd};
+use aetherium_store::{Finish, RunRef, Start, Store, StoreError, TaskEnd};
 use std::collections::HashSet;
 
 async fn enqueue_vm_create(store: &Store, worker: WorkerId) -> TaskKind {
@@ -134,6 +134,34 @@ async fn an_expired_lease_is_recovered_and_a_renewed_one_is_not(engine: Engine) 
     assert_eq!(db.store.task(one.id).await.unwrap().state, TaskState::Queued);
 }
 
+async fn a_started_prompt_goes_back_to_its_worker_as_started_when_that_begins_again(
+    engine: Engine,
+) {
+    let db = Db::fresh(engine).await;
+    let worker = WorkerId::new();
+    let workspace = ready_workspace(&db.store, worker, "w").await;
+    let prompt = add_prompt(&db.store, &workspace).await;
+    let later = add_prompt(&db.store, &workspace).await;
+    let old = claim(&db.store, worker).await.unwrap();
+    let run = start(&db.store, &old).await;
+    let store = db.reopened().await;
+    let recovered = store.recover_worker(worker, at(9)).await.unwrap();
+    assert_eq!(recovered[0].verdict, Recovery::Resume);
+    assert_eq!(store.run_state(run).await.unwrap(), RunState::Running);
+
+    // To be cancelled it must be found first: only its worker can.
+    store.cancel_prompt(prompt.id, at(10)).await.unwrap();
+    let new = claim(&store, worker).await.unwrap();
+    assert_eq!((new.id, new.state, new.cancel_requested), (old.id, TaskState::Started, true));
+    assert!(new.started_at.is_some());
+    // The mark is there: nothing may be started for it once more.
+    let again = store.start_run(run, Some(&new), VmId::new(), at(11)).await.unwrap();
+    assert_eq!(again, Start::NotOurs);
+    assert_eq!(store.finish_run(run, completed(), at(12)).await.unwrap(), Finish::Written);
+    assert_eq!(store.task(new.id).await.unwrap().state, TaskState::Succeeded);
+    assert_eq!(claim(&store, worker).await.unwrap().id, later.task_id);
+}
+
 async fn a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so(engine: Engine) {
     let db = Db::fresh(engine).await;
     let worker = WorkerId::new();
@@ -141,7 +169,8 @@ async fn a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so(e
     let prompt = add_prompt(&db.store, &workspace).await;
     let claimed = claim(&db.store, worker).await.unwrap();
     let run = start(&db.store, &claimed).await;
-    let recovered = db.reopened().await.recover_worker(worker, at(9)).await.unwrap();
+    let after_lease = Timestamp::from_millis(i64::MAX);
+    let recovered = db.reopened().await.recover_expired(after_lease).await.unwrap();
     assert!(matches!(recovered[0].verdict, Recovery::Interrupt(_)));
 
     let RunState::Interrupted { fault } = db.store.prompt(prompt.id).await.unwrap().state else {
@@ -234,6 +263,7 @@ on_both_engines! {
     the_database_itself_refuses_two_claims_of_one_serial_key
     a_lost_claim_changes_nothing_any_more
     an_expired_lease_is_recovered_and_a_renewed_one_is_not
+    a_started_prompt_goes_back_to_its_worker_as_started_when_that_begins_again
     a_started_prompt_whose_worker_is_lost_ends_as_interrupted_and_says_so
     a_task_that_is_put_off_too_often_fails_with_the_last_reason
     a_handler_that_breaks_down_interrupts_what_had_started_and_fails_what_had_not

@@ -7,6 +7,7 @@ use aetherium_model::{
     output::{EventBody, Stream},
     page::{MAX_PAGE, PageRequest},
     run::RunState,
+    task::TaskState,
     workspace::{Prompt, Workspace},
 };
 use aetherium_store::{DatabaseUrl, Finish, RunRef, Store};
@@ -92,7 +93,11 @@ async fn a_killed_process_leaves_nothing_half_done_and_loses_nothing_it_said(eng
             let after = store.prompt(prompt.id).await.unwrap();
             check_whole(&store, &after).await;
             match prompt.state {
-                RunState::Running => assert_eq!(after.state.as_str(), "interrupted"),
+                RunState::Running => {
+                    let task = store.task(prompt.task_id).await.unwrap();
+                    assert_eq!((task.state, task.started_at.is_some()), (TaskState::Queued, true));
+                    assert_eq!(after.state, RunState::Running);
+                }
                 state => assert_eq!(after.state, state),
             }
         }
@@ -167,7 +172,7 @@ async fn check_whole(store: &Store, prompt: &Prompt) {
         assert_eq!(end.body, EventBody::End { state: prompt.state.clone() });
         assert_eq!(end.seq, log.len() as i64);
     }
-    let started = task.state == aetherium_model::task::TaskState::Started;
+    let started = task.state == TaskState::Started;
     assert_eq!(prompt.state == RunState::Running, started);
     // Each append has two entries: both or none.
     assert_eq!((log.len() - ends.len()) % 2, 0);

@@ -3,7 +3,7 @@
 use crate::support::*;
 use aetherium_model::{
     TaskId, VmId, WorkerId,
-    task::{Recovery, Task, TaskState, recover},
+    task::{Loss, Recovery, Task, TaskState, recover},
     workspace::Workspace,
 };
 use aetherium_store::{RunRef, Start, Store, TaskEnd};
@@ -61,9 +61,10 @@ impl Entry {
     }
 
     /// What becomes of a claim that is given up or lost.
-    fn lose(&mut self, not_before: i64) {
-        self.task.state = match recover(&self.task) {
+    fn lose(&mut self, loss: Loss, not_before: i64) {
+        self.task.state = match recover(&self.task, loss) {
             Recovery::Requeue => TaskState::Queued,
+            Recovery::Resume => TaskState::Queued,
             Recovery::Interrupt(_) => TaskState::Interrupted,
             Recovery::GiveUp(_) => TaskState::Failed,
             Recovery::Cancel => TaskState::Cancelled,
@@ -86,7 +87,8 @@ impl Model {
             entry.task.state == TaskState::Queued && entry.not_before <= self.now && free(index)
         })?;
         let entry = &mut self.tasks[next];
-        entry.task.state = TaskState::Claimed;
+        let started = entry.task.started_at.is_some();
+        entry.task.state = if started { TaskState::Started } else { TaskState::Claimed };
         entry.task.attempts += 1;
         entry.lease_until = self.now + LEASE_MS;
         Some(entry.task.id)
@@ -139,6 +141,7 @@ async fn apply(
             assert_eq!(start, wanted);
             if start == Start::Marked {
                 entry.task.state = TaskState::Started;
+                entry.task.started_at = Some(now);
             }
         }
         Step::Succeed(which) => {
@@ -155,15 +158,16 @@ async fn apply(
             let until = model.now + ms;
             let Some(entry) = model.pick(which) else { return };
             let verdict = store.requeue(&entry.task, at(until), None, now).await.unwrap();
-            assert_eq!(verdict, entry.held().then(|| recover(&entry.task)));
+            assert_eq!(verdict, entry.held().then(|| recover(&entry.task, Loss::LetGo)));
             if entry.held() {
-                entry.lose(until);
+                entry.lose(Loss::LetGo, until);
             }
         }
         Step::Cancel(which) => {
             let Some(entry) = model.pick(which) else { return };
             store.request_cancel_task(entry.task.id, now).await.unwrap();
-            if entry.task.state == TaskState::Queued && !entry.task.kind.is_idempotent() {
+            let waits = entry.task.state == TaskState::Queued && entry.task.started_at.is_none();
+            if waits && !entry.task.kind.is_idempotent() {
                 entry.task.state = TaskState::Cancelled;
             } else if !entry.task.state.is_terminal() {
                 entry.task.cancel_requested = true;
@@ -183,7 +187,7 @@ async fn apply(
             let recovered = store.recover_expired(at(now)).await.unwrap();
             let wanted: Vec<TaskId> = (model.tasks.iter_mut().filter(lost))
                 .map(|entry| {
-                    entry.lose(0);
+                    entry.lose(Loss::LetGo, 0);
                     entry.task.id
                 })
                 .collect();
@@ -191,7 +195,9 @@ async fn apply(
         }
         Step::Restart => {
             store.recover_worker(worker, now).await.unwrap();
-            model.tasks.iter_mut().filter(|entry| entry.held()).for_each(|entry| entry.lose(0));
+            model.tasks.iter_mut().filter(|entry| entry.held()).for_each(|entry| {
+                entry.lose(Loss::Restarted, 0);
+            });
         }
     }
 }

@@ -148,6 +148,14 @@ impl VmHandle {
         }
     }
 
+    /// Waits until a paused VM is no longer that, however long somebody keeps it so.
+    pub(crate) async fn resumed(&self) {
+        let mut view = self.view.clone();
+        // An error means that the actor is gone, and the VM with it.
+        let _ =
+            view.wait_for(|view| !matches!(view.state, VmState::Pausing | VmState::Paused)).await;
+    }
+
     /// The command with what it leaves open filled in from the template's image. For a VM that runs.
     pub(crate) fn complete(&self, command: &Command) -> Command {
         self.image.get().map_or_else(|| command.clone(), |image| image.complete(command))

@@ -29,15 +29,19 @@ impl Guest {
     /// Starts the program and waits until it listens; none if the agent is not reached over vsock, or
     /// the guest has no Perl.
     pub(super) async fn start(agent: &AgentClient) -> Result<Option<Self>, CliError> {
-        let Some(Endpoint::Vsock { uds, .. }) = agent.endpoint() else {
-            tracing::warn!("no floor in the guest: its agent is not reached over vsock");
-            return Ok(None);
+        let uds = match agent.endpoint() {
+            Some(Endpoint::Vsock { uds, .. }) => uds,
+            other => {
+                let way = other.map_or_else(|| "no way".to_owned(), |it| it.to_string());
+                eprintln!("(no floor in the guest: its agent is reached over {way}, not vsock)");
+                return Ok(None);
+            }
         };
         let spec = ExecSpec::new(["perl", "-e", PROGRAM, &PORT.to_string()]);
         let mut program = match agent.exec(spec).await {
             Ok(program) => program,
             Err(AgentError::Spawn { kind: SpawnErrorKind::NotFound, .. }) => {
-                tracing::warn!("no floor in the guest: it has no perl");
+                eprintln!("(no floor in the guest: it has no perl)");
                 return Ok(None);
             }
             Err(error) => return Err(super::super::fault(error).into()),
