@@ -49,5 +49,5 @@ pub use oci::{
     BlobCache, Credentials, ImageOrigin, ImageReference, Mirror, OriginInvalid, RegistryAccess,
 };
 pub use progress::{Progress, Silent};
-pub use sparse::copy_sparse;
+pub use sparse::{copy_sparse, lay_over};
 pub use store::{Check, InstalledTemplate, TemplateStore};

@@ -2,6 +2,7 @@
 
 use crate::{
     WorkerError,
+    digest::Digests,
     journal::Journal,
     layout::{Layout, replace_file},
     vm::{VmHandle, probe_guest},
@@ -85,6 +86,8 @@ pub(crate) struct Host {
     pub(crate) queue: Queue,
     pub(crate) templates: TemplateStore,
     pub(crate) blanks: BlankDisks,
+    /// What snapshots' files hold.
+    pub(crate) digests: Digests,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) driver: Result<Chosen, Fault>,

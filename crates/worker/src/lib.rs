@@ -21,6 +21,7 @@
 //! The worker must never listen where others than its owner can reach it.
 
 mod api;
+mod digest;
 mod error;
 mod execution;
 mod handler;
@@ -96,6 +97,7 @@ impl Worker {
             vms: Registry::default(),
             driver,
             draining: CancellationToken::new(),
+            digests: digest::Digests::default(),
             learnt: tokio::sync::Mutex::new(HashSet::new()),
         });
         let report = reconcile::reconcile(&host).await?;

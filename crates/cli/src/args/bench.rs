@@ -34,6 +34,15 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Request for a VM from a snapshot to first byte of output, against a bare VMM that loads the
+    /// same files until its agent answers.
+    Restore {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// Memory and processor time of an idle server.
     Idle {
         /// How long to watch it.

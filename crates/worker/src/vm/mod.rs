@@ -19,6 +19,7 @@ mod record;
 mod restore;
 mod snapshot;
 mod start;
+mod take;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
@@ -28,7 +29,10 @@ pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
-    Code, Fault, Name, VmId, run::Command, template::ImageDefaults, vm::VmState,
+    Code, Fault, VmId,
+    run::Command,
+    template::ImageDefaults,
+    vm::{TakeSnapshot, VmState},
 };
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -58,8 +62,8 @@ pub(crate) enum Verb {
     Pause,
     /// Let it go on.
     Resume,
-    /// Write a snapshot of this name.
-    Snapshot(Name),
+    /// Write a snapshot.
+    Snapshot(TakeSnapshot),
 }
 
 impl Verb {

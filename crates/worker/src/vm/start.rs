@@ -2,7 +2,11 @@
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
 use super::{network, record::Record, restore, snapshot::Snapshot};
-use crate::{WorkerError, host::Host, journal::Journal};
+use crate::{
+    WorkerError,
+    host::Host,
+    journal::{DiffBase, Journal},
+};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
@@ -16,7 +20,7 @@ use aetherium_model::{
     Code, Fault,
     finding::Verdict,
     resources::{DriverKind, VirtioTransport},
-    template::ImageDefaults,
+    template::{ImageDefaults, Template},
     vm::{AgentTransport, SnapshotKind, StartTimings, Vm, VmEvent},
 };
 use aetherium_vmm::{
@@ -70,7 +74,12 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Some(snapshot) => snapshot.record.token.clone(),
         None => Token::from_random(rand::random()),
     };
-    let image = image_defaults(host, &vm)?;
+    let Said { image, snapshots } = said_by_template(host, &vm)?;
+    let diff_base = match (vm.spec.snapshots.or(snapshots), &snapshot) {
+        (Some(SnapshotKind::Diff), None) => DiffBase::NoneYet,
+        (Some(SnapshotKind::Diff), Some(snapshot)) => DiffBase::Since(snapshot.as_base()),
+        (None | Some(SnapshotKind::Full), _) => DiffBase::Untracked,
+    };
     crate::layout::private_dir(&host.layout.vm(vm.id))?;
     let slot = network::take_slot(host, &vm).await?;
     let mut journal = Journal {
@@ -80,6 +89,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         image,
         slot,
         footprint: None,
+        diff_base,
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
@@ -121,14 +131,24 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     Ok(Machinery { machine, agent, image: journal.image })
 }
 
-/// What the VM's template says about commands; a snapshot was checked to be of the same template.
-/// Agents that run as processes of the host have none.
-fn image_defaults(host: &Host, vm: &Vm) -> Result<ImageDefaults, Fault> {
+/// What a template says of its VMs.
+#[derive(Default)]
+struct Said {
+    /// About commands.
+    image: ImageDefaults,
+    /// Which snapshots they are made ready for.
+    snapshots: Option<SnapshotKind>,
+}
+
+/// What the VM's template says; a snapshot was checked to be of the same template. Agents that run as
+/// processes of the host have none.
+fn said_by_template(host: &Host, vm: &Vm) -> Result<Said, Fault> {
     if host.driver()?.kind() == DriverKind::Process {
-        return Ok(ImageDefaults::default());
+        return Ok(Said::default());
     }
     let template = host.templates.get(&vm.spec.template).map_err(WorkerError::from)?;
-    Ok(template.manifest.image.unwrap_or_default())
+    let Template { image, snapshots, .. } = template.manifest;
+    Ok(Said { image: image.unwrap_or_default(), snapshots })
 }
 
 /// Waits for the first answer of a booting guest's agent.
@@ -290,7 +310,7 @@ fn guest_kernel(template: &InstalledTemplate) -> GuestKernel {
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
-fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
+pub(super) fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     let broken = template.verify(Check::Quick).into_iter().find(|it| it.verdict == Verdict::Fail);
     match broken {
         None => Ok(()),
