@@ -6,7 +6,14 @@
 //! and `AETHERIUM_TEST_KERNEL_FIRECRACKER_ARGS` are given to the kernel. Where something of that is
 //! missing the run is skipped, and says so.
 
-use crate::world::{BOOT, Place, SOON, Server, assets, id, state};
+use crate::{
+    snapshots::{
+        a_chain_of_diffs_is_restored_as_one, a_restored_vm_goes_on_where_its_snapshot_was_taken,
+        a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace,
+        diffs_are_refused_before_anything_starts,
+    },
+    world::{BOOT, Place, SOON, Server, assets, id, state},
+};
 use aetherium_model::resources::DriverKind;
 use aetherium_vmm::Role;
 use reqwest::{Method, StatusCode};
@@ -25,9 +32,9 @@ pub(crate) struct Subject {
     /// What every VM here is asked to be.
     pub(crate) vm: Value,
     /// Whether its guests have a kernel of their own.
-    has_kernel: bool,
+    pub(crate) has_kernel: bool,
     pauses: bool,
-    snapshots: bool,
+    pub(crate) snapshots: bool,
 }
 
 impl Subject {
@@ -52,7 +59,7 @@ impl Subject {
         let program = program.display().to_string();
         let options = ["--firecracker", &program, "--no-jailer", "--no-slots"];
         let subject = Self::of(DriverKind::Firecracker, place, &options);
-        Some(Self { has_kernel: false, ..subject })
+        Some(Self { has_kernel: false, snapshots: true, ..subject })
     }
 
     fn pci() -> Option<Self> {
@@ -96,7 +103,7 @@ impl Subject {
         Server::start_with(&self.place, self.driver, &options).await
     }
 
-    fn vm_but(&self, change: Value) -> Value {
+    pub(crate) fn vm_but(&self, change: Value) -> Value {
         let mut vm = self.vm.clone();
         vm.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         vm
@@ -141,7 +148,7 @@ fn real_template(place: &Place, kernel: &Path) {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 }
 
-async fn execute(server: &Server<'_>, vm: &Value, script: &str) -> Value {
+pub(crate) async fn execute(server: &Server<'_>, vm: &Value, script: &str) -> Value {
     let body = json!({ "argv": ["sh", "-c", script] });
     server.post(&format!("/vms/{}/execute", id(vm)), body).await
 }
@@ -291,52 +298,6 @@ async fn what_cannot_boot_ends_with_the_reason(subject: &Subject) {
     subject.place.assert_no_vm_is_left();
 }
 
-async fn a_restored_vm_goes_on_where_its_snapshot_was_taken(subject: &Subject) {
-    let server = subject.server().await;
-    // Made ready for it: QEMU gives such a VM no virtio socket.
-    let ready = json!({ "snapshots": "full" });
-    let vm = server.vm(subject.vm_but(ready)).await;
-    let path = format!("/vms/{}", id(&vm));
-    let body = json!({ "name": "warm" });
-    if !subject.snapshots {
-        let (status, problem) =
-            server.call(Method::POST, &format!("{path}/snapshot"), Some(body)).await;
-        assert_eq!(status, StatusCode::CONFLICT, "{problem:#}");
-        server.stop().await;
-        return;
-    }
-    execute(&server, &vm, "echo memory > /dev/shm/mark; echo disk > /root/mark; sync").await;
-    server.post(&format!("{path}/snapshot"), body).await;
-    assert_eq!(state(&server.get(&path).await), "running", "the original goes on");
-    execute(&server, &vm, "echo later > /root/mark").await;
-
-    let from = subject.vm_but(json!({ "snapshot": "warm" }));
-    let (one, other) = tokio::join!(server.vm(from.clone()), server.vm(from.clone()));
-    let seen = "cat /dev/shm/mark /root/mark; hostname; cat /proc/sys/kernel/random/uuid; date +%s";
-    let (one_saw, other_saw) =
-        tokio::join!(execute(&server, &one, seen), execute(&server, &other, seen));
-    let lines = |saw: &Value| -> Vec<String> {
-        saw["stdout"].as_str().unwrap().lines().map(str::to_owned).collect()
-    };
-    let (one_saw, other_saw) = (lines(&one_saw), lines(&other_saw));
-    assert_eq!(one_saw[..2], ["memory", "disk"], "as it was when it was taken");
-    assert_eq!(other_saw[..2], ["memory", "disk"]);
-    assert_eq!(one_saw[2], id(&one).replace('_', "-"), "each is itself");
-    assert_eq!(other_saw[2], id(&other).replace('_', "-"));
-    assert_ne!(one_saw[3], other_saw[3], "no two have the same random numbers");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let clock: u64 = one_saw[4].parse().unwrap();
-    assert!(now.as_secs().abs_diff(clock) < 30, "its clock says {clock}, and it is {now:?}");
-
-    let larger = subject.vm_but(json!({ "snapshot": "warm", "memory_mib": 640 }));
-    let made = server.post("/vms", larger).await;
-    let refused = format!("/vms/{}", id(&made));
-    let refused = server.until(&refused, SOON, |vm| state(vm) == "failed").await;
-    assert!(refused["termination"].to_string().contains("memory_mib"), "{refused:#}");
-    server.stop().await;
-    subject.place.assert_no_vm_is_left();
-}
-
 macro_rules! suite {
     ($($subject:ident: $($case:ident)+;)+) => {$(
         mod $subject {
@@ -364,12 +325,16 @@ suite! {
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
+        diffs_are_refused_before_anything_starts
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         what_cannot_boot_ends_with_the_reason
         a_server_that_was_killed_takes_its_vms_over;
     fake:
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
+        a_restored_vm_goes_on_where_its_snapshot_was_taken
+        a_chain_of_diffs_is_restored_as_one
+        a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
@@ -377,6 +342,7 @@ suite! {
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
+        a_chain_of_diffs_is_restored_as_one
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         what_cannot_boot_ends_with_the_reason
         several_are_made_at_once
@@ -385,6 +351,7 @@ suite! {
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
+        a_chain_of_diffs_is_restored_as_one
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;

@@ -17,6 +17,7 @@ mod recipes;
 mod runs;
 mod seed;
 mod server;
+mod snapshots;
 mod transports;
 mod userlands;
 mod workspaces;

@@ -20,6 +20,11 @@ async fn with_vsock_in_the_guest_the_agent_is_reached_over_it() {
     let ran =
         server.post(&format!("/vms/{}/execute", id(&vm)), json!({ "argv": ["echo", "hi"] })).await;
     assert_eq!(ran["stdout"], "hi\n");
+    // QEMU cannot save what carries it.
+    let (path, body) = (format!("/vms/{}/snapshot", id(&vm)), json!({ "name": "warm" }));
+    let (status, problem) = server.call(reqwest::Method::POST, &path, Some(body)).await;
+    assert_eq!(status, 409, "{problem:#}");
+    assert!(problem.to_string().contains("snapshots `full`"), "{problem:#}");
     server.stop().await;
     place.assert_no_vm_is_left();
 }

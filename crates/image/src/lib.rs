@@ -67,7 +67,7 @@ pub use oci::{
 };
 pub use progress::{Progress, Silent};
 pub use rootfs::root_filesystem;
-pub use sparse::copy_sparse;
+pub use sparse::{copy_sparse, lay_over};
 pub use store::{
     Check, Collected, Discarded, Holder, InstalledTemplate, Listed, Removal, TemplateStore, Use,
 };

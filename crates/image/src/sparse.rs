@@ -22,6 +22,20 @@ pub async fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     .await
 }
 
+/// Writes over `to` what `from` has data for; where `from` has a hole, `to` stays as it is.
+///
+/// # Errors
+/// One of the files cannot be opened, or not copied.
+pub async fn lay_over(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    blocking(move || {
+        let source = File::open(&from).on("open", &from)?;
+        let target = File::options().write(true).open(&to).on("open", &to)?;
+        copy_data(&source, &target).on("copy", &from)
+    })
+    .await
+}
+
 /// Makes `to`, an empty file, a copy of `from`. Where the filesystem can, both share their blocks
 /// until one is written to; elsewhere only the data is copied, and holes stay holes.
 pub(crate) fn copy(from: &Path, to: &File) -> Result<()> {
@@ -119,6 +133,21 @@ mod tests {
             let used = fs::metadata(&dest).unwrap().blocks() * 512;
             assert!(used < 4 << 20, "{name} uses {used} of {SIZE} bytes");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_laid_over_a_file_changes_it_where_there_is_data_even_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let (below, above) = (sparse_file(dir.path()), dir.path().join("above"));
+        let file = File::create(&above).unwrap();
+        file.set_len(SIZE).unwrap();
+        file.write_all_at(&[0; 4096], 0).unwrap();
+        file.write_all_at(&[9; 4096], 20 << 20).unwrap();
+        let mut expected = fs::read(&below).unwrap();
+        expected[..4096].fill(0);
+        expected[20 << 20..(20 << 20) + 4096].fill(9);
+        lay_over(&above, &below).await.unwrap();
+        assert!(fs::read(&below).unwrap() == expected);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub use machine::{Machine, Vmm, VmmExit};
 pub use process::AgentProcess;
 pub use qemu::Qemu;
 pub use snapshot::{
-    Mismatch, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround, SnapshotKind,
-    SnapshotManifest, SnapshotVmm,
+    FileDigest, Mismatch, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent, SnapshotDisk,
+    SnapshotExtent, SnapshotFiles, SnapshotGround, SnapshotKind, SnapshotManifest, SnapshotVmm,
 };
 pub use strays::{Stray, strays};

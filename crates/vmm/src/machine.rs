@@ -109,6 +109,21 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("pause a VM"))
     }
 
+    /// Whether [`Machine::pause`] makes the VMM forget which pages were written: a diff snapshot after
+    /// one would lack them.
+    fn pause_forgets_written_pages(&self) -> bool {
+        false
+    }
+
+    /// Stops the guest's virtual CPUs for a snapshot, and forgets nothing. A guest of which no snapshot
+    /// came about has to be paused in the other way, too, before it goes on.
+    ///
+    /// # Errors
+    /// As [`Machine::pause`].
+    async fn pause_for_snapshot(&self) -> Result<(), VmmError> {
+        self.pause().await
+    }
+
     /// Lets a paused guest go on. Harmless on one that runs.
     ///
     /// # Errors

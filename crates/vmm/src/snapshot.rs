@@ -9,7 +9,7 @@
 use crate::Accelerator;
 pub use aetherium_model::vm::SnapshotKind;
 use aetherium_model::{
-    Code, Fault, Timestamp,
+    Code, Fault, Name, Timestamp,
     resources::{DriverKind, VirtioTransport},
 };
 use serde::{Deserialize, Serialize};
@@ -57,10 +57,50 @@ pub struct SnapshotVmm {
 pub struct SnapshotDisk {
     /// What it is for, such as `root`.
     pub id: String,
+    /// Its content at the snapshot.
+    pub content: FileDigest,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
     /// Its length in bytes.
     pub size: u64,
-    /// SHA-256 of its content at the snapshot, in hexadecimal.
-    pub sha256: String,
+    /// The function's name, a colon, and what it gives in hexadecimal.
+    pub digest: String,
+}
+
+/// Its files, as they were when they were complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotContent {
+    /// The guest's memory.
+    pub memory: FileDigest,
+    /// The state of its virtual CPUs and devices.
+    pub state: FileDigest,
+    /// The disks, the root first.
+    pub disks: Vec<SnapshotDisk>,
+}
+
+/// How much of the memory a snapshot holds, and what it needs for the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SnapshotExtent {
+    /// All of it.
+    Full,
+    /// What was written since this one, which may be a diff itself.
+    Diff {
+        /// The one before.
+        base: SnapshotBase,
+    },
+}
+
+/// A snapshot that another one builds upon. A name can be given anew; this is the one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotBase {
+    /// Its name.
+    pub name: Name,
+    /// Its memory.
+    pub memory: FileDigest,
 }
 
 /// Everything that must be at a load as it was at the snapshot.
@@ -82,8 +122,6 @@ pub struct SnapshotGround {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// The disks, the root first.
-    pub disks: Vec<SnapshotDisk>,
 }
 
 /// A snapshot's manifest.
@@ -92,9 +130,12 @@ pub struct SnapshotManifest {
     /// [`SNAPSHOT_FORMAT`].
     pub format: u32,
     /// How much of the memory it holds.
-    pub kind: SnapshotKind,
+    #[serde(flatten)]
+    pub extent: SnapshotExtent,
     /// What it depends on.
     pub ground: SnapshotGround,
+    /// What its files hold.
+    pub content: SnapshotContent,
     /// When it was taken.
     pub created_at: Timestamp,
 }
@@ -103,8 +144,8 @@ pub struct SnapshotManifest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the snapshot does not fit here: its {field} is {theirs}, and here it is {ours}")]
 pub struct Mismatch {
-    /// The manifest's field.
-    pub field: &'static str,
+    /// The manifest's field, such as `vcpus` or `memory.digest`.
+    pub field: String,
     /// The snapshot's value.
     pub theirs: String,
     /// The value here.
@@ -118,22 +159,21 @@ impl From<Mismatch> for Fault {
     }
 }
 
+/// Compares one field.
+fn same<T: PartialEq + fmt::Debug>(field: &str, theirs: &T, ours: &T) -> Result<(), Mismatch> {
+    if theirs == ours {
+        return Ok(());
+    }
+    let field = field.to_owned();
+    Err(Mismatch { field, theirs: format!("{theirs:?}"), ours: format!("{ours:?}") })
+}
+
 impl SnapshotGround {
     /// Whether a snapshot taken on this ground can be loaded on `here`.
     ///
     /// # Errors
     /// The first field that differs.
     pub fn check(&self, here: &Self) -> Result<(), Mismatch> {
-        fn same<T: PartialEq + fmt::Debug>(
-            field: &'static str,
-            theirs: &T,
-            ours: &T,
-        ) -> Result<(), Mismatch> {
-            if theirs == ours {
-                return Ok(());
-            }
-            Err(Mismatch { field, theirs: format!("{theirs:?}"), ours: format!("{ours:?}") })
-        }
         same("vmm.driver", &self.vmm.driver, &here.vmm.driver)?;
         same("vmm.format", &self.vmm.format, &here.vmm.format)?;
         same("vmm.machine", &self.vmm.machine, &here.vmm.machine)?;
@@ -145,8 +185,18 @@ impl SnapshotGround {
         same("vsock", &self.vsock, &here.vsock)?;
         same("network", &self.network, &here.network)?;
         same("vcpus", &self.vcpus, &here.vcpus)?;
-        same("memory_mib", &self.memory_mib, &here.memory_mib)?;
-        same("disks", &self.disks, &here.disks)
+        same("memory_mib", &self.memory_mib, &here.memory_mib)
+    }
+}
+
+impl FileDigest {
+    /// Whether a file still holds what it held when this was noted.
+    ///
+    /// # Errors
+    /// Under the name of `field`, what differs.
+    pub fn check(&self, field: &str, now: &Self) -> Result<(), Mismatch> {
+        same(&format!("{field}.size"), &self.size, &now.size)?;
+        same(&format!("{field}.digest"), &self.digest, &now.digest)
     }
 }
 
@@ -171,7 +221,6 @@ mod tests {
             network: false,
             vcpus: 1,
             memory_mib: 256,
-            disks: vec![SnapshotDisk { id: "root".to_owned(), size: 7, sha256: "d".to_owned() }],
         }
     }
 
@@ -185,7 +234,7 @@ mod tests {
     #[test]
     fn each_field_that_differs_is_named() {
         type Change = fn(&mut SnapshotGround);
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 12] = [
             ("vmm.driver", |it| it.vmm.driver = DriverKind::Qemu),
             ("vmm.format", |it| it.vmm.format = "9.0.0".to_owned()),
             ("vmm.machine", |it| it.vmm.machine = Some("pc-q35-7.2".to_owned())),
@@ -198,12 +247,37 @@ mod tests {
             ("network", |it| it.network = true),
             ("vcpus", |it| it.vcpus = 2),
             ("memory_mib", |it| it.memory_mib = 512),
-            ("disks", |it| it.disks[0].sha256.push('x')),
         ];
         for (field, change) in changes {
             let mut here = ground();
             change(&mut here);
             assert_eq!(ground().check(&here).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn a_file_that_changed_is_named_with_what_changed() {
+        let was = FileDigest { size: 7, digest: "blake3:a".to_owned() };
+        let longer = FileDigest { size: 8, ..was.clone() };
+        assert_eq!(was.check("memory", &longer).unwrap_err().field, "memory.size");
+        let other = FileDigest { digest: "blake3:b".to_owned(), ..was.clone() };
+        assert_eq!(was.check("memory", &other).unwrap_err().field, "memory.digest");
+        assert_eq!(was.check("memory", &was), Ok(()));
+    }
+
+    #[test]
+    fn a_diff_says_in_its_manifest_what_it_builds_upon() {
+        let memory = FileDigest { size: 7, digest: "blake3:a".to_owned() };
+        let base = SnapshotBase { name: "warm".parse().unwrap(), memory: memory.clone() };
+        let manifest = SnapshotManifest {
+            format: SNAPSHOT_FORMAT,
+            extent: SnapshotExtent::Diff { base },
+            ground: ground(),
+            content: SnapshotContent { state: memory.clone(), memory, disks: Vec::new() },
+            created_at: Timestamp::from_millis(0),
+        };
+        let json = serde_json::to_value(&manifest).unwrap();
+        assert_eq!((&json["kind"], &json["base"]["name"]), (&"diff".into(), &"warm".into()));
+        assert_eq!(serde_json::from_value::<SnapshotManifest>(json).unwrap(), manifest);
     }
 }

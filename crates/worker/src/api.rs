@@ -167,7 +167,7 @@ async fn snapshot(
     Path(id): Path<VmId>,
     Json(body): Json<TakeSnapshot>,
 ) -> Result<Json<Vm>, Refused> {
-    perform(&host, id, Verb::Snapshot(body.name)).await
+    perform(&host, id, Verb::Snapshot(body)).await
 }
 
 /// Does it, and answers with the VM as it then is.

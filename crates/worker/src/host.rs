@@ -2,6 +2,7 @@
 
 use crate::{
     WorkerError,
+    digest::Digests,
     disk::DiskClaims,
     journal::Journal,
     layout::{Layout, replace_file},
@@ -88,6 +89,8 @@ pub(crate) struct Host {
     pub(crate) blanks: BlankDisks,
     /// Who may use which workspace's disk.
     pub(crate) disks: DiskClaims,
+    /// What snapshots' files hold.
+    pub(crate) digests: Digests,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) driver: Result<Chosen, Fault>,

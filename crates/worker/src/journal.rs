@@ -6,9 +6,9 @@ use crate::{
     layout::{Layout, replace_file},
 };
 use aetherium_agent_proto::Token;
-use aetherium_model::{VmId, WorkspaceId, template::ImageDefaults};
+use aetherium_model::{Code, Fault, VmId, WorkspaceId, template::ImageDefaults};
 use aetherium_net::Slot;
-use aetherium_vmm::Footprint;
+use aetherium_vmm::{Footprint, SnapshotBase};
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path};
 
@@ -32,6 +32,66 @@ pub(crate) struct Journal {
     pub(crate) slot: Option<Slot>,
     /// Its processes and sockets; absent until they were started.
     pub(crate) footprint: Option<Footprint>,
+    /// What a diff snapshot of it would build upon.
+    #[serde(default)]
+    pub(crate) diff_base: DiffBase,
+}
+
+/// What a diff snapshot of a VM would build upon: what its VMM notes is what was written since.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DiffBase {
+    /// Nothing: written pages are not noted.
+    #[default]
+    Untracked,
+    /// Nothing yet.
+    NoneYet,
+    /// This snapshot.
+    Since(SnapshotBase),
+    /// Nothing any more: the VMM has forgotten what was written since.
+    Forgotten,
+}
+
+impl DiffBase {
+    /// The base, or why there is none.
+    pub(crate) fn known(self, vm: VmId) -> Result<SnapshotBase, Fault> {
+        let refuse =
+            |detail: String, remedy: &str| Err(Fault::new(Code::Conflict, detail).remedy(remedy));
+        match self {
+            Self::Since(base) => Ok(base),
+            Self::Untracked => refuse(
+                format!("the pages that {vm} writes are not noted, which diff snapshots need"),
+                "create VMs, or their template, with snapshots `diff`; or take a full one",
+            ),
+            Self::NoneYet => refuse(
+                format!("there is no snapshot of {vm} yet that a diff could build upon"),
+                "take a full one first",
+            ),
+            Self::Forgotten => refuse(
+                format!(
+                    "which pages {vm} has written since its last snapshot is forgotten: it was \
+                     paused by other means than a snapshot, or one failed"
+                ),
+                "take a full one; diffs can build upon that",
+            ),
+        }
+    }
+
+    /// After a snapshot.
+    pub(crate) fn at(&self, base: SnapshotBase) -> Self {
+        match self {
+            Self::Untracked => Self::Untracked,
+            Self::NoneYet | Self::Since(_) | Self::Forgotten => Self::Since(base),
+        }
+    }
+
+    /// After the VMM has forgotten what was written.
+    pub(crate) fn forgotten(&self) -> Self {
+        match self {
+            Self::Since(_) => Self::Forgotten,
+            Self::Untracked | Self::NoneYet | Self::Forgotten => self.clone(),
+        }
+    }
 }
 
 impl Journal {
@@ -65,5 +125,26 @@ impl Journal {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aetherium_vmm::FileDigest;
+
+    #[test]
+    fn a_diff_builds_upon_the_last_snapshot_and_upon_none_once_the_vmm_has_forgotten() {
+        let digest = FileDigest { size: 1, digest: "blake3:a".to_owned() };
+        let base = SnapshotBase { name: "warm".parse().unwrap(), memory: digest };
+        let vm = VmId::new();
+        let code = |state: DiffBase| state.known(vm).unwrap_err().code;
+        assert_eq!(code(DiffBase::Untracked.at(base.clone())), Code::Conflict, "never noted");
+        assert_eq!(code(DiffBase::NoneYet.forgotten()), Code::Conflict);
+        let since = DiffBase::NoneYet.at(base.clone());
+        assert_eq!(since.clone().known(vm).unwrap(), base);
+        let forgotten = since.forgotten();
+        assert!(forgotten.clone().known(vm).unwrap_err().detail.contains("forgotten"));
+        assert_eq!(forgotten.at(base.clone()).known(vm).unwrap(), base, "until the next");
     }
 }

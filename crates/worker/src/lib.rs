@@ -24,6 +24,7 @@
 
 mod api;
 mod build;
+mod digest;
 mod disk;
 mod error;
 mod execution;
@@ -104,6 +105,7 @@ impl Worker {
             vms: Registry::default(),
             driver,
             draining: CancellationToken::new(),
+            digests: digest::Digests::default(),
             learnt: tokio::sync::Mutex::new(HashSet::new()),
         });
         disk::sweep(&host.layout);

@@ -83,18 +83,22 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         return Err(refuse(format!("the VM was {}", row.state.as_str())));
     }
     let journal = Journal::read(&host.layout.vm(row.id))?;
-    let Some((token, image, footprint)) =
-        journal.and_then(|journal| Some((journal.token, journal.image, journal.footprint?)))
+    let Some((mut journal, footprint)) =
+        journal.and_then(|journal| journal.footprint.clone().map(|it| (journal, it)))
     else {
         return Err(refuse("no journal tells of the VM's processes".to_owned()));
     };
-    let agent = agent_client(&footprint, &token);
+    let (agent, image) = (agent_client(&footprint, &journal.token), journal.image.clone());
     let machine = adopt_machine(host, footprint)
         .await?
         .ok_or_else(|| refuse("the VM's process had ended".to_owned()))?;
     if is_frozen(row) {
         // Whichever way it was going, this is where it stands then.
         machine.pause().await?;
+        if machine.pause_forgets_written_pages() {
+            journal.diff_base = journal.diff_base.forgotten();
+            journal.write(&host.layout)?;
+        }
         return Ok(Machinery { machine, agent, image });
     }
     match agent.wait_ready(ANSWER_DEADLINE).await {

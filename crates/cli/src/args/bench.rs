@@ -37,6 +37,15 @@ pub(crate) enum BenchCommand {
     /// Images and disks: layers to a root filesystem against `tar` and `mkfs.ext4`, a large VM's disk
     /// against a small one's, and what VMs of one template share of the page cache.
     Image(ImageBenchArgs),
+    /// Request for a VM from a snapshot to first byte of output, against a bare VMM that loads the
+    /// same files until its agent answers.
+    Restore {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// Memory and processor time of an idle server.
     Idle {
         /// How long to watch it.

@@ -88,6 +88,14 @@ impl Machine for FirecrackerMachine {
         Ok(())
     }
 
+    fn pause_forgets_written_pages(&self) -> bool {
+        self.loses_vsock()
+    }
+
+    async fn pause_for_snapshot(&self) -> Result<(), VmmError> {
+        self.set_state("Paused").await
+    }
+
     async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
         snapshot::take(self, files, kind).await
     }

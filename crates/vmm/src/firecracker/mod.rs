@@ -143,8 +143,7 @@ impl Vmm for Firecracker {
     }
 
     async fn snapshots(&self, _accelerator: Accelerator) -> Result<SnapshotVmm, VmmError> {
-        let info = self.program.info().await?;
-        snapshot::of_this_host(&info).await
+        snapshot::of_this_host(&self.program).await
     }
 
     async fn restore(

@@ -35,11 +35,12 @@ impl Info {
 pub(super) struct Program {
     configured: Option<PathBuf>,
     info: OnceCell<Info>,
+    snapshot_format: OnceCell<String>,
 }
 
 impl Program {
     pub(super) const fn new(configured: Option<PathBuf>) -> Self {
-        Self { configured, info: OnceCell::const_new() }
+        Self { configured, info: OnceCell::const_new(), snapshot_format: OnceCell::const_new() }
     }
 
     /// What it is.
@@ -48,6 +49,18 @@ impl Program {
     /// When it is missing or does not tell its version.
     pub(super) async fn info(&self) -> Result<Info, VmmError> {
         self.info.get_or_try_init(|| self.ask()).await.cloned()
+    }
+
+    /// The version of its snapshots' format.
+    ///
+    /// # Errors
+    /// When it is missing or does not tell.
+    pub(super) async fn snapshot_format(&self) -> Result<String, VmmError> {
+        let asked = async {
+            let text = ask(&self.info().await?.path, "--snapshot-version").await?;
+            Ok(text.lines().next().unwrap_or_default().trim_start_matches('v').to_owned())
+        };
+        self.snapshot_format.get_or_try_init(|| asked).await.cloned()
     }
 
     async fn ask(&self) -> Result<Info, VmmError> {

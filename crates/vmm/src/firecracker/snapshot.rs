@@ -7,7 +7,7 @@ use super::{
     api::Api,
     machine::FirecrackerMachine,
     plan::{Feature, FirecrackerVersion, KnownBad},
-    program::{Info, ask},
+    program::Program,
 };
 use crate::{
     Accelerator, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
@@ -33,13 +33,11 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 const LARGE_MIB: u32 = 3 * 1024;
 
 /// What snapshots of this Firecracker on this host depend on.
-pub(super) async fn of_this_host(info: &Info) -> Result<SnapshotVmm, VmmError> {
-    let text = ask(&info.path, "--snapshot-version").await?;
-    let format = text.lines().next().unwrap_or_default().trim_start_matches('v').to_owned();
+pub(super) async fn of_this_host(program: &Program) -> Result<SnapshotVmm, VmmError> {
     Ok(SnapshotVmm {
         driver: DriverKind::Firecracker,
-        version: info.version.to_string(),
-        format,
+        version: program.info().await?.version.to_string(),
+        format: program.snapshot_format().await?,
         machine: None,
         cpu: kvm::host_cpu(),
         accelerator: Accelerator::Kvm,

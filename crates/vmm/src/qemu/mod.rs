@@ -107,6 +107,7 @@ impl Qemu {
             return Err(VmmError::WrongBoot { driver: DriverKind::Qemu, boot: "a plain process" });
         };
         spec.check_paths()?;
+        snapshot::refuse_unready(spec)?;
         let qemu = self.program.info().await?;
         let console = spec.run_dir.join("console.log");
         let vmm_log = spec.run_dir.join("vmm.log");

@@ -10,7 +10,7 @@
 
 use super::monitor::Monitor;
 use crate::{
-    AgentAddress, Footprint, SnapshotFiles, SnapshotKind, VmmError, spawn::open_log,
+    AgentAddress, Footprint, LaunchSpec, SnapshotFiles, SnapshotKind, VmmError, spawn::open_log,
     supervise::remove_if_there,
 };
 use aetherium_model::resources::DriverKind;
@@ -27,13 +27,22 @@ const FILE: &str = "snapshot";
 /// Bytes per second. QEMU's own limit is that of a network; this is the most that it takes.
 const BANDWIDTH: u64 = i64::MAX as u64 / 1000;
 
+/// Refuses a VM that is to be made ready for what QEMU cannot do.
+pub(super) fn refuse_unready(spec: &LaunchSpec) -> Result<(), VmmError> {
+    match spec.tracks_dirty_pages() {
+        true => unsupported("take diff snapshots", "it writes all of a guest's memory"),
+        false => Ok(()),
+    }
+}
+
+fn unsupported(verb: &'static str, why: &str) -> Result<(), VmmError> {
+    Err(VmmError::Unsupported { driver: DriverKind::Qemu, verb, why: why.to_owned() })
+}
+
 /// Refuses what QEMU cannot save.
 pub(super) fn refuse(footprint: &Footprint, kind: SnapshotKind) -> Result<(), VmmError> {
-    let unsupported = |verb, why: &str| {
-        Err(VmmError::Unsupported { driver: DriverKind::Qemu, verb, why: why.to_owned() })
-    };
     if kind == SnapshotKind::Diff {
-        return unsupported("take a diff snapshot", "it writes all of a guest's memory");
+        return unsupported("take diff snapshots", "it writes all of a guest's memory");
     }
     if footprint.agent.iter().any(|it| matches!(it, AgentAddress::Vsock { .. })) {
         let why = "QEMU cannot save the virtio socket that this VM has; create the VM with \

@@ -22,6 +22,7 @@ mod record;
 mod restore;
 mod snapshot;
 mod start;
+mod take;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
@@ -34,7 +35,10 @@ pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
-    Code, Fault, Name, VmId, run::Command, template::ImageDefaults, vm::VmState,
+    Code, Fault, VmId,
+    run::Command,
+    template::ImageDefaults,
+    vm::{TakeSnapshot, VmState},
 };
 use std::{
     fs::File,
@@ -67,8 +71,8 @@ pub(crate) enum Verb {
     Pause,
     /// Let it go on.
     Resume,
-    /// Write a snapshot of this name.
-    Snapshot(Name),
+    /// Write a snapshot.
+    Snapshot(TakeSnapshot),
     /// Copy its workspace's disk into this empty file.
     CopyDisk(File),
 }

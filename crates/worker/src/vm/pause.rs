@@ -3,12 +3,13 @@
 use super::{Verb, actor::Actor};
 use aetherium_model::{
     Code, Fault,
-    vm::{VmEvent, VmState},
+    vm::{TakeSnapshot, VmEvent, VmState},
 };
-use std::time::Duration;
+use aetherium_vmm::{Machine, VmmError};
+use std::{sync::Arc, time::Duration};
 
 /// How long the agent of a resumed VM may take to answer: it was only stopped.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Actor {
     /// Does what was asked. Asking for what already is, is done.
@@ -17,13 +18,11 @@ impl Actor {
             (Verb::CopyDisk(copy), VmState::Running) => self.copy_disk(copy).await,
             (Verb::Pause, VmState::Running) => self.pause().await,
             (Verb::Resume, VmState::Paused) => self.resume().await,
-            (Verb::Snapshot(name), VmState::Paused) => self.snapshot(name).await,
-            (Verb::Snapshot(name), VmState::Running) => {
-                self.pause().await?;
-                let taken = self.snapshot(name).await;
-                self.resume().await?;
-                taken
+            (Verb::Snapshot(wanted), VmState::Paused) => {
+                let extent = self.may_snapshot(wanted)?;
+                self.snapshot(&wanted.name, extent).await
             }
+            (Verb::Snapshot(wanted), VmState::Running) => self.snapshot_running(wanted).await,
             (Verb::Pause, VmState::Paused) | (Verb::Resume, VmState::Running) => Ok(()),
             (verb, state) => {
                 let detail = format!(
@@ -37,12 +36,37 @@ impl Actor {
         }
     }
 
+    /// Stops the VM for as long as a snapshot takes.
+    async fn snapshot_running(&mut self, wanted: &TakeSnapshot) -> Result<(), Fault> {
+        let extent = self.may_snapshot(wanted)?;
+        let machine = self.machine()?;
+        self.freeze(machine.pause_for_snapshot()).await?;
+        let taken = self.snapshot(&wanted.name, extent).await;
+        if taken.is_err() {
+            machine.pause().await?;
+            self.note_pause(&machine)?;
+        }
+        self.resume().await?;
+        taken
+    }
+
     pub(super) async fn pause(&mut self) -> Result<(), Fault> {
-        let Some(machine) = self.machinery.as_ref().map(|it| it.machine.clone()) else {
-            return Err(Fault::internal("a running VM without a machine"));
-        };
+        let machine = self.machine()?;
+        self.freeze(machine.pause()).await?;
+        self.note_pause(&machine)
+    }
+
+    fn machine(&self) -> Result<Arc<dyn Machine>, Fault> {
+        let machine = self.machinery.as_ref().map(|it| it.machine.clone());
+        machine.ok_or_else(|| Fault::internal("a running VM without a machine"))
+    }
+
+    async fn freeze(
+        &mut self,
+        pausing: impl Future<Output = Result<(), VmmError>>,
+    ) -> Result<(), Fault> {
         self.record.apply(VmEvent::PauseRequested, None).await;
-        match machine.pause().await {
+        match pausing.await {
             Ok(()) => {
                 self.record.apply(VmEvent::Frozen, None).await;
                 Ok(())

@@ -4,30 +4,40 @@
 use super::{
     base, network,
     snapshot::{Devices, Snapshot, ground},
-    start::{Started, agent_client, hostname, kernel_boot, silent},
+    start::{Started, agent_client, hostname, intact, kernel_boot, silent},
 };
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::system::MachineIdentity;
-use aetherium_model::{Code, Fault, vm::Vm};
-use aetherium_vmm::{LaunchSpec, Machine, VsockChoice, firecracker::plan::TransportChoice};
+use aetherium_model::{Code, Fault, WorkspaceId, vm::Vm};
+use aetherium_vmm::{
+    LaunchSpec, Machine, Mismatch, VsockChoice, firecracker::plan::TransportChoice,
+};
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 /// How long a restored agent may take to answer: it was only stopped.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Random bytes that a restored guest is given: as many as its generator's key and some more.
 const ENTROPY_BYTES: usize = 64;
+/// The memory that was made of several snapshots', in the VM's directory until it is loaded.
+const MEMORY: &str = "whole-memory";
 
 /// A snapshot that fits a VM, and what to start the VM with.
 pub(super) struct Prepared {
     snapshot: Snapshot,
+    /// Where the snapshot holds but a part of it, a file with all of the memory.
+    memory: Option<PathBuf>,
     spec: LaunchSpec,
 }
 
-/// Checks that the snapshot fits, and makes the VM's disk.
+/// Checks that the snapshot fits, and makes the VM's memory and disk. What does not fit is refused
+/// before anything is made.
 pub(super) async fn prepare(
     host: &Arc<Host>,
     vm: &Vm,
@@ -35,6 +45,7 @@ pub(super) async fn prepare(
     snapshot: Snapshot,
 ) -> Result<Prepared, Fault> {
     let template = base::held(host, vm)?;
+    intact(&template)?;
     host.learn_accelerator(&template).await?;
     let theirs = &snapshot.record.manifest.ground;
     let virtio = vm.spec.transport.or(theirs.virtio_transport);
@@ -49,13 +60,32 @@ pub(super) async fn prepare(
         vsock: vsock == VsockChoice::Auto,
         network: journal.slot.is_some(),
     };
-    let disk = snapshot.overlay();
-    let here = ground(host, &vm.spec, &template, devices, disk.clone()).await?;
-    theirs.check(&here)?;
+    let source = disk_for(snapshot.record.workspace, vm.workspace_id)?;
+    theirs.check(&ground(host, &vm.spec, &template, devices).await?)?;
+    let bases = snapshot.bases(host)?;
+    let disk = match source {
+        DiskSource::Copy => snapshot.overlay(),
+        DiskSource::Workspace(id) => host.layout.workspace_disk(id),
+    };
+    snapshot.check_machine(host, &template, &disk).await?;
+    snapshot.check_memory(host, "memory").await?;
+    for base in &bases {
+        base.check_memory(host, "base.memory").await?;
+    }
 
     let run_dir = host.layout.vm(vm.id);
-    let overlay = run_dir.join(super::start::OVERLAY);
-    aetherium_image::copy_sparse(&disk, &overlay).await.map_err(WorkerError::from)?;
+    let overlay = match source {
+        DiskSource::Copy => {
+            let overlay = run_dir.join(super::start::OVERLAY);
+            aetherium_image::copy_sparse(&disk, &overlay).await.map_err(WorkerError::from)?;
+            overlay
+        }
+        DiskSource::Workspace(_) => disk,
+    };
+    let memory = match bases.is_empty() {
+        true => None,
+        false => Some(whole_memory(&snapshot, &bases, run_dir.join(MEMORY)).await?),
+    };
     // Nothing boots: the initramfs is only looked at.
     let boot = kernel_boot(&template, template.initramfs(), overlay);
     let spec = LaunchSpec {
@@ -69,13 +99,70 @@ pub(super) async fn prepare(
         snapshots: vm.spec.snapshots.or(template.manifest.snapshots),
         slot: journal.slot.clone(),
     };
-    Ok(Prepared { snapshot, spec })
+    Ok(Prepared { snapshot, memory, spec })
+}
+
+/// Where a restored VM's writable disk comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DiskSource {
+    /// It is a copy of the snapshot's.
+    Copy,
+    /// It is this workspace's, which has not been written to since.
+    Workspace(WorkspaceId),
+}
+
+/// The disk for a VM that starts from a snapshot of a workspace's VM, or of one without. Only the
+/// workspace itself may have its disk, and it has no other.
+fn disk_for(
+    theirs: Option<WorkspaceId>,
+    ours: Option<WorkspaceId>,
+) -> Result<DiskSource, Mismatch> {
+    match (theirs, ours) {
+        (None, None) => Ok(DiskSource::Copy),
+        (Some(theirs), Some(ours)) if theirs == ours => Ok(DiskSource::Workspace(ours)),
+        _ => {
+            let text =
+                |it: Option<WorkspaceId>| it.map_or_else(|| "none".to_owned(), |it| it.to_string());
+            let (theirs, ours) = (text(theirs), text(ours));
+            Err(Mismatch { field: "workspace".to_owned(), theirs, ours })
+        }
+    }
+}
+
+/// Makes one memory of a diff and those below it, `bases` with the next one first.
+async fn whole_memory(
+    snapshot: &Snapshot,
+    bases: &[Snapshot],
+    path: PathBuf,
+) -> Result<PathBuf, Fault> {
+    let mut layers = bases.iter().rev().chain([snapshot]).map(|it| it.files().memory);
+    if let Some(lowest) = layers.next() {
+        aetherium_image::copy_sparse(&lowest, &path).await.map_err(WorkerError::from)?;
+    }
+    for layer in layers {
+        aetherium_image::lay_over(&layer, &path).await.map_err(WorkerError::from)?;
+    }
+    // For any jail to read: the directories above keep others out.
+    let readable = Permissions::from_mode(0o644);
+    tokio::fs::set_permissions(&path, readable)
+        .await
+        .map_err(|error| WorkerError::io(&path, error))?;
+    Ok(path)
 }
 
 impl Prepared {
     /// Loads the snapshot. The guest is paused then.
     pub(super) async fn load(&self, host: &Host) -> Result<Arc<dyn Machine>, Fault> {
-        Ok(host.driver()?.restore(&self.spec, &self.snapshot.files()).await?)
+        let mut files = self.snapshot.files();
+        if let Some(memory) = &self.memory {
+            files.memory.clone_from(memory);
+        }
+        let loaded = host.driver()?.restore(&self.spec, &files).await?;
+        if let Some(memory) = &self.memory {
+            // The VMM has it open, or a name of its own for it.
+            tokio::fs::remove_file(memory).await.map_err(|error| WorkerError::io(memory, error))?;
+        }
+        Ok(loaded)
     }
 }
 
@@ -101,18 +188,37 @@ pub(super) async fn awaken(
 async fn renew(host: &Host, vm: &Vm, agent: &AgentClient, journal: &Journal) -> Result<(), Fault> {
     let system = agent.system();
     let entropy = rand::random::<[u8; ENTROPY_BYTES]>();
-    Box::pin(system.reseed(&entropy)).await.map_err(refused)?;
-    Box::pin(system.set_clock(SystemTime::now())).await.map_err(refused)?;
     let driver = host.driver()?.kind();
     let identity = MachineIdentity {
         hostname: Some(hostname(vm)),
         network: network::seen_by_guest(driver, journal.slot.as_ref()),
     };
-    Box::pin(system.set_identity(identity)).await.map_err(refused)
+    // None depends on another, and each is a way to the guest and back.
+    let renewed = tokio::try_join!(
+        Box::pin(system.reseed(&entropy)),
+        Box::pin(system.set_clock(SystemTime::now())),
+        Box::pin(system.set_identity(identity)),
+    );
+    renewed.map(drop).map_err(refused)
 }
 
 /// A guest that cannot be made another must not run: it would be the one it was copied from.
 fn refused(error: AgentError) -> Fault {
     Fault::new(Code::AgentLost, format!("the restored guest could not be made another: {error}"))
         .remedy("take a new snapshot with an agent of this version inside")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspaces_disk_goes_to_that_workspace_and_to_nobody_else() {
+        let (one, other) = (WorkspaceId::new(), WorkspaceId::new());
+        assert_eq!(disk_for(None, None), Ok(DiskSource::Copy));
+        assert_eq!(disk_for(Some(one), Some(one)), Ok(DiskSource::Workspace(one)));
+        for (theirs, ours) in [(Some(one), None), (Some(one), Some(other)), (None, Some(one))] {
+            assert_eq!(disk_for(theirs, ours).unwrap_err().field, "workspace");
+        }
+    }
 }

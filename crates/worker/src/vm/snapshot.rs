@@ -1,38 +1,33 @@
-//! Taking a snapshot of a VM, and finding one again.
+//! A worker's snapshots: finding one, with those it builds upon, and what each depends on.
 //!
 //! A snapshot is made aside and renamed into place as a whole, so that whatever bears a name is
-//! complete. It holds the VM's memory, hence all its secrets, and its token: only the owner of the data
-//! directory may read it.
+//! complete; see [`super::take`]. It holds the VM's memory, hence all its secrets, and its token: only
+//! the owner of the data directory may read it.
 
-use super::{actor::Actor, base};
-use crate::{
-    WorkerError,
-    host::Host,
-    layout::{private_dir, replace_file},
-};
+use crate::{WorkerError, digest::Holes, host::Host};
 use aetherium_agent_proto::Token;
-use aetherium_image::{Holder, InstalledTemplate};
-use aetherium_model::{Code, Fault, Name, resources::VirtioTransport, vm::VmSpec};
+use aetherium_image::InstalledTemplate;
+use aetherium_model::{Code, Fault, Name, WorkspaceId, resources::VirtioTransport, vm::VmSpec};
 use aetherium_vmm::{
-    Accelerator, AgentAddress, SNAPSHOT_FORMAT, SnapshotDisk, SnapshotFiles, SnapshotGround,
-    SnapshotKind, SnapshotManifest,
+    Accelerator, SNAPSHOT_FORMAT, SnapshotBase, SnapshotDisk, SnapshotExtent, SnapshotFiles,
+    SnapshotGround, SnapshotManifest,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-const MANIFEST: &str = "manifest.json";
+/// The manifest's name.
+pub(super) const MANIFEST: &str = "manifest.json";
 /// The copy of the writable disk.
-const OVERLAY: &str = "overlay.ext4";
-/// The unit in which a disk's content is digested, in bytes.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const OVERLAY: &str = "overlay.ext4";
+/// How many snapshots one may build upon: each makes a load slower, and a loss worse.
+const MOST_BASES: usize = 16;
 
 /// A snapshot on this worker.
 pub(super) struct Snapshot {
+    name: Name,
     dir: PathBuf,
     /// What it is, and what it depends on.
     pub(super) record: SnapshotRecord,
@@ -41,7 +36,12 @@ pub(super) struct Snapshot {
 /// The manifest, and what a VM that starts from it has to know.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SnapshotRecord {
+    #[serde(flatten)]
     pub(super) manifest: SnapshotManifest,
+    /// The workspace whose disk the guest has open. That disk is not copied: it goes on, and the
+    /// snapshot can be loaded for as long as it has not.
+    #[serde(default)]
+    pub(super) workspace: Option<WorkspaceId>,
     /// What the agent inside demands over TCP, in clear.
     pub(super) token: Token,
 }
@@ -62,13 +62,41 @@ impl Snapshot {
             Fault::new(Code::Conflict, format!("the snapshot {name} cannot be used: {why}"))
                 .remedy("remove it, and take a new one")
         };
-        let record: SnapshotRecord =
+        // The number first: a manifest of another format may lack what this one has.
+        let Format { format } =
             serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-        let format = record.manifest.format;
         if format != SNAPSHOT_FORMAT {
             return Err(broken(format!("its format is {format}, and {SNAPSHOT_FORMAT} is known")));
         }
-        Ok(Self { dir, record })
+        let record = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+        Ok(Self { name: name.clone(), dir, record })
+    }
+
+    /// The snapshots that this one builds upon, the next one first.
+    pub(super) fn bases(&self, host: &Host) -> Result<Vec<Self>, Fault> {
+        let mut bases: Vec<Self> = Vec::new();
+        while let SnapshotExtent::Diff { base } = &bases.last().unwrap_or(self).manifest().extent {
+            if bases.len() == MOST_BASES {
+                let detail = format!("{} builds upon more than {MOST_BASES} snapshots", self.name);
+                return Err(Fault::new(Code::Conflict, detail).remedy("take a full one"));
+            }
+            let below = Self::open(host, &base.name).map_err(|fault| {
+                let detail = format!("{} builds upon {}: {fault}", self.name, base.name);
+                Fault::new(Code::Conflict, detail).remedy("put it back, or take a new full one")
+            })?;
+            base.memory.check("base.memory", &below.manifest().content.memory)?;
+            bases.push(below);
+        }
+        Ok(bases)
+    }
+
+    /// It, as one that the next diff builds upon.
+    pub(super) fn as_base(&self) -> SnapshotBase {
+        SnapshotBase { name: self.name.clone(), memory: self.manifest().content.memory.clone() }
+    }
+
+    pub(super) const fn manifest(&self) -> &SnapshotManifest {
+        &self.record.manifest
     }
 
     /// The driver's part of it.
@@ -76,35 +104,82 @@ impl Snapshot {
         SnapshotFiles::within(&self.dir)
     }
 
-    /// The disk as it was.
+    /// The disk that a VM starts from, unless it is a workspace's.
     pub(super) fn overlay(&self) -> PathBuf {
         self.dir.join(OVERLAY)
     }
+
+    /// Whether its memory is what was written.
+    pub(super) async fn check_memory(&self, host: &Host, field: &str) -> Result<(), Fault> {
+        let now = host.digests.of(&self.files().memory, holes(&self.manifest().extent)).await?;
+        Ok(self.manifest().content.memory.check(field, &now)?)
+    }
+
+    /// Whether state and disks, of which the writable one is at `overlay`, are what was written.
+    pub(super) async fn check_machine(
+        &self,
+        host: &Host,
+        template: &InstalledTemplate,
+        overlay: &Path,
+    ) -> Result<(), Fault> {
+        let content = &self.manifest().content;
+        let state = host.digests.of(&self.files().state, Holes::Zeros).await?;
+        content.state.check("state", &state)?;
+        let here = disks(host, template, overlay).await?;
+        for (theirs, ours) in content.disks.iter().zip(&here) {
+            theirs.content.check(&format!("disks.{}", theirs.id), &ours.content)?;
+        }
+        Ok(())
+    }
 }
 
-/// A VM's way into the world, as far as a snapshot depends on it.
+/// The part of a manifest that every format has.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// What a hole means in the memory of a snapshot.
+pub(super) const fn holes(extent: &SnapshotExtent) -> Holes {
+    match extent {
+        SnapshotExtent::Full => Holes::Zeros,
+        SnapshotExtent::Diff { .. } => Holes::Nothing,
+    }
+}
+
+/// A VM's disks, the root first. The root is its template's, whose manifest knows what it holds.
+pub(super) async fn disks(
+    host: &Host,
+    template: &InstalledTemplate,
+    overlay: &Path,
+) -> Result<Vec<SnapshotDisk>, Fault> {
+    let root = &template.manifest.rootfs.image;
+    let root =
+        aetherium_vmm::FileDigest { size: root.size, digest: format!("sha256:{}", root.sha256) };
+    Ok(vec![
+        SnapshotDisk { id: "root".to_owned(), content: root },
+        SnapshotDisk {
+            id: "overlay".to_owned(),
+            content: host.digests.of(overlay, Holes::Zeros).await?,
+        },
+    ])
+}
+
+/// How a VM runs and is attached, as far as a snapshot depends on it.
 pub(super) struct Devices {
-    /// How its code runs.
     pub(super) accelerator: Accelerator,
     pub(super) virtio_transport: Option<VirtioTransport>,
     pub(super) vsock: bool,
     pub(super) network: bool,
 }
 
-/// What a snapshot of a VM like this depends on. Only the writable disk is read.
+/// What a snapshot of a VM like this depends on.
 pub(super) async fn ground(
     host: &Host,
     spec: &VmSpec,
     template: &InstalledTemplate,
     devices: Devices,
-    overlay: PathBuf,
 ) -> Result<SnapshotGround, Fault> {
-    let root = &template.manifest.rootfs.image;
-    let path = overlay.clone();
-    let digested = tokio::task::spawn_blocking(move || digest(&overlay)).await;
-    let (size, sha256) = digested
-        .map_err(Fault::internal)?
-        .map_err(|error| Fault::from(WorkerError::io(&path, error)))?;
     Ok(SnapshotGround {
         vmm: host.driver()?.snapshots(devices.accelerator).await?,
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
@@ -114,139 +189,5 @@ pub(super) async fn ground(
         network: devices.network,
         vcpus: spec.resources.vcpus.get(),
         memory_mib: spec.resources.memory_mib.get(),
-        disks: vec![
-            SnapshotDisk { id: "root".to_owned(), size: root.size, sha256: root.sha256.clone() },
-            SnapshotDisk { id: "overlay".to_owned(), size, sha256 },
-        ],
     })
-}
-
-/// A disk's length, and a digest of its content that does not depend on where it has holes: SHA-256
-/// over each block that is not all zeros, with its number before it.
-fn digest(path: &Path) -> io::Result<(u64, String)> {
-    use rustix::{
-        fs::{SeekFrom, seek},
-        io::Errno,
-    };
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let (mut sum, mut block) = (Sha256::new(), vec![0; BLOCK_BYTES]);
-    let mut at = 0;
-    while at < size {
-        // Holes are most of a sparse disk, and are not read.
-        let data = match seek(&file, SeekFrom::Data(at)) {
-            Ok(data) => data - data % BLOCK_BYTES as u64,
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        at = seek(&file, SeekFrom::Hole(data.max(at)))?;
-        seek(&file, SeekFrom::Start(data))?;
-        for number in data / BLOCK_BYTES as u64..at.div_ceil(BLOCK_BYTES as u64) {
-            let left = size - number * BLOCK_BYTES as u64;
-            let wanted = usize::try_from(left).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
-            let part = &mut block[..wanted];
-            file.read_exact(part)?;
-            if part.iter().any(|byte| *byte != 0) {
-                sum.update(number.to_le_bytes());
-                sum.update(&*part);
-            }
-        }
-    }
-    let bytes = sum.finalize();
-    Ok((size, bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
-}
-
-impl Actor {
-    /// Writes a snapshot of the paused VM.
-    pub(super) async fn snapshot(&mut self, name: &Name) -> Result<(), Fault> {
-        let vm = self.record.vm().clone();
-        if vm.workspace_id.is_some() {
-            let detail = format!("{} has its workspace's disk, which no other VM may have", vm.id);
-            return Err(Fault::new(Code::Conflict, detail)
-                .remedy("take snapshots of VMs without a workspace"));
-        }
-        let Some(machine) = self.machinery.as_ref().map(|it| it.machine.clone()) else {
-            return Err(Fault::internal("a paused VM without a machine"));
-        };
-        let host = self.host.clone();
-        let place = host.layout.snapshots().join(name.as_str());
-        if place.exists() {
-            return Err(Fault::new(Code::Conflict, format!("there is a snapshot {name} already"))
-                .remedy("choose another name"));
-        }
-        let aside = host.layout.snapshots().join(format!(".{name}.{}", vm.id));
-        private_dir(&aside)?;
-        let taken = async {
-            let files = SnapshotFiles::within(&aside);
-            machine.snapshot(&files, SnapshotKind::Full).await?;
-            let overlay = aside.join(OVERLAY);
-            let disk = host.layout.vm(vm.id).join(super::start::OVERLAY);
-            aetherium_image::copy_sparse(&disk, &overlay).await.map_err(WorkerError::from)?;
-            let template = base::held(&host, &vm)?;
-            let footprint = machine.footprint();
-            let devices = Devices {
-                accelerator: footprint.accelerator,
-                virtio_transport: vm.virtio_transport,
-                vsock: footprint.agent.iter().any(|it| matches!(it, AgentAddress::Vsock { .. })),
-                network: vm.address.is_some(),
-            };
-            let ground = ground(&host, &vm.spec, &template, devices, overlay).await?;
-            let record = SnapshotRecord {
-                manifest: SnapshotManifest {
-                    format: SNAPSHOT_FORMAT,
-                    kind: SnapshotKind::Full,
-                    ground,
-                    created_at: host.now(),
-                },
-                token: self.token()?,
-            };
-            let text = serde_json::to_vec_pretty(&record).map_err(WorkerError::Encode)?;
-            replace_file(&aside.join(MANIFEST), &text)?;
-            base::hold_for_snapshot(&host, name, &template)?;
-            fs::rename(&aside, &place).map_err(|error| WorkerError::io(&place, error))?;
-            Ok(())
-        };
-        let taken = taken.await;
-        if taken.is_err() {
-            // It bears no name, so that nobody will take it for one.
-            let _ = fs::remove_dir_all(&aside);
-            if let Err(error) = host.templates.release(&Holder::Snapshot(name.clone())) {
-                tracing::warn!(%error, snapshot = %name, "its template is kept for nothing");
-            }
-        }
-        taken
-    }
-
-    /// What the VM's agent demands over TCP.
-    fn token(&self) -> Result<Token, Fault> {
-        let dir = self.host.layout.vm(self.record.vm().id);
-        let journal = crate::journal::Journal::read(&dir)?;
-        journal.map(|it| it.token).ok_or_else(|| Fault::internal("a VM without a journal"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_digest_depends_on_the_content_and_not_on_the_holes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (sparse, dense) = (dir.path().join("sparse"), dir.path().join("dense"));
-        let mut content = vec![0; 64 * BLOCK_BYTES + 100];
-        content[40 * BLOCK_BYTES + 7] = 1;
-        content[64 * BLOCK_BYTES + 99] = 2;
-        fs::write(&dense, &content).unwrap();
-        let file = File::create(&sparse).unwrap();
-        file.set_len(content.len() as u64).unwrap();
-        for at in [40 * BLOCK_BYTES + 7, 64 * BLOCK_BYTES + 99] {
-            std::os::unix::fs::FileExt::write_at(&file, &content[at..=at], at as u64).unwrap();
-        }
-        assert_eq!(digest(&sparse).unwrap(), digest(&dense).unwrap());
-
-        content[40 * BLOCK_BYTES + 7] = 0;
-        content[41 * BLOCK_BYTES + 7] = 1;
-        fs::write(&dense, &content).unwrap();
-        assert_ne!(digest(&sparse).unwrap().1, digest(&dense).unwrap().1);
-    }
 }

@@ -2,7 +2,11 @@
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
 use super::{base, network, ready, record::Record, restore, snapshot::Snapshot};
-use crate::{WorkerError, host::Host, journal::Journal};
+use crate::{
+    WorkerError,
+    host::Host,
+    journal::{DiffBase, Journal},
+};
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
     Token,
@@ -71,7 +75,14 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         None => Token::from_random(rand::random()),
     };
     let template = base::hold(host, &vm)?;
-    let image = template.as_ref().and_then(|it| it.manifest.image.clone()).unwrap_or_default();
+    let said = template.as_ref().map(|it| &it.manifest);
+    let image = said.and_then(|it| it.image.clone()).unwrap_or_default();
+    let snapshots = vm.spec.snapshots.or(said.and_then(|it| it.snapshots));
+    let diff_base = match (snapshots, &snapshot) {
+        (Some(SnapshotKind::Diff), None) => DiffBase::NoneYet,
+        (Some(SnapshotKind::Diff), Some(snapshot)) => DiffBase::Since(snapshot.as_base()),
+        (None | Some(SnapshotKind::Full), _) => DiffBase::Untracked,
+    };
     crate::layout::private_dir(&host.layout.vm(vm.id))?;
     let slot = network::take_slot(host, &vm).await?;
     let mut journal = Journal {
@@ -81,6 +92,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         image,
         slot,
         footprint: None,
+        diff_base,
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
@@ -329,7 +341,7 @@ pub(crate) fn guest_kernel(template: &Bootable<'_>) -> GuestKernel {
 }
 
 /// Refuses a template whose files are not there as they were built, before anything is made for it.
-fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
+pub(super) fn intact(template: &InstalledTemplate) -> Result<(), Fault> {
     let broken = template.verify(Check::Quick).into_iter().find(|it| it.verdict == Verdict::Fail);
     match broken {
         None => Ok(()),

@@ -156,7 +156,7 @@ impl Floor {
         let argv = bare(&self.argv, &self.theirs, &self.dir, address);
 
         let began = Instant::now();
-        let _qemu = Started::spawn_in(&argv, None)?;
+        let _qemu = Started::spawn_in(&argv, None, None)?;
         let agent =
             AgentClient::new(vec![Endpoint::Tcp { addr: address, token }], Deadlines::default());
         let ready = agent.wait_ready(BOOT_DEADLINE).await;
@@ -172,12 +172,16 @@ impl Floor {
 pub(super) struct Started(Child);
 
 impl Started {
-    /// Starts it, in a directory if one is given.
-    pub(super) fn spawn_in(argv: &[String], dir: Option<&Path>) -> Result<Self, CliError> {
+    /// Starts it, in a directory if one is given, and reading a file if one is given.
+    pub(super) fn spawn_in(
+        argv: &[String],
+        dir: Option<&Path>,
+        stdin: Option<std::fs::File>,
+    ) -> Result<Self, CliError> {
         Command::new(&argv[0])
             .args(&argv[1..])
             .current_dir(dir.unwrap_or(Path::new(".")))
-            .stdin(Stdio::null())
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -195,7 +199,7 @@ impl Drop for Started {
 }
 
 /// The arguments of a VM's QEMU, from `/proc/<pid>/cmdline` (proc(5): separated by NUL bytes).
-fn command_line(layout: &Layout, id: VmId) -> Result<Vec<String>, CliError> {
+pub(super) fn command_line(layout: &Layout, id: VmId) -> Result<Vec<String>, CliError> {
     let strays = aetherium_vmm::strays(&layout.vms()).map_err(Fault::from)?;
     let processes = strays.into_iter().filter(|it| it.vm_id == id).flat_map(|it| it.processes);
     let pid = processes.into_iter().find(|it| it.role == Role::Vmm).map(|it| it.pid);
@@ -225,7 +229,7 @@ fn bare(argv: &[String], theirs: &str, dir: &Path, address: SocketAddr) -> Vec<S
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<SocketAddr, CliError> {
+pub(super) fn free_port() -> Result<SocketAddr, CliError> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .map_err(|error| local("no free port on the loopback", error).into())

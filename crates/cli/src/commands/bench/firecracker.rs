@@ -90,7 +90,7 @@ impl Floor {
         argv.extend(self.pci.then(|| "--enable-pci".to_owned()));
 
         let began = Instant::now();
-        let firecracker = Started::spawn_in(&argv, Some(&self.dir))?;
+        let firecracker = Started::spawn_in(&argv, Some(&self.dir), None)?;
         let uds = self.dir.join("vsock");
         let endpoint = Endpoint::Vsock { uds, port: u32::from(AGENT_PORT) };
         let agent = AgentClient::new(vec![endpoint], Deadlines::default());

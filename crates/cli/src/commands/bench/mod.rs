@@ -10,6 +10,8 @@ mod fallback;
 mod firecracker;
 mod idle;
 mod image;
+mod restore;
+mod restore_floor;
 
 use crate::{
     args::{Args, BenchArgs, BenchCommand},
@@ -94,6 +96,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCod
         }
         BenchCommand::Image(wanted) => image::image(args, wanted).await?,
         BenchCommand::Idle { watch, bench } => idle::idle(args, *watch, bench).await?,
+        BenchCommand::Restore { rounds, bench } => restore::restore(args, *rounds, bench).await?,
     };
     if args.json {
         print::json(&figures)?;
@@ -170,8 +173,14 @@ impl Output for FirstByte {
 /// The time from the request for a VM to the first byte of a command's output, and the VM as it was
 /// then. The VM is ended, and gone, when this returns.
 async fn to_first_output(client: &Client, template: &Name) -> Result<(Duration, Vm), CliError> {
+    let request = CreateVm { template: Some(template.clone()), ..CreateVm::default() };
+    first_output(client, &request).await
+}
+
+/// The same for a VM as asked for.
+async fn first_output(client: &Client, request: &CreateVm) -> Result<(Duration, Vm), CliError> {
     let began = Instant::now();
-    let vm = create(client, template).await?;
+    let vm: Vm = client.post("/vms", request).await?;
     let id = vm.id.to_string();
     let mut first = FirstByte::default();
     let ended =
