@@ -34,6 +34,7 @@ mod initramfs;
 mod install;
 pub mod kernel;
 mod layers;
+mod lock;
 mod modules;
 mod oci;
 pub mod prepare;
@@ -46,7 +47,9 @@ mod superblock;
 
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build};
+pub use digest::of_file as sha256_of_file;
 pub use error::{ImageError, Result};
+pub use initramfs::of_agent as agent_initramfs;
 pub use install::Stamp as AgentStamp;
 pub use layers::Problem as LayerProblem;
 pub use oci::{

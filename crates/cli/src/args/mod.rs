@@ -1,11 +1,15 @@
 //! The grammar of the command line.
 
 mod bench;
+mod host;
+mod kernel;
 mod parse;
 mod plan;
 mod template;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
+pub(crate) use host::{HostCommand, PrepareArgs};
+pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
 pub(crate) use template::{BuildArgs, TemplateCommand};
 
@@ -110,6 +114,18 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: TemplateCommand,
+    },
+    /// Kernels for templates: look at one, import one, build a lean one.
+    Kernel {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: KernelCommand,
+    },
+    /// This host, before it runs VMs.
+    Host {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: HostCommand,
     },
     /// Workers.
     Worker {

@@ -1,5 +1,6 @@
 //! `aetherium template …`: the templates of the data directory, with or without a server.
 
+use super::kernel;
 use crate::{
     args::{Args, BuildArgs, DriverArgs, TemplateCommand},
     datadir::DataDir,
@@ -78,8 +79,10 @@ pub(crate) async fn make(
     let request = BuildRequest {
         name: args.name.clone(),
         kernel: match &args.kernel {
-            Some(kernel) => {
-                KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
+            Some(named) => {
+                let found = kernel::resolve(data, named)?;
+                let modules = args.modules.clone().or(found.modules);
+                KernelSource::Files { kernel: found.image, modules }
             }
             None => KernelSource::DistributionPackage { cache: data.path().join("cache") },
         },

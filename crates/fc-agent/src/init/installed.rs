@@ -76,8 +76,7 @@ fn read_config() -> Result<Option<GuestConfig>, String> {
 
 fn read_from(device: &str, fstype: &str) -> io::Result<Vec<u8>> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(PLACE)?;
-    let flags =
-        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(device, PLACE, fstype, flags, c"")?;
     let text = fs::read(format!("{PLACE}/{CONFIG_DISK_FILE}"));
     // A disk that stays mounted is for root's eyes only.

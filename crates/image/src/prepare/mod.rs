@@ -144,7 +144,7 @@ async fn install_on_copy(
     progress.step("copying the image");
     let (from, to) = (held.place().image.clone(), copy.clone());
     blocking(move || sparse::copy(&from, &File::create_new(&to).on("make", &to)?)).await?;
-    make_room(&copy, found, agent).await?;
+    make_room(held.place(), &copy, found, agent).await?;
     progress.step(&format!("installing agent {}", agent.version));
     let stamp = install::write(&copy, work.path(), agent, found.init).await?;
     progress.step("checking the changed copy");
@@ -154,13 +154,13 @@ async fn install_on_copy(
 }
 
 /// Lets the copy grow, if the agent does not fit.
-async fn make_room(copy: &Path, found: &Found, agent: &Agent) -> Result<()> {
+async fn make_room(place: &Place, copy: &Path, found: &Found, agent: &Agent) -> Result<()> {
     let superblock = Superblock::read(copy)?;
     let needed = (agent.bytes.len() as u64).saturating_sub(found.agent_bytes) + SPARE_BYTES;
     if superblock.free_inodes < INODES {
         let detail =
             format!("it has room for {} more files and needs {INODES}", superblock.free_inodes);
-        return Err(ImageError::RootfsUnusable { path: copy.to_owned(), detail });
+        return Err(ImageError::RootfsUnusable { path: place.image.clone(), detail });
     }
     if superblock.free_bytes() >= needed {
         return Ok(());
@@ -210,7 +210,9 @@ fn kept(stamp: &Stamp, agent: &Agent) -> Finding {
 fn installed(found: &Found, stamp: &Stamp) -> Finding {
     let done = match &found.agent {
         FoundAgent::Absent => format!("{} installed", name(stamp)),
-        FoundAgent::Whole(before) => format!("{} installed instead of {}", name(stamp), name(before)),
+        FoundAgent::Whole(before) => {
+            format!("{} installed instead of {}", name(stamp), name(before))
+        }
         FoundAgent::Partial(detail) => format!("{} installed anew: {detail}", name(stamp)),
     };
     Finding::ok("rootfs.agent", done, AGENT)
@@ -218,9 +220,11 @@ fn installed(found: &Found, stamp: &Stamp) -> Finding {
 
 fn started_by(init: ImageInit) -> Finding {
     match init {
-        ImageInit::Systemd => {
-            Finding::ok("rootfs.init", "systemd starts it: aetherium-agent.service is enabled", INIT)
-        }
+        ImageInit::Systemd => Finding::ok(
+            "rootfs.init",
+            "systemd starts it: aetherium-agent.service is enabled",
+            INIT,
+        ),
         ImageInit::Other => Finding::warn(
             "rootfs.init",
             "the image has no systemd: nothing starts the agent",
