@@ -159,7 +159,10 @@ fn doctor_names_what_it_checked_for_people_and_programs() {
 
 #[test]
 fn every_verb_has_help_and_every_shell_a_completion() {
-    for verb in ["up", "run", "exec", "ws", "vm", "task", "template", "worker", "doctor", "bench"] {
+    for verb in [
+        "up", "run", "exec", "ws", "vm", "task", "template", "worker", "doctor", "bench", "kernel",
+        "host",
+    ] {
         let help = Command::new(crate::world::AETHERIUM).args([verb, "--help"]).output().unwrap();
         assert!(help.status.success() && !help.stdout.is_empty(), "{verb}");
     }

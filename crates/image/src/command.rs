@@ -13,8 +13,11 @@ use std::{
     collections::VecDeque,
     env,
     ffi::{OsStr, OsString},
+    fs::File,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -54,7 +57,8 @@ pub(crate) struct Tool<'a> {
     envs: Vec<(&'static str, OsString)>,
     deadline: Duration,
     narrate: Option<(&'a dyn Progress, Narrator)>,
-    complains_on_stdout: bool,
+    speaks_on_stdout: bool,
+    log: Option<File>,
     remedy: &'static str,
     /// An exit code that is as good as none.
     accepted: Option<i32>,
@@ -79,7 +83,8 @@ impl<'a> Tool<'a> {
             envs: Vec::new(),
             deadline,
             narrate: None,
-            complains_on_stdout: false,
+            speaks_on_stdout: false,
+            log: None,
             remedy: "",
             accepted: None,
         }
@@ -115,10 +120,16 @@ impl<'a> Tool<'a> {
         self
     }
 
-    /// Its error is told by the last lines of its standard output, which other tools keep for what was
-    /// asked of them.
-    pub(crate) fn complains_on_stdout(mut self) -> Self {
-        self.complains_on_stdout = true;
+    /// What it says to people comes on standard output, which other tools keep for what was asked of
+    /// them: its lines are passed on, and the last of them told in an error.
+    pub(crate) fn speaks_on_stdout(mut self) -> Self {
+        self.speaks_on_stdout = true;
+        self
+    }
+
+    /// Keeps all that it says in a file, too.
+    pub(crate) fn log(mut self, log: File) -> Self {
+        self.log = Some(log);
         self
     }
 
@@ -154,7 +165,6 @@ impl<'a> Tool<'a> {
         match finished {
             Ok(Ok(status)) => {
                 group.ended();
-                let tail = if self.complains_on_stdout { last_lines(&out) } else { tail };
                 let good =
                     status.success() || self.accepted.is_some_and(|it| status.code() == Some(it));
                 if good { Ok(out) } else { Err(self.failed(status, tail)) }
@@ -194,27 +204,45 @@ impl<'a> Tool<'a> {
         tail: &mut VecDeque<String>,
     ) -> std::io::Result<ExitStatus> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let collect = each_line(stdout, |line| {
-            if out.len() + line.len() < MAX_STDOUT_BYTES {
-                out.push_str(line);
-                out.push('\n');
-            }
-        });
-        let follow = each_line(stderr, |line| {
+        // The two readers below take turns; a lock is what the compiler takes for that across threads.
+        let tail = Mutex::new(tail);
+        let said = |line: &str| {
             if let Some((progress, narrator)) = self.narrate
                 && let Some(step) = narrator(line)
             {
                 progress.step(step);
             }
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
             if tail.len() == TAIL_LINES {
                 tail.pop_front();
             }
             tail.push_back(line.to_owned());
+        };
+        let collect = each_line(stdout, |line| {
+            if out.len() + line.len() < MAX_STDOUT_BYTES {
+                out.push_str(line);
+                out.push('\n');
+            }
+            if self.speaks_on_stdout && !line.is_empty() {
+                said(line);
+            }
+            self.note(line);
+        });
+        let follow = each_line(stderr, |line| {
+            said(line);
+            self.note(line);
         });
         let (collected, followed, status) = tokio::join!(collect, follow, child.wait());
         collected?;
         followed?;
         status
+    }
+
+    /// Adds a line to the log. One that cannot be written is missed by nobody but its reader.
+    fn note(&self, line: &str) {
+        if let Some(mut log) = self.log.as_ref() {
+            let _ = writeln!(log, "{line}");
+        }
     }
 
     fn failed(&self, status: ExitStatus, tail: Vec<String>) -> ImageError {
@@ -264,11 +292,6 @@ fn search_path() -> OsString {
     path.push(":");
     path.push(SBIN);
     path
-}
-
-fn last_lines(out: &str) -> Vec<String> {
-    let lines: Vec<_> = out.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
 
 async fn each_line(

@@ -8,8 +8,11 @@ use std::{fs::File, io::Read, path::Path};
 /// Long enough that reading, not calling, takes the time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The digest of a file's content.
-pub(crate) fn of_file(path: &Path) -> Result<String> {
+/// The SHA-256 of a file's content, in hexadecimal. Synchronous: reads it from end to end.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn of_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).on("open", path)?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];

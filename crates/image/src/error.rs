@@ -139,6 +139,44 @@ pub enum ImageError {
         /// What was found instead.
         detail: String,
     },
+    /// A file is no kernel configuration.
+    #[error("{} is not a kernel configuration: {detail}", path.display())]
+    KernelConfigUnusable {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        detail: String,
+    },
+    /// A kernel's source cannot be configured as wanted.
+    #[error("these options do not survive the configuration of {}: {}", source_dir.display(), lost.join(", "))]
+    KernelOptionsLost {
+        /// The source.
+        source_dir: PathBuf,
+        /// The options, as they were wanted.
+        lost: Vec<String>,
+    },
+    /// No imported kernel has the name.
+    #[error("there is no kernel {name} in {}", dir.display())]
+    KernelNotFound {
+        /// The name.
+        name: Name,
+        /// Where kernels are kept.
+        dir: PathBuf,
+    },
+    /// A kernel has the name, and is not to be replaced.
+    #[error("kernel {name} exists already")]
+    KernelExists {
+        /// The name.
+        name: Name,
+    },
+    /// Another process imports or removes a kernel and does not come to an end.
+    #[error("the kernels in {} are being changed by another process (waited {waited:?})", dir.display())]
+    KernelsBusy {
+        /// Where kernels are kept.
+        dir: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The kernel has a needed driver neither built in nor as a module.
     #[error("kernel {release} has no {driver}: {purpose}")]
     DriverMissing {
@@ -342,6 +380,18 @@ impl ImageError {
                 "remove the package from the download cache and try again".into()
             }
             Self::KernelUnusable { .. } => "give a bzImage (vmlinuz) or an x86-64 vmlinux".into(),
+            Self::KernelConfigUnusable { .. } => "give the .config of a kernel's build".into(),
+            Self::KernelOptionsLost { .. } => {
+                "see what they depend on (make menuconfig in the source), and add that to the fragment"
+                    .into()
+            }
+            Self::KernelNotFound { .. } => {
+                "import it first (aetherium kernel import), or list those there are".into()
+            }
+            Self::KernelExists { name } => {
+                format!("give another name, or ask to replace {name}; templates keep the old one")
+            }
+            Self::KernelsBusy { .. } => "wait for the other import to end, then try again".into(),
             Self::DriverMissing { driver, .. } => format!(
                 "use a kernel with {driver}, such as the distribution's, or give its modules directory"
             ),
@@ -408,8 +458,12 @@ impl ImageError {
             | Self::BlobBusy { .. }
             | Self::StoreBusy { .. }
             | Self::RootfsBusy { .. }
+            | Self::KernelExists { .. }
+            | Self::KernelsBusy { .. }
             | Self::RootfsInUse { .. } => Code::Conflict,
-            Self::NotFound { .. } | Self::ImageMissing { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::ImageMissing { .. } | Self::KernelNotFound { .. } => {
+                Code::NotFound
+            }
             Self::Broken { .. } | Self::StoreDamaged { .. } => Code::TemplateBroken,
             Self::Io { source, .. }
                 if matches!(

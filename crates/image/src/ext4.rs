@@ -142,7 +142,7 @@ pub(crate) async fn check(image: &Path) -> Result<()> {
     Tool::new("e2fsck", PACKAGE, FSCK_DEADLINE)
         .arg("-fn")
         .arg(image)
-        .complains_on_stdout()
+        .speaks_on_stdout()
         .remedy("unmount the filesystem if it is in use, then repair it: e2fsck -f")
         .run()
         .await?;

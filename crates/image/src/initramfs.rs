@@ -13,11 +13,11 @@
 use crate::{
     agent::Agent,
     cpio::{self, Entry},
-    error::{ImageError, Result},
+    error::{ImageError, OnPath, Result, blocking},
     modules::{self, Need, WANTED, tree::ModuleTree},
 };
 use aetherium_model::finding::Finding;
-use std::path::Path;
+use std::{fs, path::Path};
 
 /// Where init finds what the host put there for it.
 const OWN_DIR: &str = "aetherium";
@@ -28,6 +28,16 @@ pub(crate) struct Archive {
     pub(crate) bytes: Vec<u8>,
     pub(crate) modules: Vec<String>,
     pub(crate) warnings: Vec<Finding>,
+}
+
+/// Writes an initramfs with the agent and no modules, for a guest that only shows that it runs.
+///
+/// # Errors
+/// If the agent cannot be a guest's init, or the file `to` cannot be written.
+pub async fn of_agent(agent: &Path, to: &Path) -> Result<()> {
+    let agent = Agent::read(agent).await?;
+    let to = to.to_owned();
+    blocking(move || fs::write(&to, archive(&agent, &[])).on("write", &to)).await
 }
 
 /// Makes the archive for a kernel of `release` with these modules. Synchronous: reads the modules.

@@ -4,11 +4,17 @@ pub(crate) mod belongs;
 mod config;
 mod facts;
 pub mod image;
+mod needs;
 pub(crate) mod package;
 mod payload;
+mod shelf;
+mod source;
 
-pub use facts::{Examined, Unpacked, elf_image, examine};
+pub use facts::{Examined, Unpacked, elf_image, examine, examine_with};
 pub use image::{KernelImage, inspect};
+pub use needs::{findings, how};
+pub use shelf::{KernelOrigin, KernelShelf, ShelvedKernel};
+pub use source::{BaseConfig, Configured, KernelBuild, KernelCode, LEAN_CONFIG};
 
 use std::path::PathBuf;
 

@@ -102,6 +102,8 @@ pub enum ConfigSource {
     Image,
     /// In a `config-<release>` beside it.
     Beside,
+    /// In a file that somebody named.
+    Named,
 }
 
 /// A kernel's configuration, as far as it matters here.

@@ -44,7 +44,9 @@ pub use build::{BuildGround, BuildLog, StepReuse, build_template};
 pub use error::WorkerError;
 pub use host::{Settings, SlotChoice, guest_net};
 pub use layout::Layout;
-pub use vm::{GuestIdentity, ends_by, preview, probe_guest, write_guest_initrd};
+pub use vm::{
+    GuestIdentity, ends_by, preview, probe_guest, write_guest_initrd, write_probe_initrd,
+};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_image::{BlankDisks, TemplateStore};

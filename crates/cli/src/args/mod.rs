@@ -2,12 +2,16 @@
 
 mod bench;
 mod disk;
+mod host;
+mod kernel;
 mod parse;
 mod plan;
 mod template;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
 pub(crate) use disk::DiskCommand;
+pub(crate) use host::{HostCommand, PrepareArgs};
+pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
 pub(crate) use template::{BuildArgs, PlaceArgs, TemplateCommand};
 
@@ -113,6 +117,18 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: TemplateCommand,
+    },
+    /// Kernels for templates: look at one, import one, build a lean one.
+    Kernel {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: KernelCommand,
+    },
+    /// This host, before it runs VMs.
+    Host {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: HostCommand,
     },
     /// Workers.
     Worker {

@@ -143,8 +143,9 @@ pub(crate) struct BuildArgs {
     /// A package to put into the root filesystem besides the base; may be repeated.
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) include: Vec<String>,
-    /// A kernel of your own (ELF or bzImage) instead of the distribution's.
-    #[arg(long, value_name = "FILE")]
+    /// A kernel of your own instead of the distribution's: a file (ELF or bzImage), or the name of an
+    /// imported one.
+    #[arg(long, value_name = "FILE|NAME")]
     pub(crate) kernel: Option<PathBuf>,
     /// That kernel's modules: a lib/modules/RELEASE directory.
     #[arg(long, value_name = "DIR", requires = "kernel")]

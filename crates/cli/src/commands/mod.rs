@@ -5,6 +5,8 @@ mod build;
 mod disk;
 mod doctor;
 mod exec;
+mod host;
+mod kernel;
 mod plan;
 mod quickstart;
 mod task;
@@ -33,6 +35,8 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
+        Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,
+        Command::Host { verb } => return host::dispatch(&args, verb).await,
         Command::Worker { verb } => worker::dispatch(&args, verb).await?,
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,

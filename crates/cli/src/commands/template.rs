@@ -1,6 +1,6 @@
 //! `aetherium template …`: the templates of the data directory, with or without a server.
 
-use super::build;
+use super::{build, kernel};
 use crate::{
     args::{Args, BuildArgs, DriverArgs, TemplateCommand},
     datadir::DataDir,
@@ -98,8 +98,10 @@ pub(crate) fn kernel(
     args: &BuildArgs,
 ) -> Result<KernelSource, CliError> {
     Ok(match (&args.kernel, &args.kernel_of) {
-        (Some(kernel), _) => {
-            KernelSource::Files { kernel: kernel.clone(), modules: args.modules.clone() }
+        (Some(named), _) => {
+            let found = kernel::resolve(data, named)?;
+            let modules = args.modules.clone().or(found.modules);
+            KernelSource::Files { kernel: found.image, modules }
         }
         (None, Some(name)) => {
             KernelSource::Template(Box::new(store.get(name).map_err(Fault::from)?))

@@ -9,7 +9,7 @@ use crate::{
     error::{OnPath, Result, blocking},
 };
 use std::{
-    fmt::Write as _,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -38,51 +38,40 @@ pub(super) struct Debugfs<'a> {
 }
 
 impl Debugfs<'_> {
-    /// What is at `path`, whose last part is not followed if it is a link.
-    pub(super) async fn kind(&self, path: &str) -> Result<Option<Kind>> {
-        Ok(parse_kind(&self.ask(&format!("stat {path}")).await?))
-    }
-
-    /// Whether `path` is a directory, or a link to one.
-    pub(super) async fn is_directory(&self, path: &str) -> Result<bool> {
-        Ok(self.kind(&format!("{path}/.")).await? == Some(Kind::Directory))
+    /// What is at each of these paths, whose last part is not followed if it is a link; what is not
+    /// there is left out.
+    pub(super) async fn kinds(&self, paths: &[String]) -> Result<BTreeMap<String, Kind>> {
+        let commands = paths.iter().map(|path| format!("stat {path}")).collect();
+        let said = self.run("-c", commands).await?;
+        Ok(parse_kinds(&said))
     }
 
     /// Where the link at `path` leads; `None` if there is no link.
     pub(super) async fn link(&self, path: &str) -> Result<Option<String>> {
-        Ok(parse_link(&self.ask(&format!("stat {path}")).await?))
+        Ok(parse_link(&self.run("-c", vec![format!("stat {path}")]).await?))
     }
 
     /// Copies a regular file out, as `name`; `None` if there is none at `path`.
     pub(super) async fn dump(&self, path: &str, name: &str) -> Result<Option<PathBuf>> {
-        if self.kind(path).await? != Some(Kind::File) {
-            return Ok(None);
-        }
-        self.ask(&format!("dump {path} {name}")).await?;
-        Ok(Some(self.work.join(name)))
+        let said =
+            self.run("-c", vec![format!("stat {path}"), format!("dump {path} {name}")]).await?;
+        let is_file = parse_kinds(&said).get(path) == Some(&Kind::File);
+        Ok(is_file.then(|| self.work.join(name)))
     }
 
     /// Runs commands that change the image, each whatever became of the one before.
     pub(super) async fn change(&self, commands: Vec<String>) -> Result<()> {
+        self.run("-w", commands).await.map(drop)
+    }
+
+    /// Runs commands in one go: with `-w` to change the image, with `-c` to look without reading its
+    /// bitmaps. Each is repeated in the output, before what it says.
+    async fn run(&self, how: &str, commands: Vec<String>) -> Result<String> {
         let script = self.work.join(SCRIPT);
-        let text = commands.iter().fold(String::new(), |mut text, command| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{command}");
-            text
-        });
-        let place = script.clone();
+        let (place, text) = (script.clone(), commands.join("\n") + "\n");
         blocking(move || fs::write(&place, text).on("write", &place)).await?;
-        self.tool().arg("-w").arg("-f").arg(&script).arg(self.image).run().await?;
-        Ok(())
-    }
-
-    async fn ask(&self, command: &str) -> Result<String> {
-        // `-c`: without the bitmaps, which no question here needs.
-        self.tool().args(["-c", "-R", command]).arg(self.image).run().await
-    }
-
-    fn tool(&self) -> Tool<'static> {
-        Tool::new("debugfs", PACKAGE, DEADLINE).dir(self.work)
+        let tool = Tool::new("debugfs", PACKAGE, DEADLINE).dir(self.work);
+        tool.args([how, "-f"]).arg(&script).arg(self.image).run().await
     }
 }
 
@@ -95,16 +84,22 @@ pub(super) fn followed(path: &str) -> String {
     }
 }
 
-/// Reads `Inode: 12   Type: regular    Mode:  0755   Flags: 0x80000`.
-fn parse_kind(said: &str) -> Option<Kind> {
-    let line = said.lines().find(|line| line.starts_with("Inode: "))?;
-    let kind = line.split_once("Type: ")?.1.split_whitespace().next()?;
-    Some(match kind {
-        "regular" => Kind::File,
-        "directory" => Kind::Directory,
-        "symlink" => Kind::Link,
-        _ => Kind::Other,
-    })
+/// Reads, behind each `debugfs: stat PATH`, a line like
+/// `Inode: 12   Type: regular    Mode:  0755   Flags: 0x80000`; there is none for what is not there.
+fn parse_kinds(said: &str) -> BTreeMap<String, Kind> {
+    let answers = said.split("debugfs: stat ").skip(1);
+    let kinds = answers.filter_map(|answer| {
+        let (path, rest) = answer.split_once('\n')?;
+        let line = rest.lines().find(|line| line.starts_with("Inode: "))?;
+        let kind = match line.split_once("Type: ")?.1.split_whitespace().next()? {
+            "regular" => Kind::File,
+            "directory" => Kind::Directory,
+            "symlink" => Kind::Link,
+            _ => Kind::Other,
+        };
+        Some((path.trim().to_owned(), kind))
+    });
+    kinds.collect()
 }
 
 /// Reads `Fast link dest: "../x.service"`. A longer one is not told, and none of ours is.
@@ -119,11 +114,15 @@ mod tests {
 
     #[test]
     fn what_debugfs_says_of_an_inode_is_read() {
-        let file = "debugfs: stat /x\nInode: 12   Type: regular    Mode:  0755   Flags: 0x80000\n";
-        assert_eq!(parse_kind(file), Some(Kind::File));
-        let link = "Inode: 14   Type: symlink    Mode:  0777\nFast link dest: \"../a.service\"\n";
-        assert_eq!(parse_kind(link), Some(Kind::Link));
-        assert_eq!(parse_link(link).unwrap(), "../a.service");
-        assert_eq!((parse_kind(""), parse_link(file)), (None, None));
+        let said = "debugfs: stat /x\nInode: 12   Type: regular    Mode:  0755   Flags: 0x80000\n\
+                    debugfs: stat /gone\ndebugfs: stat /usr/.\nInode: 13   Type: directory    Mode: 0\n\
+                    debugfs: stat /l\nInode: 14   Type: symlink    Mode:  0777\n\
+                    Fast link dest: \"../a.service\"\n";
+        let kinds = parse_kinds(said);
+        assert_eq!(kinds.len(), 3);
+        assert_eq!((kinds["/x"], kinds["/usr/."]), (Kind::File, Kind::Directory));
+        assert_eq!(kinds["/l"], Kind::Link);
+        assert_eq!(parse_link(said).unwrap(), "../a.service");
+        assert_eq!((parse_kinds("").len(), parse_link("")), (0, None));
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 use debugfs::{Debugfs, Kind};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -104,12 +105,11 @@ pub(crate) fn stamp_of(agent: &Agent, init: ImageInit) -> Stamp {
 /// If `debugfs` is missing or cannot read the image.
 pub(crate) async fn look(image: &Path, work: &Path) -> Result<Found> {
     let inside = Debugfs { image, work };
-    let mut init = ImageInit::Other;
-    for program in SYSTEMD {
-        if matches!(inside.kind(program).await?, Some(Kind::File | Kind::Link)) {
-            init = ImageInit::Systemd;
-        }
-    }
+    let programs = inside.kinds(&SYSTEMD.map(str::to_owned)).await?;
+    let init = match programs.values().any(|kind| matches!(kind, Kind::File | Kind::Link)) {
+        true => ImageInit::Systemd,
+        false => ImageInit::Other,
+    };
     let agent = inside.dump(AGENT, "found-agent").await?;
     let agent_bytes = match &agent {
         Some(file) => fs::metadata(file).on("look at", file)?.len(),
@@ -169,14 +169,10 @@ pub(crate) async fn write(
     let (place, program, said) = (work.to_owned(), agent.bytes.clone(), stamp.clone());
     blocking(move || stage(&place, &program, &said)).await?;
     let inside = Debugfs { image, work };
-    let mut commands = Vec::new();
-    put(&inside, &mut commands, AGENT, "agent").await?;
-    put(&inside, &mut commands, STAMP, "stamp").await?;
-    if init == ImageInit::Systemd {
-        put(&inside, &mut commands, UNIT, "unit").await?;
-        clear(&inside, &mut commands, ENABLED).await?;
-        commands.push(format!("symlink {} {ENABLED_TARGET}", debugfs::followed(ENABLED)));
-    }
+    let wanted = wanted(init);
+    let looked: Vec<String> = wanted.iter().flat_map(|(path, _)| on_the_way(path)).collect();
+    let kinds = inside.kinds(&looked).await?;
+    let commands = plan(&wanted, &kinds).map_err(|detail| not_installed(image, detail))?;
     inside.change(commands).await?;
     match look(image, work).await?.agent {
         FoundAgent::Whole(found) if found == stamp => Ok(stamp),
@@ -201,38 +197,68 @@ fn stage(work: &Path, program: &[u8], stamp: &Stamp) -> Result<()> {
     Ok(())
 }
 
-/// Adds the commands that make `path` of the staged file `name`, and its directories.
-async fn put(
-    inside: &Debugfs<'_>,
-    commands: &mut Vec<String>,
-    path: &str,
-    name: &str,
-) -> Result<()> {
-    clear(inside, commands, path).await?;
-    // A name with a slash would be written as such: `write` knows names of the directory it is in.
-    if let Some((dir, file)) = path.rsplit_once('/') {
-        commands.extend([format!("cd {dir}/."), format!("write {name} {file}"), "cd /".to_owned()]);
-    }
-    Ok(())
+/// What is to be at a path of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The staged file of that name.
+    File(&'static str),
+    /// A link that leads there.
+    Link(&'static str),
 }
 
-/// Adds the commands that make room at `path`: directories where there are none, and nothing in the
-/// way.
-async fn clear(inside: &Debugfs<'_>, commands: &mut Vec<String>, path: &str) -> Result<()> {
-    for (end, _) in path.match_indices('/').skip(1) {
-        let (dir, make) = (&path[..end], format!("mkdir {}", debugfs::followed(&path[..end])));
-        if !commands.contains(&make) && !inside.is_directory(dir).await? {
-            commands.push(make);
+fn wanted(init: ImageInit) -> Vec<(&'static str, Wanted)> {
+    let mut wanted = vec![(AGENT, Wanted::File("agent")), (STAMP, Wanted::File("stamp"))];
+    if init == ImageInit::Systemd {
+        wanted.extend([(UNIT, Wanted::File("unit")), (ENABLED, Wanted::Link(ENABLED_TARGET))]);
+    }
+    wanted
+}
+
+/// The directories on the way to a path, as [`directory`] names them, and the path itself.
+fn on_the_way(path: &str) -> Vec<String> {
+    let directories = path.match_indices('/').skip(1).map(|(end, _)| directory(&path[..end]));
+    directories.chain([path.to_owned()]).collect()
+}
+
+/// A path that is a directory's, even where a link leads to it.
+fn directory(path: &str) -> String {
+    format!("{path}/.")
+}
+
+/// The commands that make what is wanted, from what is there. Pure.
+fn plan(
+    wanted: &[(&'static str, Wanted)],
+    kinds: &BTreeMap<String, Kind>,
+) -> Result<Vec<String>, &'static str> {
+    let mut commands: Vec<String> = Vec::new();
+    for (path, what) in wanted {
+        for (end, _) in path.match_indices('/').skip(1) {
+            let dir = &path[..end];
+            let make = format!("mkdir {}", debugfs::followed(dir));
+            if !kinds.contains_key(&directory(dir)) && !commands.contains(&make) {
+                commands.push(make);
+            }
+        }
+        match kinds.get(*path) {
+            None => {}
+            Some(Kind::Directory) => return Err("a directory is in the way"),
+            Some(_) => commands.push(format!("rm {}", debugfs::followed(path))),
+        }
+        match (what, path.rsplit_once('/')) {
+            // A name with a slash would be written as such: `write` knows names of the directory it
+            // is in.
+            (Wanted::File(name), Some((dir, file))) => commands.extend([
+                format!("cd {}", directory(dir)),
+                format!("write {name} {file}"),
+                "cd /".to_owned(),
+            ]),
+            (Wanted::File(name), None) => commands.push(format!("write {name} {path}")),
+            (Wanted::Link(target), _) => {
+                commands.push(format!("symlink {} {target}", debugfs::followed(path)));
+            }
         }
     }
-    match inside.kind(path).await? {
-        None => {}
-        Some(Kind::Directory) => {
-            return Err(not_installed(inside.image, "a directory is in the way"));
-        }
-        Some(_) => commands.push(format!("rm {}", debugfs::followed(path))),
-    }
-    Ok(())
+    Ok(commands)
 }
 
 fn not_installed(image: &Path, detail: &str) -> ImageError {

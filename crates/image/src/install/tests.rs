@@ -120,9 +120,9 @@ async fn an_image_without_systemd_gets_no_unit_and_links_are_followed_inside_it(
     let stamp = place.write(&agent("one"), init).await;
     assert_eq!(stamp.unit_sha256, None);
     let inside = Debugfs { image: &place.image, work: place.work() };
-    assert_eq!(inside.kind("/var/usrlocal/bin/fc-agent").await.unwrap(), Some(Kind::File));
-    assert_eq!(inside.kind("/usr/local").await.unwrap(), Some(Kind::Link));
-    assert_eq!(inside.kind(UNIT).await.unwrap(), None);
+    let looked = ["/var/usrlocal/bin/fc-agent", "/usr/local", UNIT].map(str::to_owned);
+    let kinds = inside.kinds(&looked).await.unwrap();
+    assert_eq!(kinds, [(looked[0].clone(), Kind::File), (looked[1].clone(), Kind::Link)].into());
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! A kernel's configuration: the text of a `.config`, from inside an image or beside it.
 
 use super::payload::gunzip_after;
+use crate::error::{ImageError, OnPath, Result};
 use aetherium_model::kernel::{ConfigSource, KernelConfig, KernelOption, Setting};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// What stands before and behind the packed configuration in an image: `kernel/configs.c` of Linux.
 const BEGIN: &[u8] = b"IKCFG_ST";
@@ -17,14 +22,30 @@ pub(super) fn of_image(elf: &[u8]) -> Option<KernelConfig> {
 
 /// The configuration beside an image: `config-<release>`, as distributions name it, or `config`.
 pub(super) fn beside(image: &Path, release: &str) -> Option<KernelConfig> {
-    let dir = image.parent()?;
-    let read = |name: &str| {
-        let path = dir.join(name);
-        let small = fs::metadata(&path).is_ok_and(|it| it.len() <= MAX_CONFIG_BYTES);
-        small.then(|| fs::read(path).ok()).flatten()
-    };
-    let text = read(&format!("config-{release}")).or_else(|| read("config"))?;
+    let text = fs::read(file_beside(image, release)?).ok()?;
     parse(&String::from_utf8_lossy(&text), ConfigSource::Beside)
+}
+
+/// The file of that name, if it can be one.
+pub(super) fn file_beside(image: &Path, release: &str) -> Option<PathBuf> {
+    let dir = image.parent()?;
+    let names = [format!("config-{release}"), "config".to_owned()];
+    names.into_iter().map(|name| dir.join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() <= MAX_CONFIG_BYTES)
+    })
+}
+
+/// The configuration in a file of that purpose.
+pub(super) fn of_file(path: &Path) -> Result<KernelConfig> {
+    let unusable =
+        |detail: String| ImageError::KernelConfigUnusable { path: path.to_owned(), detail };
+    let size = fs::metadata(path).on("look at", path)?.len();
+    if size > MAX_CONFIG_BYTES {
+        return Err(unusable(format!("it has {size} bytes")));
+    }
+    let text = fs::read(path).on("read", path)?;
+    parse(&String::from_utf8_lossy(&text), ConfigSource::Named)
+        .ok_or_else(|| unusable("it has no line like CONFIG_X=y".to_owned()))
 }
 
 /// Reads `CONFIG_X=y` and `CONFIG_X=m`; `None` if the text has no such line at all.
@@ -87,6 +108,16 @@ mod tests {
         assert_eq!(beside(&image, "6.1.0"), None);
         fs::write(dir.path().join("config-6.1.0"), TEXT).unwrap();
         assert_eq!(beside(&image, "6.1.0"), parse(TEXT, ConfigSource::Beside));
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_a_configuration() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), TEXT).unwrap();
+        assert_eq!(of_file(file.path()).unwrap().source, ConfigSource::Named);
+        fs::write(file.path(), "<html>not found</html>").unwrap();
+        let error = of_file(file.path()).unwrap_err().to_string();
+        assert!(error.contains("CONFIG_X=y"), "{error}");
     }
 
     #[test]

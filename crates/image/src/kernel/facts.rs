@@ -45,6 +45,14 @@ impl std::fmt::Debug for Unpacked {
 /// If the file cannot be read, or is neither a bzImage nor an ELF image with a release. A bzImage
 /// that cannot be unpacked is no error: some VMMs load it as it is.
 pub fn examine(path: &Path) -> Result<Examined> {
+    examine_with(path, None)
+}
+
+/// The same with a configuration that somebody named, which goes before the one in the image.
+///
+/// # Errors
+/// Those of [`examine`], or if the file is no configuration.
+pub fn examine_with(path: &Path, named: Option<&Path>) -> Result<Examined> {
     let (image::KernelImage { format, release }, bytes) = image::read(path)?;
     let elf = match format {
         KernelFormat::Elf => Unpacked::Already,
@@ -58,7 +66,8 @@ pub fn examine(path: &Path) -> Result<Examined> {
         Unpacked::Unreadable(_) => None,
     };
     let inside = image.and_then(|elf| config::of_image(elf));
-    let config = inside.or_else(|| config::beside(path, &release));
+    let named = named.map(config::of_file).transpose()?;
+    let config = named.or(inside).or_else(|| config::beside(path, &release));
     let needs_bytes = image.and_then(|elf| end_of_segments(elf)).unwrap_or(bytes.len() as u64);
     Ok(Examined { facts: KernelFacts { release, format, needs_bytes, config }, elf })
 }

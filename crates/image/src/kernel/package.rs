@@ -22,6 +22,9 @@ const UNPACK_DEADLINE: Duration = Duration::from_secs(120);
 /// How often the growth of a download is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Depends on the newest source; the same in Debian and Ubuntu.
+const SOURCE_METAPACKAGE: &str = "linux-source";
+
 /// A package file as the index describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Archive {
@@ -44,18 +47,61 @@ pub(crate) async fn fetch(
     if !missing.is_empty() {
         download(&packages, &missing, cache, &work.join("packages"), progress).await?;
     }
-    let unpacked = work.join("kernel");
-    for archive in &archives {
-        progress.step(&format!("unpacking {}", archive.file));
-        Tool::new("dpkg-deb", "dpkg", UNPACK_DEADLINE)
-            .arg("-x")
-            .args([&cache.join(&archive.file), &unpacked])
-            .remedy("remove that file from the download cache and try again")
-            .run()
-            .await?;
+    let files: Vec<_> = archives.iter().map(|archive| cache.join(&archive.file)).collect();
+    unpack(&files, &work.join("kernel"), progress).await
+}
+
+/// Unpacks package files into one directory and finds the kernel and its modules there.
+pub(crate) async fn unpack(
+    files: &[PathBuf],
+    into: &Path,
+    progress: &dyn Progress,
+) -> Result<KernelFiles> {
+    for file in files {
+        progress.step(&format!("unpacking {}", file.display()));
+        extract(file, into).await?;
     }
-    let package = packages[0].clone();
-    blocking(move || find_files(&unpacked, &package)).await
+    let named = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+    let (into, named) = (into.to_owned(), named.join(", "));
+    blocking(move || find_files(&into, &named)).await
+}
+
+async fn extract(file: &Path, into: &Path) -> Result<()> {
+    Tool::new("dpkg-deb", "dpkg", UNPACK_DEADLINE)
+        .arg("-x")
+        .args([file, into])
+        .remedy("get the package anew; one in the download cache may be removed")
+        .run()
+        .await?;
+    Ok(())
+}
+
+/// Downloads the package with the distribution's kernel source into `cache`, unless it is there, and
+/// unpacks it; returns the archive inside.
+pub(crate) async fn fetch_source(
+    cache: &Path,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<PathBuf> {
+    let concrete = dependencies(SOURCE_METAPACKAGE).await?;
+    let concrete = concrete.into_iter().find(|name| name.starts_with("linux-source-"));
+    let package = concrete.ok_or_else(|| ImageError::PackageUnknown {
+        wanted: format!("kernel source behind {SOURCE_METAPACKAGE}"),
+    })?;
+    progress.step(&format!("kernel source from package {package}"));
+    let packages = [package.clone()];
+    let archives = locate(&packages).await?;
+    fs::create_dir_all(cache).on("make directory", cache)?;
+    let missing: Vec<_> = archives.iter().filter(|archive| !archive.is_in(cache)).collect();
+    if !missing.is_empty() {
+        download(&packages, &missing, cache, &work.join("packages"), progress).await?;
+    }
+    let unpacked = work.join("package");
+    for archive in &archives {
+        extract(&cache.join(&archive.file), &unpacked).await?;
+    }
+    only_entry(&unpacked.join("usr/src"), "linux-source-")
+        .ok_or_else(|| ImageError::PackageIncomplete { package, wanted: "/usr/src/linux-source-*" })
 }
 
 /// The concrete kernel package behind a metapackage, first, and those that hold its modules.

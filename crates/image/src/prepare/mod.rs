@@ -144,7 +144,7 @@ async fn install_on_copy(
     progress.step("copying the image");
     let (from, to) = (held.place().image.clone(), copy.clone());
     blocking(move || sparse::copy(&from, &File::create_new(&to).on("make", &to)?)).await?;
-    make_room(&copy, found, agent).await?;
+    make_room(held.place(), &copy, found, agent).await?;
     progress.step(&format!("installing agent {}", agent.version));
     let stamp = install::write(&copy, work.path(), agent, found.init).await?;
     progress.step("checking the changed copy");
@@ -154,13 +154,13 @@ async fn install_on_copy(
 }
 
 /// Lets the copy grow, if the agent does not fit.
-async fn make_room(copy: &Path, found: &Found, agent: &Agent) -> Result<()> {
+async fn make_room(place: &Place, copy: &Path, found: &Found, agent: &Agent) -> Result<()> {
     let superblock = Superblock::read(copy)?;
     let needed = (agent.bytes.len() as u64).saturating_sub(found.agent_bytes) + SPARE_BYTES;
     if superblock.free_inodes < INODES {
         let detail =
             format!("it has room for {} more files and needs {INODES}", superblock.free_inodes);
-        return Err(ImageError::RootfsUnusable { path: copy.to_owned(), detail });
+        return Err(ImageError::RootfsUnusable { path: place.image.clone(), detail });
     }
     if superblock.free_bytes() >= needed {
         return Ok(());

@@ -11,21 +11,18 @@
 
 use crate::{
     error::{ImageError, OnPath, Result},
-    staging,
+    lock, staging,
 };
-use rustix::fs::FlockOperation;
 use std::{
     ffi::OsString,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
 
-/// How often a held lock is tried again.
-const LOCK_POLL: Duration = Duration::from_millis(50);
 const LOCK: &str = "lock";
 
 /// An image's name and directory.
@@ -68,20 +65,9 @@ impl Place {
     /// Takes the right to change it, waiting for it at most `patience`.
     pub(super) async fn hold(self, patience: Duration) -> Result<Held> {
         let path = self.dir.join(self.beside(LOCK));
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.on("open lock", &path)?;
-        let began = Instant::now();
-        loop {
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Held { place: self, _lock: lock }),
-                Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < patience => {
-                    tokio::time::sleep(LOCK_POLL).await;
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(ImageError::RootfsBusy { path: self.image, waited: patience });
-                }
-                Err(errno) => return Err(errno).on("lock", &path),
-            }
+        match lock::exclusive(&path, patience).await? {
+            Some(lock) => Ok(Held { place: self, _lock: lock }),
+            None => Err(ImageError::RootfsBusy { path: self.image, waited: patience }),
         }
     }
 

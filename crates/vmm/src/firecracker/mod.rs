@@ -32,6 +32,7 @@ use jail::Users;
 use launch::Confine;
 use machine::FirecrackerMachine;
 use plan::{Confinement, FirecrackerVersion, Plan};
+pub use preflight::kvm_device;
 use program::Program;
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -17,7 +17,7 @@ const FREE_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hu
 /// Looks at the host, and at the version if Firecracker told it.
 pub(crate) fn findings(version: Option<FirecrackerVersion>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = version.map(version_finding).into_iter().collect();
-    findings.extend([device(), cgroups()]);
+    findings.extend([kvm_device(), cgroups()]);
     findings
 }
 
@@ -59,8 +59,8 @@ fn version_finding(version: FirecrackerVersion) -> Finding {
     Finding::warn(check, found, why, remedy)
 }
 
-/// Whether KVM makes VMs.
-fn device() -> Finding {
+/// Whether KVM is there and makes VMs; that guests run is for a probe to show.
+pub fn kvm_device() -> Finding {
     let (check, why) = ("kvm.device", "Firecracker runs guests under KVM alone");
     match kvm_device::try_vm() {
         Ok(()) => Finding::ok(check, "/dev/kvm opens and makes a VM", why),

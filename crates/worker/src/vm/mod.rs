@@ -31,7 +31,7 @@ pub use preview::preview;
 pub(crate) use start::{
     Bootable, Machinery, agent_client, await_agent, guest_kernel, probe_of, transport, write_initrd,
 };
-pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
+pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{

@@ -417,15 +417,23 @@ pub(crate) async fn probe_of(
     template: &Bootable<'_>,
     initrd: PathBuf,
 ) -> Result<ProbeGuest, Fault> {
-    // Every driver's machine ends at a restart; not every one's at a power-off.
-    let ends_by = EndsBy::Restart;
-    let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
-    write_initrd(template.initramfs.clone(), initrd.clone(), &config).await?;
+    write_probe_initrd(template.initramfs.clone(), initrd.clone()).await?;
     Ok(ProbeGuest {
         kernel: guest_kernel(template),
         kernel_sha256: template.manifest.kernel.image.sha256.clone(),
         initrd,
     })
+}
+
+/// Writes the initramfs of a probe: one with the agent, and the order to say that it runs and to end.
+///
+/// # Errors
+/// The file `initrd` cannot be written.
+pub async fn write_probe_initrd(base: PathBuf, initrd: PathBuf) -> Result<(), Fault> {
+    // Every driver's machine ends at a restart; not every one's at a power-off.
+    let ends_by = EndsBy::Restart;
+    let config = GuestConfig { mode: Mode::Probe, ends_by, ..GuestConfig::default() };
+    write_initrd(base, initrd, &config).await
 }
 
 /// Writes the template's initramfs followed by a second archive with the guest's configuration: the
