@@ -56,6 +56,15 @@ impl AgentClient {
         Self { inner: Arc::new(inner) }
     }
 
+    /// A client of the same agent over one transport alone, on a connection of its own; none if there
+    /// is no such way.
+    #[must_use]
+    pub fn over(&self, transport: AgentTransport) -> Option<Self> {
+        let ways = self.inner.endpoints.iter().filter(|it| it.transport() == transport);
+        let ways: Vec<Endpoint> = ways.cloned().collect();
+        (!ways.is_empty()).then(|| Self::new(ways, self.inner.deadlines))
+    }
+
     /// Dials until the agent answers, with short pauses between tries.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ use aetherium_store::{RunRef, StoreError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long an agent that runs may take to let a command be found again. It notices the end of the
-/// connection before, at most after its own silence.
+/// How long a command may take to be found again while its VM runs: an agent notices within seconds
+/// that the connection before is gone.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait before it is tried again: while the agent has not noticed that the earlier
 /// connection is gone, the place is taken.
@@ -54,7 +54,7 @@ impl Followed {
                 return Ok(Some(ProcessEvent::Skipped(gone)));
             }
             let lost = match self.process.next().await {
-                Err(error @ AgentError::ConnectionLost { .. }) => error,
+                Err(error) if may_pass(&error) => error,
                 other => return other,
             };
             let Some(way_back) = self.way_back.clone() else { return Err(lost) };

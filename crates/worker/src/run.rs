@@ -8,7 +8,7 @@
 //! [`crate::rejoin`]. What somebody waits for ends when nobody waits any more.
 
 use crate::{host::Host, rejoin::Followed};
-use aetherium_agent_client::{AgentError, ProcessEvent};
+use aetherium_agent_client::{AgentError, ProcessEvent, StreamOffsets};
 use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
     Code, Fault, limits,
@@ -37,8 +37,17 @@ const SIGKILL: i32 = 9;
 pub(crate) enum Piece {
     /// What came.
     Output(Stream, Bytes),
-    /// So many bytes never will.
-    Missing(Stream, u64),
+    /// So much of each stream never will.
+    Missing(StreamOffsets),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Output(_, bytes) => bytes,
+            Self::Missing(_) => &[],
+        }
+    }
 }
 
 /// The command as the agent takes it.
@@ -83,26 +92,21 @@ pub(crate) async fn follow(
     loop {
         tokio::select! {
             event = process.next() => {
-                let news = match event {
-                    Ok(Some(ProcessEvent::Stdout(bytes))) => vec![Piece::Output(Stream::Stdout, bytes)],
-                    Ok(Some(ProcessEvent::Stderr(bytes))) => vec![Piece::Output(Stream::Stderr, bytes)],
-                    Ok(Some(ProcessEvent::Skipped(gone))) => vec![
-                        Piece::Missing(Stream::Stdout, gone.stdout),
-                        Piece::Missing(Stream::Stderr, gone.stderr),
-                    ],
+                let piece = match event {
+                    Ok(Some(ProcessEvent::Stdout(bytes))) => Piece::Output(Stream::Stdout, bytes),
+                    Ok(Some(ProcessEvent::Stderr(bytes))) => Piece::Output(Stream::Stderr, bytes),
+                    Ok(Some(ProcessEvent::Skipped(gone))) => Piece::Missing(gone),
                     Ok(Some(ProcessEvent::Exited(_))) if kill_at.is_some() => return RunState::Cancelled,
                     Ok(Some(ProcessEvent::Exited(report))) => {
                         return RunState::Completed { exit: exit_report(report) };
                     }
+                    Ok(None) | Err(_) if kill_at.is_some() => return RunState::Cancelled,
                     Ok(None) => return lost("the agent ended the stream without a result"),
-                    Err(_) if kill_at.is_some() => return RunState::Cancelled,
                     Err(error) => return lost(&error.to_string()),
                 };
-                for piece in news {
-                    // Nobody is left to read it: dropping the process kills it in the guest.
-                    if pieces.send(piece).await.is_err() {
-                        return RunState::Cancelled;
-                    }
+                // Nobody is left to read it: dropping the process kills it in the guest.
+                if pieces.send(piece).await.is_err() {
+                    return RunState::Cancelled;
                 }
             }
             () = cancelled.cancelled(), if kill_at.is_none() => {
@@ -149,28 +153,26 @@ impl Entries {
             (Piece::Output(a, _), Piece::Output(b, _)) => a == b,
             _ => false,
         };
-        batch.chunk_by(same).flat_map(|pieces| self.entry(pieces)).collect()
+        batch.chunk_by(same).flat_map(|pieces| self.joined(pieces)).collect()
     }
 
-    /// The entries of pieces of one stream, or of one that is missing.
-    fn entry(&mut self, pieces: &[Piece]) -> Vec<EventBody> {
-        let mut joined = Vec::new();
-        let mut of = None;
-        for piece in pieces {
-            match piece {
-                Piece::Output(stream, bytes) => {
-                    of = Some(*stream);
-                    joined.extend_from_slice(bytes);
-                }
-                Piece::Missing(_, 0) => {}
-                Piece::Missing(stream, bytes) => {
-                    let missing = EventBody::Missing { stream: *stream, bytes: *bytes };
-                    // The rest of a character that was held back is what is missing.
-                    return self.chunker(*stream).finish().into_iter().chain([missing]).collect();
-                }
+    /// The entries of neighbouring pieces of one stream, or of one piece that tells what is missing.
+    fn joined(&mut self, pieces: &[Piece]) -> Vec<EventBody> {
+        match &pieces[0] {
+            Piece::Output(stream, _) => {
+                let bytes: Vec<u8> = pieces.iter().flat_map(Piece::bytes).copied().collect();
+                self.chunker(*stream).push(&bytes).into_iter().collect()
             }
+            Piece::Missing(gone) => [(Stream::Stdout, gone.stdout), (Stream::Stderr, gone.stderr)]
+                .into_iter()
+                .filter(|(_, bytes)| *bytes > 0)
+                .flat_map(|(stream, bytes)| {
+                    // The rest of a character that was held back is among what is missing.
+                    let held = self.chunker(stream).finish();
+                    held.into_iter().chain([EventBody::Missing { stream, bytes }])
+                })
+                .collect(),
         }
-        of.and_then(|stream| self.chunker(stream).push(&joined)).into_iter().collect()
     }
 
     fn chunker(&mut self, stream: Stream) -> &mut Utf8Chunker {
@@ -287,8 +289,7 @@ mod tests {
     fn what_is_missing_is_told_where_it_is_missing() {
         let batch = [
             piece(Stream::Stdout, &[b'a', 0xc3]),
-            Piece::Missing(Stream::Stdout, 7),
-            Piece::Missing(Stream::Stderr, 0),
+            Piece::Missing(StreamOffsets { stdout: 7, stderr: 0 }),
             piece(Stream::Stdout, b"b"),
         ];
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Any order of input, output, resizes, signals, leaving and coming back.
+//! Any order of input, output, resizes, signals, leaving and coming back, with the agent replaced in
+//! the midst of some.
 
 use aetherium_agent_client::{
     AgentClient, AgentError, ExecSpec, ExitStatus, Process, ProcessEvent, Role, Stdin,
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::harness::{Agent, story};
+use crate::harness::{Agent, PROGRAM, story};
 
 /// How much of a stream an agent promises to keep for those who come late.
 const PROMISED: u64 = 64 * 1024;
@@ -23,6 +24,18 @@ enum Act {
     Signal,
     Leave,
     ComeBack,
+    Upgrade,
+}
+
+/// A story; one in four has an upgrade, which costs as much as all the rest of it.
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let upgrade = prop::option::weighted(0.25, any::<prop::sample::Index>());
+    (prop::collection::vec(act(), 1..60), upgrade).prop_map(|(mut acts, upgrade)| {
+        if let Some(at) = upgrade {
+            acts.insert(at.index(acts.len()), Act::Upgrade);
+        }
+        acts
+    })
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -90,6 +103,11 @@ impl Echo {
             Act::Signal => self.client.signal(self.pid, SIGWINCH).await.unwrap(),
             Act::Leave => self.process = None,
             Act::ComeBack => self.come_back().await,
+            Act::Upgrade => {
+                let program = std::fs::read(PROGRAM).unwrap();
+                let hello = self.client.upgrade(program.into()).await.unwrap();
+                assert_eq!(hello.upgrade_failure, None);
+            }
         }
     }
 
@@ -142,7 +160,7 @@ fn no_order_of_events_loses_doubles_or_swaps_a_byte() {
     let agent = Agent::start();
     let mut runner =
         TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
-    let plan = (any::<bool>(), prop::collection::vec(act(), 1..60));
+    let plan = (any::<bool>(), acts());
     let outcome = runner.run(&plan, |(on_terminal, acts)| {
         story(async {
             let mut echo = Echo::start(&agent, on_terminal).await;

@@ -8,5 +8,6 @@
 mod first_process;
 mod limits;
 mod machine;
+mod systemd;
 mod upgrades;
 mod vm;

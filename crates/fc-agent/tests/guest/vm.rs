@@ -25,8 +25,9 @@ use tempfile::TempDir;
 /// Ample for an emulated guest on a busy machine; a test that meets it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const TOKEN: &str = "correct-horse-battery-staple";
-/// The serial number by which the guest knows its root, beside any name or label.
+/// The serial numbers by which the guest knows its disks, beside any name or label.
 const ROOT_SERIAL: &str = "the-root";
+pub(crate) const OVERLAY_SERIAL: &str = "the-overlay";
 
 /// A running guest. Killed, with its files, when dropped.
 pub(crate) struct Guest {
@@ -72,19 +73,26 @@ impl Guest {
     /// Boots a guest.
     pub(crate) async fn boot(config: &GuestConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let root = root(dir.path());
+        Self::boot_from(dir, config, root, None).await
+    }
+
+    /// Boots a guest from a root of its own, which it writes to if it has an overlay. The files are
+    /// in `dir`.
+    pub(crate) async fn boot_from(
+        dir: TempDir,
+        config: &GuestConfig,
+        root: PathBuf,
+        overlay: Option<PathBuf>,
+    ) -> Self {
+        let disk = |path, read_only, serial: &str| Disk { path, read_only, serial: serial.into() };
+        let mut disks = vec![disk(root, true, ROOT_SERIAL)];
+        disks.extend(overlay.map(|path| disk(path, false, OVERLAY_SERIAL)));
         let spec = LaunchSpec {
             vm_id: VmId::new(),
             run_dir: dir.path().join("run"),
             resources: Resources { memory_mib: 256.try_into().unwrap(), ..Resources::default() },
-            boot: Boot::Kernel {
-                kernel: kernel(),
-                initrd: initramfs(dir.path(), config),
-                disks: vec![Disk {
-                    path: root(dir.path()),
-                    read_only: true,
-                    serial: ROOT_SERIAL.into(),
-                }],
-            },
+            boot: Boot::Kernel { kernel: kernel(), initrd: initramfs(dir.path(), config), disks },
             network: NetworkMode::Isolated,
             vsock: VsockChoice::Off,
             transport: TransportChoice::Auto,
@@ -112,9 +120,14 @@ impl Guest {
     /// Boots a guest whose agent answers.
     pub(crate) async fn start(config: &GuestConfig) -> Self {
         let guest = Self::boot(config).await;
-        let ready = guest.client.wait_ready(PATIENCE).await;
-        ready.unwrap_or_else(|error| panic!("{error}\n{}", guest.console()));
+        guest.answers().await;
         guest
+    }
+
+    /// Waits until the agent answers.
+    pub(crate) async fn answers(&self) {
+        let ready = self.client.wait_ready(PATIENCE).await;
+        ready.unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
     }
 
     pub(crate) fn console(&self) -> String {
@@ -174,7 +187,7 @@ fn root(dir: &Path) -> PathBuf {
     image
 }
 
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.output().expect("install gcc, libc6-dev and e2fsprogs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

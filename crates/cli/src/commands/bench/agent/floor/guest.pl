@@ -32,8 +32,8 @@ sub pour {
 
 sub serve {
     my ($peer) = @_;
-    my $line = '';
-    while (sysread($peer, my $byte, 1) && $byte ne "\n") { $line .= $byte }
+    my ($line, $byte) = ('', '');
+    while (sysread($peer, $byte, 1) && $byte ne "\n") { $line .= $byte }
     my ($what, $bytes, $path) = split ' ', $line;
     if ($what eq 'echo') {
         while (sysread $peer, my $data, CHUNK) { put $peer, $data }
