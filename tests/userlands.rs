@@ -55,28 +55,28 @@ impl Ground {
     }
 
     fn scratch(&self) -> Userland {
-        let program = self.compiled("static", &["-static", "-Os"]);
+        let alone = self.compiled("static", &["-static", "-Os"]);
         let config = json!({ "Entrypoint": ["/program"] });
-        let layers = vec![Layer::new().program("program", &program)];
-        tried("scratch", config, layers, &[(&["/program", "alone"], "alone 0 /\n")])
+        let layers = vec![Layer::new().program("program", &alone)];
+        tried("scratch", config, layers, vec![program(["/program", "alone"], "alone 0 /\n")])
     }
 
     /// No shell; a program with its libraries, and a user of its own.
     fn distroless(&self) -> Userland {
-        let program = self.compiled("dynamic", &["-Os"]);
-        let layer = with_libraries(Layer::new(), &program, "")
+        let app = self.compiled("dynamic", &["-Os"]);
+        let layer = with_libraries(Layer::new(), &app, "")
             .dir("home/nonroot", 0o700, 65532)
             .file("etc/passwd", 0o644, "nonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n")
-            .program("usr/bin/app", &program);
+            .program("usr/bin/app", &app);
         let config = json!({ "User": "65532", "WorkingDir": "/home/nonroot" });
-        let tries: [Try; 1] = [(&["app", "hi"], "hi 65532 /home/nonroot\n")];
-        tried("distroless", config, vec![layer], &tries)
+        let tries = vec![program(["app", "hi"], "hi 65532 /home/nonroot\n")];
+        tried("distroless", config, vec![layer], tries)
     }
 
     /// Everything in `/usr`, `sbin` in `bin` too, libraries in `lib64`; a later layer writes through a
     /// link.
     fn fedora(&self) -> Userland {
-        let program = self.compiled("rpath", &["-Os", "-Wl,-rpath,/usr/lib64"]);
+        let later = self.compiled("rpath", &["-Os", "-Wl,-rpath,/usr/lib64"]);
         let first = os("fedora", Layer::new())
             .dir("usr/bin", 0o755, 0)
             .dir("usr/lib64", 0o755, 0)
@@ -85,26 +85,39 @@ impl Ground {
             .link("usr/sbin", "bin")
             .link("lib", "usr/lib")
             .link("lib64", "usr/lib64");
-        let first = libraries(&program).into_iter().fold(first, |layer, library| {
+        let first = libraries(&later).into_iter().fold(first, |layer, library| {
             let name = library.file_name().unwrap().to_str().unwrap();
             layer.program(&format!("usr/lib64/{name}"), &library)
         });
-        let layers = vec![shell(first, "usr/bin"), Layer::new().program("bin/later", &program)];
-        let tries: [Try; 2] = [
-            (
-                &["sh", "-c", ". /etc/os-release; echo $ID; readlink /bin /usr/sbin"],
+        let layers = vec![shell(first, "usr/bin"), Layer::new().program("bin/later", &later)];
+        let tries = vec![
+            line(
+                ". /etc/os-release; echo $ID; readlink /bin; readlink /usr/sbin",
                 "fedora\nusr/bin\nbin\n",
             ),
-            (&["/usr/sbin/later", "merged"], "merged 0 /\n"),
+            program(["/usr/sbin/later", "merged"], "merged 0 /\n"),
         ];
-        tried("fedora", json!({}), layers, &tries)
+        tried("fedora", json!({}), layers, tries)
     }
 }
 
-type Try = (&'static [&'static str], &'static str);
+/// A command, and what it prints.
+struct Try {
+    argv: Vec<&'static str>,
+    printed: &'static str,
+}
 
-fn tried(name: &'static str, config: Value, layers: Vec<Layer>, tries: &[Try]) -> Userland {
-    Userland { name, image: Image { config, layers }, recipe: None, tries: tries.to_vec() }
+fn program<const N: usize>(argv: [&'static str; N], printed: &'static str) -> Try {
+    Try { argv: argv.to_vec(), printed }
+}
+
+/// A line for the userland's own shell.
+fn line(line: &'static str, printed: &'static str) -> Try {
+    program(["/bin/sh", "-c", line], printed)
+}
+
+fn tried(name: &'static str, config: Value, layers: Vec<Layer>, tries: Vec<Try>) -> Userland {
+    Userland { name, image: Image { config, layers }, recipe: None, tries }
 }
 
 /// glibc and a shell of this host, laid out as Debian's derivatives do.
@@ -128,24 +141,22 @@ fn ubuntu() -> Userland {
         )
         .file("etc/group", 0o644, "root:x:0:\nubuntu:x:1000:\n")
         .dir("home/ubuntu", 0o750, 1000);
-    let line = ". /etc/os-release; echo $ID $(id -un) $HOME";
     tried(
         "ubuntu",
         json!({ "Env": ["LANG=C.UTF-8"] }),
         vec![layer],
-        &[(&["sh", "-c", line], "ubuntu root /\n")],
+        vec![line(". /etc/os-release; echo $ID $(id -un)", "ubuntu root\n")],
     )
 }
 
 /// One program under many names, by symbolic links.
 fn alpine() -> Userland {
     let layer = shell(os("alpine", Layer::new()).dir("bin", 0o755, 0), "bin");
-    let line = ". /etc/os-release; echo $ID; readlink /bin/cat";
     tried(
         "alpine",
         json!({ "Cmd": ["/bin/sh"] }),
         vec![layer],
-        &[(&["sh", "-c", line], "alpine\nbusybox\n")],
+        vec![line(". /etc/os-release; echo $ID; readlink /bin/cat", "alpine\nbusybox\n")],
     )
 }
 
@@ -155,8 +166,12 @@ fn busybox() -> Userland {
     let layer = APPLETS
         .iter()
         .fold(layer, |layer, name| layer.hard_link(&format!("bin/{name}"), "bin/busybox"));
-    let line = "test /bin/sh -ef /bin/busybox && echo one file";
-    tried("busybox", json!({ "Cmd": ["sh"] }), vec![layer], &[(&["sh", "-c", line], "one file\n")])
+    tried(
+        "busybox",
+        json!({ "Cmd": ["sh"] }),
+        vec![layer],
+        vec![line("test /bin/sh -ef /bin/busybox && echo one file", "one file\n")],
+    )
 }
 
 /// 400 layers that add a file each, 99 that hide one each.
@@ -167,8 +182,12 @@ fn five_hundred_layers() -> Userland {
     );
     layers.extend((1..=99).map(|n| Layer::new().file(&format!("layers/.wh.{n}"), 0o644, "")));
     assert_eq!(layers.len(), 500);
-    let line = "ls /layers | wc -l; cat /layers/100 /layers/400";
-    tried("layers", json!({}), layers, &[(&["sh", "-c", line], "301\n100\n400\n")])
+    tried(
+        "layers",
+        json!({}),
+        layers,
+        vec![line("ls /layers | wc -l; cat /layers/100 /layers/400", "301\n100\n400\n")],
+    )
 }
 
 fn with_a_user() -> Userland {
@@ -176,9 +195,16 @@ fn with_a_user() -> Userland {
         .file("etc/passwd", 0o644, "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/data:/bin/sh\n")
         .file("etc/group", 0o644, "root:x:0:\napp:x:1000:\n")
         .dir("data", 0o700, 1000);
-    let line = "id -un; touch mine && echo written; touch /etc/x 2>/dev/null || echo refused";
     let config = json!({ "User": "app", "WorkingDir": "/data" });
-    tried("user", config, vec![layer], &[(&["sh", "-c", line], "app\nwritten\nrefused\n")])
+    tried(
+        "user",
+        config,
+        vec![layer],
+        vec![line(
+            "id -un; touch mine && echo written; touch /etc/x 2>/dev/null || echo refused",
+            "app\nwritten\nrefused\n",
+        )],
+    )
 }
 
 /// Absolute links, directories that nobody may write, and none of those that systems are said to need.
@@ -187,8 +213,15 @@ fn odd() -> Userland {
         .dir("usr/bin", 0o555, 0)
         .dir("usr", 0o555, 0)
         .link("bin", "/usr/bin");
-    let line = "readlink /bin; echo made >/usr/bin/new; cat /bin/new; cat /proc/1/comm";
-    tried("odd", json!({}), vec![layer], &[(&["/bin/sh", "-c", line], "/usr/bin\nmade\ninit\n")])
+    tried(
+        "odd",
+        json!({}),
+        vec![layer],
+        vec![line(
+            "readlink /bin; echo made >/usr/bin/new; cat /bin/new; cat /proc/1/comm",
+            "/usr/bin\nmade\ninit\n",
+        )],
+    )
 }
 
 /// Its own init is the first process, and says so.
@@ -197,9 +230,8 @@ fn with_an_init() -> Userland {
         .link("sbin/init", "/bin/busybox")
         .file("etc/inittab", 0o644, "::sysinit:/bin/touch /run/init-was-here\n");
     let recipe = "init = \"/sbin/init\"\n[ready]\ncommand = \"test -e /run/init-was-here\"\n";
-    let line = "readlink /proc/1/exe";
     let userland =
-        tried("init", json!({}), vec![layer], &[(&["sh", "-c", line], "/bin/busybox\n")]);
+        tried("init", json!({}), vec![layer], vec![line("readlink /proc/1/exe", "/bin/busybox\n")]);
     Userland { recipe: Some(recipe), ..userland }
 }
 
@@ -257,7 +289,7 @@ fn make(place: &Place, name: &str, recipe: Option<&str>, layout: &Path) {
 async fn try_in_a_vm(server: &Server<'_>, template: &str, tries: &[Try]) {
     let size = json!({ "template": template, "memory_mib": 192, "disk_mib": 64 });
     let vm = server.vm(size).await;
-    for (argv, printed) in tries {
+    for Try { argv, printed } in tries {
         let path = format!("/vms/{}/execute", id(&vm));
         let ran = server.post(&path, json!({ "argv": argv })).await;
         assert_eq!(ran["stdout"], *printed, "{template} {argv:?}: {ran:#}");
@@ -289,8 +321,7 @@ async fn userlands_of_all_kinds_become_templates_and_run_commands_in_vms() {
         with_an_init(),
     ];
     // Debian itself, from its packages, is there already.
-    let debian: Try = (&["sh", "-c", ". /etc/os-release; echo $ID"], "debian\n");
-    let mut made = vec![("default", vec![debian])];
+    let mut made = vec![("default", vec![line(". /etc/os-release; echo $ID", "debian\n")])];
     for Userland { name, image, recipe, tries } in userlands {
         let layout = ground.dir.join(name);
         image.write(&layout);
@@ -336,7 +367,7 @@ async fn a_system_with_systemd_as_its_init_comes_up_and_runs_commands() {
     let output = command.arg(file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let server = Server::start_with(&place, DriverKind::Qemu, &["--boot-deadline", "300s"]).await;
-    try_in_a_vm(&server, "systemd", &[(&["cat", "/proc/1/comm"], "systemd\n")]).await;
+    try_in_a_vm(&server, "systemd", &[program(["cat", "/proc/1/comm"], "systemd\n")]).await;
     server.stop().await;
     place.assert_no_vm_is_left();
 }
