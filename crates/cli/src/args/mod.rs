@@ -9,7 +9,7 @@ mod template;
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
 pub(crate) use disk::DiskCommand;
 pub(crate) use plan::PlanArgs;
-pub(crate) use template::{BuildArgs, TemplateCommand};
+pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, TemplateCommand};
 
 use aetherium_model::{
     Name,

@@ -12,6 +12,7 @@
 mod auth;
 mod cache;
 mod local;
+mod manifest;
 mod origin;
 mod registry;
 mod spec;

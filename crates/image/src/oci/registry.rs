@@ -9,6 +9,7 @@ use super::{
     auth::{self, Credentials, Login},
     cache::{BlobCache, Part, Slot},
     local,
+    manifest::{self, Manifests},
     origin::ImageReference,
     spec::{Config, Descriptor, ImageManifest, MAX_DOCUMENT_BYTES, Manifest, unusable},
 };
@@ -19,7 +20,7 @@ use crate::{
 use aetherium_model::finding::Finding;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use oci_client::{
-    Client, Reference,
+    Client, Reference, RegistryOperation,
     client::{BlobResponse, ClientConfig, ClientProtocol},
     errors::OciDistributionError,
     secrets::RegistryAuth,
@@ -43,12 +44,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a blob that another process downloads is waited for.
 const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
 const MAX_INDEXES: usize = 4;
-const MANIFEST_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const USER_AGENT: &str = concat!("aetherium/", env!("CARGO_PKG_VERSION"));
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
@@ -141,6 +137,8 @@ async fn pull_from(
 /// One image at one host.
 struct Source<'a> {
     client: Client,
+    /// For manifests.
+    http: reqwest::Client,
     reference: Reference,
     auth: RegistryAuth,
     cache: &'a BlobCache,
@@ -159,16 +157,26 @@ impl<'a> Source<'a> {
             protocol: ClientProtocol::HttpsExcept(plain),
             connect_timeout: Some(CONNECT_DEADLINE),
             read_timeout: Some(READ_DEADLINE),
-            user_agent: concat!("aetherium/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         });
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .read_timeout(READ_DEADLINE)
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(|error| ImageError::RegistryFailed {
+                host: host.clone(),
+                image: reference.whole(),
+                detail: with_causes(&error),
+            })?;
         let mirrored = host != own_host(&reference);
         let auth = match &access.credentials {
             Some(given) if !mirrored => given.into(),
             _ => stored_login(access.docker_config.as_deref(), &host, progress)?,
         };
         let name = reference.whole();
-        Ok(Self { client, reference, auth, cache: &access.cache, name })
+        Ok(Self { client, http, reference, auth, cache: &access.cache, name })
     }
 
     fn host(&self) -> &str {
@@ -176,13 +184,24 @@ impl<'a> Source<'a> {
     }
 
     async fn manifest(&self) -> Result<ImageManifest> {
+        let late = |_| self.late(manifest::DEADLINE);
+        tokio::time::timeout(manifest::DEADLINE, self.chosen_manifest()).await.map_err(late)?
+    }
+
+    async fn chosen_manifest(&self) -> Result<ImageManifest> {
+        let granted = self.client.auth(&self.reference, &self.auth, RegistryOperation::Pull).await;
+        let manifests = Manifests {
+            http: &self.http,
+            plain: is_loopback(self.host()),
+            auth: match granted.map_err(|error| self.failed(&error))? {
+                Some(token) => RegistryAuth::Bearer(token),
+                None => self.auth.clone(),
+            },
+            name: &self.name,
+        };
         let mut reference = self.reference.clone();
         for _ in 0..MAX_INDEXES {
-            let (bytes, _) = self
-                .client
-                .pull_manifest_raw(&reference, &self.auth, &MANIFEST_TYPES)
-                .await
-                .map_err(|error| self.failed(&error))?;
+            let bytes = manifests.get(&reference).await?;
             match Manifest::parse(&self.name, &bytes)? {
                 Manifest::Image(manifest) => return Ok(manifest),
                 Manifest::Index(index) => {
@@ -292,6 +311,12 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
+    fn late(&self, deadline: Duration) -> ImageError {
+        let (host, image) = (self.host().to_owned(), self.name.clone());
+        let detail = format!("its manifest did not come within {deadline:?}");
+        ImageError::RegistryFailed { host, image, detail }
+    }
+
     fn broke_off(&self, what: &str, error: &io::Error) -> ImageError {
         let detail = format!("{what}: {}", with_causes(error));
         ImageError::RegistryFailed {
@@ -393,7 +418,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// An error with what caused it: the outermost alone says little.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
