@@ -13,7 +13,7 @@ pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
-pub(crate) use template::{BuildArgs, PlaceArgs, TemplateCommand};
+pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 
 use aetherium_model::{
     Name,

@@ -13,6 +13,9 @@ use aetherium_model::{
 use clap::{Args as ClapArgs, Subcommand};
 use std::{path::PathBuf, time::Duration};
 
+/// Downloaded layers that are kept: some tens of images.
+pub(crate) const DEFAULT_BLOB_CACHE_MIB: u32 = 10 << 10;
+
 /// Verbs on templates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
@@ -165,6 +168,15 @@ pub(crate) struct BuildArgs {
     /// first.
     #[arg(long, value_name = "REGISTRY=HOST[:PORT]")]
     pub(crate) mirror: Vec<Mirror>,
+    /// How much of what was downloaded from registries is kept for the next build, in MiB; beyond
+    /// that the least recently used goes.
+    #[arg(
+        long,
+        env = "AETHERIUM_BLOB_CACHE_MIB",
+        default_value_t = DEFAULT_BLOB_CACHE_MIB,
+        value_name = "MIB"
+    )]
+    pub(crate) blob_cache_mib: u32,
     /// A kernel argument for its VMs; may be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) kernel_arg: Vec<String>,

@@ -2,7 +2,7 @@
 
 use super::{build, kernel};
 use crate::{
-    args::{Args, BuildArgs, DriverArgs, TemplateCommand},
+    args::{Args, BuildArgs, DEFAULT_BLOB_CACHE_MIB, DriverArgs, TemplateCommand},
     datadir::DataDir,
     error::{CliError, local},
     print,
@@ -23,9 +23,6 @@ use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
-
-/// Downloaded layers that are kept for the next build: some tens of images.
-const BLOB_CACHE_BYTES: u64 = 10 << 30;
 
 pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
@@ -145,7 +142,10 @@ pub(crate) fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
     RegistryAccess {
-        cache: BlobCache::new(data.path().join("cache/blobs"), BLOB_CACHE_BYTES),
+        cache: BlobCache::new(
+            data.path().join("cache/blobs"),
+            u64::from(args.blob_cache_mib) << 20,
+        ),
         mirrors: args.mirror.clone(),
         credentials,
         docker_config: docker.map(|dir| dir.join("config.json")),
@@ -165,6 +165,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         rootfs: None,
         from: None,
         mirror: Vec::new(),
+        blob_cache_mib: DEFAULT_BLOB_CACHE_MIB,
         kernel_arg: Vec::new(),
         cpu_template: None,
         transport: None,

@@ -96,11 +96,18 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{execution}", &execution.id.to_string())
             .replace("{task}", &prompt.task_id.to_string())
             .replace("{worker}", &server.worker_id.to_string())
+            .replace("{snapshot}", "first")
             .replace("{template}", "default");
         assert!(!concrete.contains('{'), "{concrete}");
         let name = format!(r#"{{"name":"made{number}"}}"#);
         let body = match (method.as_str(), path.as_str()) {
-            ("POST", "/api/v1/workspaces" | "/api/v1/vms/{vm}/snapshot") => name.as_str(),
+            (
+                "POST",
+                "/api/v1/workspaces"
+                | "/api/v1/vms/{vm}/snapshot"
+                | "/api/v1/workspaces/{workspace}/disk/snapshots",
+            ) => name.as_str(),
+            ("POST", "/api/v1/workspaces/{workspace}/disk/grow") => r#"{"size_mib":1048576}"#,
             ("POST", "/api/v1/workspaces/{workspace}/prompts") => r#"{"prompt":"true"}"#,
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
             ("POST", _) => "{}",

@@ -1,7 +1,8 @@
 //! A worker's internal API, answered by the test: it notes what it is asked, and says what it is told.
 
 use aetherium_model::{
-    ExecutionId, Fault, VmId, WorkerId,
+    ExecutionId, Fault, VmId, WorkerId, WorkspaceId,
+    disk::WorkspaceDisk,
     finding::Finding,
     interactive::Captured,
     resources::{DiskMib, MemoryMib, Resources, Vcpus},
@@ -13,9 +14,9 @@ use axum::{
     Json, Router,
     extract::{Path as Id, Query, State, WebSocketUpgrade, ws::Message},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -76,6 +77,12 @@ impl FakeWorker {
             .route("/internal/v1/vms/{vm}/pause", post(changed))
             .route("/internal/v1/vms/{vm}/resume", post(changed))
             .route("/internal/v1/vms/{vm}/snapshot", post(changed))
+            .route("/internal/v1/workspaces/{workspace}/disk", get(disk))
+            .route("/internal/v1/workspaces/{workspace}/disk/export", get(archive))
+            .route("/internal/v1/workspaces/{workspace}/disk/grow", post(disk))
+            .route("/internal/v1/workspaces/{workspace}/disk/snapshots", post(disk))
+            .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}", delete(disk))
+            .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}/restore", post(disk))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
             .route("/internal/v1/health", get(health))
             .with_state(Arc::clone(&seen));
@@ -104,6 +111,22 @@ fn refusal(seen: &Seen) -> Option<Response> {
 /// A VM after something was done to it.
 async fn changed(Id(id): Id<VmId>) -> Json<Vm> {
     Json(Vm { id, ..crate::server::creating_vm(WorkerId::new()) })
+}
+
+async fn disk(State(seen): Shared) -> Response {
+    let disk = WorkspaceDisk {
+        workspace_id: WorkspaceId::new(),
+        size_mib: DiskMib::try_from(4096).unwrap(),
+        used_bytes: 1 << 20,
+        vm_id: None,
+        snapshots: Vec::new(),
+    };
+    refusal(&seen).unwrap_or_else(|| Json(disk).into_response())
+}
+
+async fn archive(State(seen): Shared) -> Response {
+    let archive = ([(header::CONTENT_TYPE, "application/x-tar")], vec![7; 300_000]);
+    refusal(&seen).unwrap_or_else(|| archive.into_response())
 }
 
 async fn execute(State(seen): Shared, Json(command): Json<Command>) -> Response {

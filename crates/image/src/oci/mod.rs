@@ -13,6 +13,7 @@
 mod auth;
 mod cache;
 mod local;
+mod manifest;
 mod origin;
 mod registry;
 mod remote;

@@ -9,6 +9,7 @@ use super::{
     auth::{self, Credentials, Login},
     cache::{BlobCache, Part, Slot},
     local,
+    manifest::{self, Manifests},
     origin::ImageReference,
     spec::{Config, Descriptor, ImageManifest, MAX_DOCUMENT_BYTES, Manifest, unusable},
     tls::install_tls,
@@ -20,7 +21,7 @@ use crate::{
 use aetherium_model::finding::Finding;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use oci_client::{
-    Client, Reference,
+    Client, Reference, RegistryOperation,
     client::{BlobResponse, ClientConfig, ClientProtocol},
     errors::OciDistributionError,
     secrets::RegistryAuth,
@@ -44,12 +45,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a blob that another process downloads is waited for.
 const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
 const MAX_INDEXES: usize = 4;
-pub(super) const MANIFEST_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const USER_AGENT: &str = concat!("aetherium/", env!("CARGO_PKG_VERSION"));
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
@@ -159,6 +155,8 @@ async fn pull_from(
 /// One image at one host.
 pub(super) struct Source<'a> {
     pub(super) client: Client,
+    /// For manifests.
+    http: reqwest::Client,
     pub(super) reference: Reference,
     pub(super) auth: RegistryAuth,
     cache: &'a BlobCache,
@@ -178,16 +176,26 @@ impl<'a> Source<'a> {
             protocol: ClientProtocol::HttpsExcept(plain),
             connect_timeout: Some(CONNECT_DEADLINE),
             read_timeout: Some(READ_DEADLINE),
-            user_agent: concat!("aetherium/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         });
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .read_timeout(READ_DEADLINE)
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(|error| ImageError::RegistryFailed {
+                host: host.clone(),
+                image: reference.whole(),
+                detail: with_causes(&error),
+            })?;
         let mirrored = host != own_host(&reference);
         let auth = match &access.credentials {
             Some(given) if !mirrored => given.into(),
             _ => stored_login(access.docker_config.as_deref(), &host, progress)?,
         };
         let name = reference.whole();
-        Ok(Self { client, reference, auth, cache: &access.cache, name })
+        Ok(Self { client, http, reference, auth, cache: &access.cache, name })
     }
 
     pub(super) fn host(&self) -> &str {
@@ -195,9 +203,37 @@ impl<'a> Source<'a> {
     }
 
     async fn manifest(&self) -> Result<ImageManifest> {
+        self.in_time(self.chosen_manifest()).await
+    }
+
+    /// What the reference leads to, unread.
+    pub(super) async fn manifest_bytes(&self) -> Result<Vec<u8>> {
+        self.in_time(async { self.manifests().await?.get(&self.reference).await }).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let late = |_| self.late(manifest::DEADLINE);
+        tokio::time::timeout(manifest::DEADLINE, work).await.map_err(late)?
+    }
+
+    async fn manifests(&self) -> Result<Manifests<'_>> {
+        let granted = self.client.auth(&self.reference, &self.auth, RegistryOperation::Pull).await;
+        Ok(Manifests {
+            http: &self.http,
+            plain: is_loopback(self.host()),
+            auth: match granted.map_err(|error| self.failed(&error))? {
+                Some(token) => RegistryAuth::Bearer(token),
+                None => self.auth.clone(),
+            },
+            name: &self.name,
+        })
+    }
+
+    async fn chosen_manifest(&self) -> Result<ImageManifest> {
+        let manifests = self.manifests().await?;
         let mut reference = self.reference.clone();
         for _ in 0..MAX_INDEXES {
-            let bytes = self.manifest_of(&reference).await?;
+            let bytes = manifests.get(&reference).await?;
             match Manifest::parse(&self.name, &bytes)? {
                 Manifest::Image(manifest) => return Ok(manifest),
                 Manifest::Index(index) => {
@@ -207,17 +243,6 @@ impl<'a> Source<'a> {
             }
         }
         Err(unusable(&self.name, format!("{MAX_INDEXES} indexes lead from one to the next")))
-    }
-
-    /// What the reference leads to, unread.
-    pub(super) async fn manifest_bytes(&self) -> Result<Vec<u8>> {
-        self.manifest_of(&self.reference).await
-    }
-
-    async fn manifest_of(&self, reference: &Reference) -> Result<Vec<u8>> {
-        let pulled = self.client.pull_manifest_raw(reference, &self.auth, &MANIFEST_TYPES).await;
-        let (bytes, _) = pulled.map_err(|error| self.failed(&error))?;
-        Ok(bytes.to_vec())
     }
 
     async fn config(&self, manifest: &ImageManifest) -> Result<Config> {
@@ -316,6 +341,12 @@ impl<'a> Source<'a> {
             return Err(self.broke_off(&digest, &early));
         }
         Ok(())
+    }
+
+    fn late(&self, deadline: Duration) -> ImageError {
+        let (host, image) = (self.host().to_owned(), self.name.clone());
+        let detail = format!("its manifest did not come within {deadline:?}");
+        ImageError::RegistryFailed { host, image, detail }
     }
 
     fn broke_off(&self, what: &str, error: &io::Error) -> ImageError {
@@ -419,7 +450,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// An error with what caused it: the outermost alone says little.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -1,10 +1,10 @@
 //! One repository of a registry, for whoever fetches or sends artifacts instead of images.
 
 use super::{
+    manifest::IMAGE_MANIFEST_TYPE,
     origin::ImageReference,
     registry::{
-        FIRST_PAUSE, FRUITLESS_TRIES, MANIFEST_TYPES, RegistryAccess, Source, is_passing, mirrored,
-        passed_over,
+        FIRST_PAUSE, FRUITLESS_TRIES, RegistryAccess, Source, is_passing, mirrored, passed_over,
     },
     spec::{Descriptor, Digest},
 };
@@ -115,7 +115,7 @@ impl<'a> Remote<'a> {
     pub(crate) async fn send_manifest(&self, bytes: &[u8]) -> Result<()> {
         let Source { client, reference, auth, .. } = &self.0;
         client.store_auth_if_needed(self.0.host(), auth).await;
-        let kind = http::HeaderValue::from_static(MANIFEST_TYPES[1]);
+        let kind = http::HeaderValue::from_static(IMAGE_MANIFEST_TYPE);
         let sent = client.push_manifest_raw(reference, bytes.to_vec(), kind).await;
         sent.map(drop).map_err(|error| self.0.failed(&error))
     }

@@ -126,6 +126,22 @@ async fn a_registry_that_lies_is_found_out_and_nothing_of_it_is_kept() {
 }
 
 #[tokio::test]
+async fn a_manifest_without_end_or_of_another_digest_is_refused_and_nothing_is_downloaded() {
+    let parts = Parts::new();
+    let registry = Registry::with(image()).await;
+    for (fault, told) in [
+        (Fault::EndlessManifest, "larger than 4194304 bytes"),
+        (Fault::OtherManifest, "was asked for"),
+    ] {
+        registry.fail_with(Some(fault));
+        let error = pull(&parts, &registry.image(), access(&parts)).await.unwrap_err();
+        assert!(matches!(error, ImageError::ImageUnusable { .. }), "{fault:?}: {error}");
+        assert!(error.to_string().contains(told), "{fault:?}: {error}");
+        assert_eq!((parts.in_store(), registry.asked()), (vec![], vec![]));
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_asks_for_a_password_gets_the_one_that_docker_login_wrote() {
     let parts = Parts::new();
     let registry = Registry::with(image()).await;

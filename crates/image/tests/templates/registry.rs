@@ -29,6 +29,10 @@ pub(crate) enum Fault {
     Lie,
     /// Sends more than it said.
     Endless,
+    /// Sends a manifest without end, and does not say how long it is.
+    EndlessManifest,
+    /// Gives another manifest than the one of the digest.
+    OtherManifest,
 }
 
 #[derive(Default)]
@@ -136,6 +140,18 @@ async fn manifest(
         return (StatusCode::NOT_FOUND, errors.to_string()).into_response();
     };
     let kind = if shelf.tags.contains_key(&reference) { INDEX } else { MANIFEST };
+    match shelf.fault {
+        Some(Fault::EndlessManifest) => {
+            let blanks = stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 65536]));
+            return ([(header::CONTENT_TYPE, kind)], Body::from_stream(blanks)).into_response();
+        }
+        Some(Fault::OtherManifest) if kind == MANIFEST => {
+            let mut bytes = bytes.clone();
+            bytes.push(b' ');
+            return ([(header::CONTENT_TYPE, kind)], bytes).into_response();
+        }
+        _ => {}
+    }
     let headers = [(header::CONTENT_TYPE.as_str(), kind), ("docker-content-digest", digest)];
     (headers, bytes.clone()).into_response()
 }
@@ -165,7 +181,7 @@ async fn blob(
         }
         Some(Fault::Lie) => bytes.iter_mut().for_each(|byte| *byte ^= 1),
         Some(Fault::Endless) => bytes.extend_from_slice(&[0; 100_000]),
-        Some(Fault::BreakOffAt(_)) | None => {}
+        Some(Fault::BreakOffAt(_) | Fault::EndlessManifest | Fault::OtherManifest) | None => {}
     }
     if offset == 0 {
         return bytes.into_response();
