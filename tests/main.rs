@@ -14,6 +14,7 @@ mod indicators;
 mod runs;
 mod seed;
 mod server;
+mod templates;
 mod transports;
 mod workspaces;
 mod world;
