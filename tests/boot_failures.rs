@@ -1,6 +1,6 @@
 //! A guest that does not boot says why: a code, the lines that decided it, and what to do.
 
-use crate::world::{BOOT, Place, Server, assets, id, state};
+use crate::world::{BOOT, Place, Server, id, state, test_template};
 use aetherium_image::cpio::{Entry, segment};
 use aetherium_model::resources::DriverKind;
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ async fn a_template_with_a_damaged_file_is_refused_before_anything_is_started() 
 }
 
 fn test_initramfs() -> Vec<u8> {
-    std::fs::read(assets().join("data/templates/default/initramfs.cpio")).unwrap()
+    std::fs::read(test_template().initramfs()).unwrap()
 }
 
 /// A static program that says that it runs, and then does nothing for ever.

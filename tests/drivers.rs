@@ -12,9 +12,9 @@ use crate::{
         a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace,
         diffs_are_refused_before_anything_starts,
     },
-    world::{BOOT, Place, SOON, Server, assets, id, state},
+    world::{BOOT, Place, SOON, Server, assets, id, state, test_template},
 };
-use aetherium_model::resources::DriverKind;
+use aetherium_model::{Name, resources::DriverKind};
 use aetherium_vmm::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -135,7 +135,7 @@ fn real_firecracker() -> Option<(PathBuf, PathBuf)> {
 fn real_template(place: &Place, kernel: &Path) {
     let mut build = place.aetherium();
     build.args(["template", "build", "lab", "--memory-mib", "256", "--kernel"]).arg(kernel);
-    build.arg("--rootfs").arg(assets().join("data/templates/default/rootfs.ext4"));
+    build.arg("--rootfs").arg(test_template().rootfs());
     let cpu = kernel.with_file_name("cpu-template.json");
     if cpu.is_file() {
         build.arg("--cpu-template").arg(cpu);
@@ -258,28 +258,16 @@ async fn what_cannot_boot_ends_with_the_reason(subject: &Subject) {
         return;
     }
     let base = subject.vm.get("template").and_then(Value::as_str).unwrap_or("default");
-    let copy = |name: &str, change: &dyn Fn(&Path, &mut Value)| {
-        let from = subject.place.path().join("templates").join(base);
-        let to = subject.place.path().join("templates").join(name);
-        fs::create_dir(&to).unwrap();
-        for file in fs::read_dir(&from).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path().canonicalize().unwrap(), to.join(file.file_name())).unwrap();
-        }
-        let text = fs::read(to.join("template.json")).unwrap();
-        let mut manifest: Value = serde_json::from_slice(&text).unwrap();
-        manifest["name"] = json!(name);
-        change(&to, &mut manifest);
-        fs::write(to.join("template.json"), manifest.to_string()).unwrap();
-    };
-    copy("rootless", &|_, manifest| {
+    let base = subject.place.templates().get(&base.parse::<Name>().unwrap()).unwrap();
+    subject.place.template_like(&base, "rootless", |manifest| {
         manifest["rootfs"]["uuid"] = json!("00000000-0000-4000-8000-000000000000");
     });
-    copy("kernelless", &|dir, manifest| {
-        fs::write(dir.join("kernel"), vec![0x90; 4096]).unwrap();
-        manifest["kernel"]["size"] = json!(4096);
+    let no_kernel = vec![0x90; 4096];
+    let sha256 = subject.place.blob(&no_kernel);
+    subject.place.template_like(&base, "kernelless", |manifest| {
+        manifest["kernel"]["size"] = json!(no_kernel.len());
         manifest["kernel"].as_object_mut().unwrap().remove("elf");
-        manifest["kernel"]["sha256"] = json!("00");
+        manifest["kernel"]["sha256"] = json!(sha256);
     });
     let server = subject.server().await;
     let failed = async |template: &str| {

@@ -19,6 +19,7 @@ mod runs;
 mod seed;
 mod server;
 mod snapshots;
+mod templates;
 mod transports;
 mod userlands;
 mod workspaces;

@@ -1,6 +1,6 @@
 //! The main job, as it is told to a new user: a workspace, a prompt, its output, from a real VM.
 
-use crate::world::{BOOT, Place, Server, assets, id, state, text};
+use crate::world::{BOOT, Place, Server, id, state, test_template, text};
 use aetherium_model::resources::DriverKind;
 use serde_json::{Value, json};
 use std::process::Command;
@@ -57,9 +57,7 @@ async fn the_guest_is_a_machine_of_its_own() {
         assert_eq!(ran["result"]["exit_code"], 0, "{ran:#}");
         ran["stdout"].as_str().unwrap().trim().to_owned()
     };
-    let manifest = std::fs::read(assets().join("data/templates/default/template.json")).unwrap();
-    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
-    assert_eq!(run("uname -r").await, manifest["kernel"]["release"].as_str().unwrap());
+    assert_eq!(run("uname -r").await, test_template().manifest.kernel.release);
     assert_eq!(run("cat /proc/1/comm").await, "init");
     let memory_kib: u64 = run("awk '/MemTotal/{print $2}' /proc/meminfo").await.parse().unwrap();
     assert!((150_000..262_144).contains(&memory_kib), "{memory_kib} KiB");

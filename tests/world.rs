@@ -1,8 +1,10 @@
 //! A server in a directory of its own, and the words in which the tests speak to it.
 
-use aetherium_model::resources::DriverKind;
+use aetherium_image::{InstalledTemplate, TemplateStore};
+use aetherium_model::{Name, resources::DriverKind, template::Template};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -22,9 +24,15 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// What `make test` has made.
 pub(crate) fn assets() -> PathBuf {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets");
-    let manifest = assets.join("data/templates/default/template.json");
-    assert!(manifest.exists(), "{} is missing: run `make assets` first", manifest.display());
+    let templates = assets.join("data/templates");
+    assert!(templates.exists(), "{} is missing: run `make assets` first", templates.display());
     assets.canonicalize().unwrap()
+}
+
+/// The template that `make test` has made.
+pub(crate) fn test_template() -> InstalledTemplate {
+    let store = TemplateStore::open(assets().join("data/templates")).unwrap();
+    store.get(&"default".parse::<Name>().unwrap()).unwrap()
 }
 
 /// A data directory with the test template in it, and nothing else.
@@ -43,30 +51,53 @@ impl Place {
         self.dir.path()
     }
 
+    /// This directory's templates.
+    pub(crate) fn templates(&self) -> TemplateStore {
+        TemplateStore::open(self.path().join("templates")).unwrap()
+    }
+
     /// Adds a template like the test template, but for what `change` does to its manifest.
     pub(crate) fn template(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let source = assets().join("data/templates/default");
-        let target = self.path().join("templates").join(name);
-        fs::create_dir_all(&target).unwrap();
-        for file in fs::read_dir(&source).unwrap() {
-            let file = file.unwrap();
-            if file.file_name() != "template.json" {
-                symlink(file.path(), target.join(file.file_name())).unwrap();
+        self.template_like(&test_template(), name, change);
+    }
+
+    /// Adds a template like another one.
+    pub(crate) fn template_like(
+        &self,
+        source: &InstalledTemplate,
+        name: &str,
+        change: impl FnOnce(&mut Value),
+    ) {
+        let store = self.templates();
+        for file in source.manifest.files() {
+            let place = store.dir().join("blobs").join(&file.sha256);
+            if !place.exists() {
+                symlink(source.path_of(file), place).unwrap();
             }
         }
-        let text = fs::read(source.join("template.json")).unwrap();
-        let mut manifest: Value = serde_json::from_slice(&text).unwrap();
-        manifest["name"] = json!(name);
-        change(&mut manifest);
-        fs::write(target.join("template.json"), manifest.to_string()).unwrap();
+        let changed = |template: &mut Template| {
+            let mut manifest = serde_json::to_value(&*template).unwrap();
+            change(&mut manifest);
+            *template = serde_json::from_value(manifest).unwrap();
+        };
+        store.derive(source, &name.parse().unwrap(), changed).unwrap();
+    }
+
+    /// Adds a file that a template's manifest may name by this digest.
+    pub(crate) fn blob(&self, content: &[u8]) -> String {
+        let sha256: String =
+            Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(self.templates().dir().join("blobs").join(&sha256), content).unwrap();
+        sha256
     }
 
     /// Adds a template with an initramfs of its own.
     pub(crate) fn template_with_initramfs(&self, name: &str, initramfs: &[u8]) {
-        self.template(name, |manifest| manifest["initramfs"]["size"] = json!(initramfs.len()));
-        let file = self.path().join("templates").join(name).join("initramfs.cpio");
-        fs::remove_file(&file).unwrap();
-        fs::write(file, initramfs).unwrap();
+        let sha256 = self.blob(initramfs);
+        self.template(name, |manifest| {
+            manifest["initramfs"]["size"] = json!(initramfs.len());
+            manifest["initramfs"]["sha256"] = json!(sha256);
+        });
     }
 
     /// The program, told to use this directory.

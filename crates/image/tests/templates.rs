@@ -10,6 +10,8 @@ mod images;
 mod pulls;
 #[path = "templates/registry.rs"]
 mod registry;
+#[path = "templates/transfers.rs"]
+mod transfers;
 
 use aetherium_image::{
     BuildRequest, Check, ImageError, KernelSource, Progress, RootfsSource, Silent, TemplateStore,

@@ -155,7 +155,7 @@ pub(crate) struct BuildArgs {
     pub(crate) modules: Option<PathBuf>,
     /// Take kernel and modules over from another template: nothing is downloaded or unpacked.
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "kernel")]
-    pub(crate) kernel_of: Option<Name>,
+    pub(crate) kernel_of: Option<TemplateRef>,
     /// A root filesystem of your own instead of the distribution's: a directory or an ext4 image.
     #[arg(long, value_name = "PATH", conflicts_with = "include")]
     pub(crate) rootfs: Option<PathBuf>,

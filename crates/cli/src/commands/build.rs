@@ -98,7 +98,7 @@ fn request(
         }
         Base::Image(origin) => {
             let origin = origin.parse().map_err(|error| local("base.image", error))?;
-            let registry = Box::new(template::registry(data, args));
+            let registry = Box::new(template::registry(data, &args.mirror, args.blob_cache_mib));
             let rootfs = RootfsSource::Image { origin, registry };
             (template::kernel(data, templates, args)?, rootfs, Resources::default())
         }

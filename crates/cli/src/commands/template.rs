@@ -1,5 +1,9 @@
 //! `aetherium template …`: the templates of the data directory, with or without a server.
 
+mod boot;
+mod kept;
+mod transfer;
+
 use super::{build, kernel};
 use crate::{
     args::{Args, BuildArgs, DEFAULT_BLOB_CACHE_MIB, DriverArgs, TemplateCommand},
@@ -10,11 +14,11 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    BlobCache, BuildRequest, Credentials, InstalledTemplate, KernelSource, Progress,
-    RegistryAccess, RootfsSource, TemplateStore,
+    BlobCache, BuildRequest, Credentials, InstalledTemplate, KernelSource, Mirror, Progress,
+    RegistryAccess, Removal, RootfsSource, TemplateStore,
 };
 use aetherium_model::{
-    Code, Fault, Name,
+    Code, Fault, Name, TemplateRef,
     resources::Resources,
     template::{CpuTemplate, Template},
 };
@@ -42,20 +46,33 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
             println!("built {} in {}", template.name, print::millis(elapsed_ms(began)));
             describe(&template);
         }
-        TemplateCommand::List => {
-            let templates = open(&data)?.list().map_err(Fault::from)?;
-            if args.json {
-                return print::json(&templates);
-            }
-            let rows: Vec<_> = templates.iter().map(row).collect();
-            print::table(&["NAME", "KERNEL", "ROOT", "SIZE", "BUILT"], &rows);
+        TemplateCommand::List => kept::list(args, &data)?,
+        TemplateCommand::Get { template } => {
+            print::json(&open(&data)?.get(template).map_err(Fault::from)?.manifest)?;
         }
-        TemplateCommand::Get { name } => {
-            print::json(&open(&data)?.get(name).map_err(Fault::from)?.manifest)?;
+        TemplateCommand::Inspect { template, verify } => {
+            kept::inspect(args, &data, template, *verify).await?;
         }
-        TemplateCommand::Remove { name } => {
-            open(&data)?.remove(name).map_err(Fault::from)?;
-            println!("removed {name}");
+        TemplateCommand::Tag { template, to } => kept::tag(args, &data, template, to)?,
+        TemplateCommand::Remove { template } => kept::remove(args, &data, template)?,
+        TemplateCommand::Gc { dry_run, keep_last } => {
+            let removal = if *dry_run { Removal::Pretended } else { Removal::Real };
+            kept::collect(args, &data, *keep_last, removal).await?;
+        }
+        TemplateCommand::Export { template, output } => {
+            transfer::export(args, &data, template, output.as_deref()).await?;
+        }
+        TemplateCommand::Import { file, place } => {
+            transfer::import(args, &data, file, place).await?;
+        }
+        TemplateCommand::Push { template, to } => {
+            transfer::push(args, &data, template, to).await?;
+        }
+        TemplateCommand::Pull { from, place, mirror } => {
+            transfer::pull(args, &data, from, place, mirror).await?;
+        }
+        TemplateCommand::Test { template, driver, boot_deadline } => {
+            Box::pin(boot::test(args, &data, template, driver, *boot_deadline)).await?;
         }
     }
     Ok(())
@@ -76,16 +93,18 @@ pub(crate) async fn make(
 ) -> Result<InstalledTemplate, CliError> {
     let store = open(data)?;
     let rootfs = match (&args.from, &args.rootfs) {
-        (Some(origin), _) => {
-            RootfsSource::Image { origin: origin.clone(), registry: Box::new(registry(data, args)) }
-        }
+        (Some(origin), _) => RootfsSource::Image {
+            origin: origin.clone(),
+            registry: Box::new(registry(data, &args.mirror, args.blob_cache_mib)),
+        },
         (None, Some(path)) if path.is_dir() => RootfsSource::Directory(path.clone()),
         (None, Some(path)) => RootfsSource::Ext4Image(path.clone()),
         (None, None) => RootfsSource::Packages { include: args.include.clone() },
     };
     let kernel = kernel(data, &store, args)?;
     let request = request(args, kernel, rootfs, Resources::default())?;
-    Ok(aetherium_image::build(&store, request, progress).await.map_err(Fault::from)?)
+    let built = aetherium_image::build_as(&store, request, &args.name, progress).await;
+    Ok(built.map_err(Fault::from)?)
 }
 
 /// The kernel of the arguments, else the distribution's.
@@ -115,7 +134,7 @@ pub(crate) fn request(
     defaults: Resources,
 ) -> Result<BuildRequest, CliError> {
     Ok(BuildRequest {
-        name: args.name.clone(),
+        name: args.name.name.clone(),
         kernel,
         rootfs,
         agent: agent(&args.driver)?,
@@ -133,7 +152,7 @@ pub(crate) fn request(
 }
 
 /// How registries are reached: the cache in the data directory, and logins as `docker` has them.
-pub(crate) fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
+pub(crate) fn registry(data: &DataDir, mirrors: &[Mirror], blob_cache_mib: u32) -> RegistryAccess {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let credentials = variable("AETHERIUM_REGISTRY_USERNAME")
         .zip(variable("AETHERIUM_REGISTRY_PASSWORD"))
@@ -142,11 +161,8 @@ pub(crate) fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
     RegistryAccess {
-        cache: BlobCache::new(
-            data.path().join("cache/blobs"),
-            u64::from(args.blob_cache_mib) << 20,
-        ),
-        mirrors: args.mirror.clone(),
+        cache: BlobCache::new(data.path().join("cache/blobs"), u64::from(blob_cache_mib) << 20),
+        mirrors: mirrors.to_vec(),
         credentials,
         docker_config: docker.map(|dir| dir.join("config.json")),
     }
@@ -155,7 +171,7 @@ pub(crate) fn registry(data: &DataDir, args: &BuildArgs) -> RegistryAccess {
 /// What `template build NAME` without further arguments makes.
 pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
     BuildArgs {
-        name,
+        name: TemplateRef::latest(name),
         file: None,
         no_cache: false,
         include: Vec::new(),
@@ -197,18 +213,7 @@ fn agent(driver: &DriverArgs) -> Result<PathBuf, CliError> {
     })
 }
 
-fn row(template: &Template) -> Vec<String> {
-    vec![
-        template.name.to_string(),
-        template.kernel.release.clone(),
-        template.rootfs.origin.clone(),
-        format!("{} MiB", template.rootfs.image.size / 1_048_576),
-        template.created_at.to_string(),
-    ]
-}
-
 pub(crate) fn describe(template: &Template) {
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
     println!("  kernel     {} ({})", template.kernel.release, mib(template.kernel.image.size));
     let initramfs = &template.initramfs;
     println!(
@@ -218,6 +223,12 @@ pub(crate) fn describe(template: &Template) {
         mib(initramfs.image.size)
     );
     println!("  root       {} ({})", template.rootfs.origin, mib(template.rootfs.image.size));
+    println!("  digest     sha256:{}", template.digest);
+}
+
+/// Bytes as people read them.
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
 pub(crate) fn elapsed_ms(since: Instant) -> u64 {

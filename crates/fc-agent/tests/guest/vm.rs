@@ -12,10 +12,11 @@ use aetherium_agent_proto::config::{
     Disk as GuestDisk, DiskSelector, GUEST_CONFIG_PATH, Transports,
 };
 use aetherium_image::cpio::{Entry, segment};
-use aetherium_model::VmId;
+use aetherium_image::{InstalledTemplate, TemplateStore};
 use aetherium_model::kernel::KernelFacts;
 use aetherium_model::resources::{NetworkMode, Resources};
 use aetherium_model::template::KernelFormat;
+use aetherium_model::{Name, VmId};
 use aetherium_vmm::{
     AgentAddress, Boot, Disk, DriverConfig, GuestKernel, LaunchSpec, Machine, Qemu, Vmm as _,
     VmmExit, VsockChoice, firecracker::plan::TransportChoice,
@@ -55,7 +56,7 @@ pub(crate) fn config() -> GuestConfig {
 /// The distribution's kernel, as `make test` provides it.
 fn kernel() -> GuestKernel {
     GuestKernel {
-        image: asset("data/templates/default/kernel"),
+        image: template().kernel(),
         elf: None,
         facts: KernelFacts {
             release: "of the host's distribution".to_owned(),
@@ -154,6 +155,13 @@ fn asset(name: &str) -> PathBuf {
     path.canonicalize().unwrap()
 }
 
+/// The template that `make test` provides.
+fn template() -> InstalledTemplate {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-assets");
+    let store = TemplateStore::open(assets.join("data/templates")).unwrap();
+    store.get(&"default".parse::<Name>().unwrap()).unwrap()
+}
+
 /// The agent under test.
 pub(crate) fn program() -> Vec<u8> {
     fs::read(asset("fc-agent")).unwrap()
@@ -161,7 +169,7 @@ pub(crate) fn program() -> Vec<u8> {
 
 /// The template's modules, this agent, and the guest's configuration.
 fn initramfs(dir: &Path, config: &GuestConfig) -> PathBuf {
-    let mut archive = fs::read(asset("data/templates/default/initramfs.cpio")).unwrap();
+    let mut archive = fs::read(template().initramfs()).unwrap();
     let json = serde_json::to_vec(config).unwrap();
     archive.extend(segment(&[
         Entry::file("/init", 0o755, program()),

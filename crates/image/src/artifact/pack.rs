@@ -111,9 +111,9 @@ fn extents(file: &mut File, size: u64) -> io::Result<Vec<Extent>> {
             Err(errno) => return Err(errno.into()),
         };
         let hole = seek(&*file, SeekFrom::Hole(data))?;
-        let mut offset = (data - data % GRAIN as u64).max(at);
+        let mut offset = data;
         while offset < hole {
-            let end = (offset - offset % GRAIN as u64 + GRAIN as u64).min(size);
+            let end = (offset - offset % GRAIN as u64 + GRAIN as u64).min(hole);
             let bytes = end - offset;
             let part = &mut grain[..usize::try_from(bytes).unwrap_or(GRAIN)];
             file.seek(io::SeekFrom::Start(offset))?;
@@ -126,7 +126,7 @@ fn extents(file: &mut File, size: u64) -> io::Result<Vec<Extent>> {
             }
             offset = end;
         }
-        at = offset.max(hole);
+        at = hole;
     }
     if extents.len() > MAX_EXTENTS {
         return Ok(vec![Extent { offset: 0, bytes: size }]);

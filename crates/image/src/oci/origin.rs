@@ -113,6 +113,20 @@ impl fmt::Display for ImageOrigin {
     }
 }
 
+impl FromStr for ImageReference {
+    type Err = OriginInvalid;
+
+    fn from_str(text: &str) -> Result<Self, OriginInvalid> {
+        match text.parse()? {
+            ImageOrigin::Registry(reference) => Ok(reference),
+            _ => Err(OriginInvalid {
+                text: text.to_owned(),
+                detail: "it is not in a registry".to_owned(),
+            }),
+        }
+    }
+}
+
 impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.whole())
@@ -138,6 +152,13 @@ mod tests {
         assert_eq!(parse(names[0]).unwrap().to_string(), "localhost:5000/a:b");
         assert!(parse(names[1]).is_err());
         assert_eq!(parse(names[2]).unwrap().to_string(), "docker.io/library/busybox:latest");
+    }
+
+    #[test]
+    fn a_reference_is_of_a_registry_and_of_nothing_else() {
+        let reference: ImageReference = "localhost:5000/a:b".parse().unwrap();
+        assert_eq!(reference.to_string(), "localhost:5000/a:b");
+        assert!("oci:a:b".parse::<ImageReference>().is_err());
     }
 
     #[test]

@@ -368,6 +368,11 @@ impl<'a> Source<'a> {
             OciDistributionError::ServerError { code: 401 | 403, .. } => {
                 ImageError::RegistryDenied { host, image }
             }
+            OciDistributionError::RequestError(error)
+                if error.status().is_some_and(|it| matches!(it.as_u16(), 401 | 403)) =>
+            {
+                ImageError::RegistryDenied { host, image }
+            }
             OciDistributionError::ImageManifestNotFoundError(_)
             | OciDistributionError::ServerError { code: 404, .. } => {
                 ImageError::ImageMissing { host, image }

@@ -1,14 +1,15 @@
-//! A registry on loopback, as far as pulling goes: manifests, blobs, ranges, a password.
+//! A registry on loopback, as far as pulling and pushing go: manifests, blobs, ranges, uploads in
+//! pieces, a password.
 
 use crate::container::{Container, INDEX, MANIFEST, digest};
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, patch, post},
 };
 use futures::{StreamExt as _, stream};
 use serde_json::json;
@@ -33,6 +34,8 @@ pub(crate) enum Fault {
     EndlessManifest,
     /// Gives another manifest than the one of the digest.
     OtherManifest,
+    /// Refuses so many pieces of uploads.
+    BreakUploads(usize),
 }
 
 #[derive(Default)]
@@ -44,6 +47,10 @@ struct Shelf {
     password: Option<&'static str>,
     /// The blobs that were asked for, each with the offset.
     asked: Vec<(String, usize)>,
+    /// What has come of uploads that have begun.
+    uploads: Vec<Vec<u8>>,
+    /// The blobs that were sent.
+    sent: Vec<String>,
 }
 
 pub(crate) struct Registry {
@@ -78,8 +85,10 @@ impl Registry {
         let shelf = Arc::new(Mutex::new(shelf));
         let router = Router::new()
             .route("/v2/", get(async || StatusCode::OK))
-            .route("/v2/test/image/manifests/{reference}", get(manifest))
-            .route("/v2/test/image/blobs/{digest}", get(blob))
+            .route("/v2/test/image/manifests/{reference}", get(manifest).put(put_manifest))
+            .route("/v2/test/image/blobs/{digest}", get(blob).head(has_blob))
+            .route("/v2/test/image/blobs/uploads/", post(begin_upload))
+            .route("/v2/test/image/blobs/uploads/{upload}", patch(go_on).put(end_upload))
             .fallback(async || StatusCode::NOT_FOUND)
             .layer(middleware::from_fn_with_state(Arc::clone(&shelf), admit))
             .with_state(Arc::clone(&shelf));
@@ -103,6 +112,16 @@ impl Registry {
 
     pub(crate) fn ask_for(&self, password: &'static str) {
         self.shelf.lock().unwrap().password = Some(password);
+    }
+
+    /// The blobs sent since this was last called.
+    pub(crate) fn sent(&self) -> Vec<String> {
+        std::mem::take(&mut self.shelf.lock().unwrap().sent)
+    }
+
+    /// Changes a blob that is there.
+    pub(crate) fn tamper(&self, digest: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        change(self.shelf.lock().unwrap().blobs.get_mut(digest).unwrap());
     }
 
     /// The blobs asked for since this was last called, each with the offset.
@@ -139,7 +158,8 @@ async fn manifest(
         let errors = json!({ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": "unknown" }] });
         return (StatusCode::NOT_FOUND, errors.to_string()).into_response();
     };
-    let kind = if shelf.tags.contains_key(&reference) { INDEX } else { MANIFEST };
+    let document: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    let kind = if document["mediaType"] == INDEX { INDEX } else { MANIFEST };
     match shelf.fault {
         Some(Fault::EndlessManifest) => {
             let blanks = stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 65536]));
@@ -181,7 +201,13 @@ async fn blob(
         }
         Some(Fault::Lie) => bytes.iter_mut().for_each(|byte| *byte ^= 1),
         Some(Fault::Endless) => bytes.extend_from_slice(&[0; 100_000]),
-        Some(Fault::BreakOffAt(_) | Fault::EndlessManifest | Fault::OtherManifest) | None => {}
+        Some(
+            Fault::BreakOffAt(_)
+            | Fault::EndlessManifest
+            | Fault::OtherManifest
+            | Fault::BreakUploads(_),
+        )
+        | None => {}
     }
     if offset == 0 {
         return bytes.into_response();
@@ -189,6 +215,81 @@ async fn blob(
     let range = format!("bytes {offset}-{}/{}", bytes.len() - 1, bytes.len());
     let headers = [(header::CONTENT_RANGE, range)];
     (StatusCode::PARTIAL_CONTENT, headers, bytes[offset..].to_vec()).into_response()
+}
+
+async fn has_blob(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(digest): Path<String>,
+) -> StatusCode {
+    let there = shelf.lock().unwrap().blobs.contains_key(&digest);
+    if there { StatusCode::OK } else { StatusCode::NOT_FOUND }
+}
+
+fn at(upload: usize) -> [(header::HeaderName, String); 1] {
+    [(header::LOCATION, format!("/v2/test/image/blobs/uploads/{upload}"))]
+}
+
+async fn begin_upload(State(shelf): State<Arc<Mutex<Shelf>>>) -> Response {
+    let mut shelf = shelf.lock().unwrap();
+    shelf.uploads.push(Vec::new());
+    (StatusCode::ACCEPTED, at(shelf.uploads.len() - 1)).into_response()
+}
+
+async fn go_on(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(upload): Path<usize>,
+    headers: HeaderMap,
+    bytes: axum::body::Bytes,
+) -> Response {
+    let mut shelf = shelf.lock().unwrap();
+    let range = headers[header::CONTENT_RANGE].to_str().unwrap().to_owned();
+    let had = shelf.uploads[upload].len();
+    assert_eq!(range, format!("{had}-{}", had + bytes.len() - 1), "a piece in its place");
+    if let Some(Fault::BreakUploads(left @ 1..)) = shelf.fault {
+        shelf.fault = Some(Fault::BreakUploads(left - 1));
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    shelf.uploads[upload].extend_from_slice(&bytes);
+    let range = [(header::RANGE, format!("0-{}", had + bytes.len() - 1))];
+    (StatusCode::ACCEPTED, at(upload), range).into_response()
+}
+
+async fn end_upload(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(upload): Path<usize>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let mut shelf = shelf.lock().unwrap();
+    let bytes = std::mem::take(&mut shelf.uploads[upload]);
+    let named = query["digest"].clone();
+    if digest(&bytes) != named {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let place = [(header::LOCATION, format!("/v2/test/image/blobs/{named}"))];
+    shelf.sent.push(named.clone());
+    shelf.blobs.insert(named, bytes);
+    (StatusCode::CREATED, place).into_response()
+}
+
+/// A manifest is taken only when all it names is there.
+async fn put_manifest(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(reference): Path<String>,
+    bytes: axum::body::Bytes,
+) -> Response {
+    let mut shelf = shelf.lock().unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let layers = document["layers"].as_array().unwrap().iter();
+    for named in layers.chain([&document["config"]]) {
+        if !shelf.blobs.contains_key(named["digest"].as_str().unwrap()) {
+            return StatusCode::BAD_REQUEST.into_response();
+        }
+    }
+    let named = digest(&bytes);
+    let place = [(header::LOCATION, format!("/v2/test/image/manifests/{named}"))];
+    shelf.blobs.insert(named.clone(), bytes.to_vec());
+    shelf.tags.insert(reference, named);
+    (StatusCode::CREATED, place).into_response()
 }
 
 /// The beginning of an answer, and then the end of the connection.

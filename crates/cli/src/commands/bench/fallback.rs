@@ -9,7 +9,7 @@ use super::{Figure, median, ms, server, to_first_output};
 use crate::{
     args::{Args, BenchArgs},
     datadir::DataDir,
-    error::{CliError, local},
+    error::CliError,
     progress::Bars,
 };
 use aetherium_model::{
