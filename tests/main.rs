@@ -9,6 +9,7 @@ mod boot_failures;
 mod command_line;
 mod crash;
 mod drivers;
+mod faults;
 mod images;
 mod indicators;
 mod runs;

@@ -142,9 +142,7 @@ async fn a_guest_that_is_up_can_lose_its_firecracker_or_stand_still() {
     let fake = place.fake("freezes", &[], json!({"guest": "freezes"})).await;
     fake.configure(&place, "quiet").await;
     fake.start().await;
-    let silent = async {
-        while agent_at(fake.vsock()).wait_ready(SILENCE).await.is_ok() {}
-    };
+    let silent = async { while agent_at(fake.vsock()).wait_ready(SILENCE).await.is_ok() {} };
     timeout(PATIENCE, silent).await.expect("it still answers");
     assert_eq!(fake.state().await, "Running", "Firecracker itself goes on");
 }
