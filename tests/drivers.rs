@@ -6,7 +6,10 @@
 //! and `AETHERIUM_TEST_KERNEL_FIRECRACKER_ARGS` are given to the kernel. Where something of that is
 //! missing the run is skipped, and says so.
 
-use crate::world::{BOOT, Place, SOON, Server, assets, id, state};
+use crate::{
+    tuning::what_a_vm_takes_is_changed_and_counted_while_it_runs,
+    world::{BOOT, Place, SOON, Server, assets, id, state},
+};
 use aetherium_model::resources::DriverKind;
 use aetherium_vmm::Role;
 use reqwest::{Method, StatusCode};
@@ -20,12 +23,12 @@ use std::{
 /// A driver under test, with a place of its own.
 pub(crate) struct Subject {
     pub(crate) place: Place,
-    driver: DriverKind,
+    pub(crate) driver: DriverKind,
     options: Vec<String>,
     /// What every VM here is asked to be.
     pub(crate) vm: Value,
     /// Whether its guests have a kernel of their own.
-    has_kernel: bool,
+    pub(crate) has_kernel: bool,
     pauses: bool,
     snapshots: bool,
 }
@@ -96,7 +99,7 @@ impl Subject {
         Server::start_with(&self.place, self.driver, &options).await
     }
 
-    fn vm_but(&self, change: Value) -> Value {
+    pub(crate) fn vm_but(&self, change: Value) -> Value {
         let mut vm = self.vm.clone();
         vm.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         vm
@@ -141,7 +144,7 @@ fn real_template(place: &Place, kernel: &Path) {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 }
 
-async fn execute(server: &Server<'_>, vm: &Value, script: &str) -> Value {
+pub(crate) async fn execute(server: &Server<'_>, vm: &Value, script: &str) -> Value {
     let body = json!({ "argv": ["sh", "-c", script] });
     server.post(&format!("/vms/{}/execute", id(vm)), body).await
 }
@@ -356,9 +359,11 @@ suite! {
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
         a_vm_whose_vmm_is_killed_ends_with_that_reason
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
     qemu:
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_vm_whose_vmm_is_killed_ends_with_that_reason
@@ -368,9 +373,11 @@ suite! {
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_vm_whose_vmm_is_killed_ends_with_that_reason
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
     pci:
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken

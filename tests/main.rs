@@ -16,5 +16,6 @@ mod runs;
 mod seed;
 mod server;
 mod transports;
+mod tuning;
 mod workspaces;
 mod world;

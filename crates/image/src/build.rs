@@ -28,6 +28,7 @@ use aetherium_model::{
     template::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
+    tuning::Tuning,
 };
 use std::{
     fs::{self, File, Permissions},
@@ -55,6 +56,8 @@ pub struct BuildRequest {
     pub agent: PathBuf,
     /// The size of VMs whose creator does not say.
     pub defaults: Resources,
+    /// What else its VMs take of their host, where their creator does not say.
+    pub tuning: Tuning,
     /// Kernel arguments beyond those the driver chooses.
     pub kernel_args: Vec<String>,
     /// What its VMs' CPUs are made to look like; like the host's where absent.
@@ -168,6 +171,7 @@ async fn make(
         initramfs,
         rootfs,
         defaults: request.defaults,
+        tuning: request.tuning,
         image,
         created_at: Timestamp::from(SystemTime::now()),
     })

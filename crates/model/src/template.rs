@@ -6,6 +6,7 @@ use crate::{
     name::Name,
     resources::{Resources, VirtioTransport},
     run::Command,
+    tuning::Tuning,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -153,6 +154,9 @@ pub struct Template {
     pub rootfs: RootFilesystem,
     /// The size of VMs whose creator does not say.
     pub defaults: Resources,
+    /// What else its VMs take of their host, where their creator does not say.
+    #[serde(default, skip_serializing_if = "Tuning::is_empty")]
+    pub tuning: Tuning,
     /// What its image says about commands; nothing where it came from no image, or says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageDefaults>,

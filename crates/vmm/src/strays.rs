@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32, session: u32, state: char) -> Stat {
-        Stat { pid, state, parent, session, start_ticks: 1 }
+        Stat { pid, state, parent, session, cpu_ticks: 0, threads: 1, start_ticks: 1 }
     }
 
     #[test]

@@ -4,10 +4,12 @@ mod bench;
 mod parse;
 mod plan;
 mod template;
+mod tuning;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 pub(crate) use plan::PlanArgs;
 pub(crate) use template::{BuildArgs, TemplateCommand};
+pub(crate) use tuning::{LimitArgs, TuningArgs};
 
 use aetherium_model::{
     Name,
@@ -232,6 +234,8 @@ pub(crate) struct VmArgs {
     /// How its devices are attached: `pci` or `mmio`; as fits best where absent.
     #[arg(long)]
     pub(crate) transport: Option<VirtioTransport>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
 }
 
 /// A command to run in a VM.
@@ -386,6 +390,26 @@ pub(crate) enum VmCommand {
     },
     /// End one.
     Delete {
+        /// Its id.
+        vm: String,
+    },
+    /// Change, while it runs, how much of its memory it goes without and what its I/O is held to.
+    #[command(after_help = "\
+Examples:
+  aetherium vm set VM --balloon-mib 128         128 MiB of its memory go back to the host
+  aetherium vm set VM --disk-bandwidth 20M      each of its disks moves 20 MiB in a second
+  aetherium vm set VM --disk-bandwidth 0        and as many as it can again")]
+    Set {
+        /// Its id.
+        vm: String,
+        /// Memory that the guest goes without, in MiB; 0 gives all of it back.
+        #[arg(long, value_name = "MIB")]
+        balloon_mib: Option<u32>,
+        #[command(flatten)]
+        limits: LimitArgs,
+    },
+    /// Print what it uses: on the host, by its VMM's count, and by its guest's own.
+    Metrics {
         /// Its id.
         vm: String,
     },

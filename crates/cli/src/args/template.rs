@@ -1,6 +1,6 @@
 //! The grammar of `aetherium template`.
 
-use super::parse::file;
+use super::{TuningArgs, parse::file};
 use aetherium_image::{ImageOrigin, Mirror};
 use aetherium_model::{
     Name,
@@ -85,6 +85,8 @@ pub(crate) struct BuildArgs {
     /// Writable disk of its VMs by default, in MiB.
     #[arg(long, value_name = "MIB")]
     pub(crate) disk_mib: Option<DiskMib>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
     /// Replace one of that name.
     #[arg(long)]
     pub(crate) replace: bool,

@@ -1,7 +1,7 @@
 //! `aetherium template …`: the templates of the data directory, with or without a server.
 
 use crate::{
-    args::{Args, BuildArgs, DriverArgs, TemplateCommand},
+    args::{Args, BuildArgs, DriverArgs, TemplateCommand, TuningArgs},
     datadir::DataDir,
     error::{CliError, local},
     print,
@@ -98,6 +98,7 @@ pub(crate) async fn make(
             memory_mib: args.memory_mib.unwrap_or(defaults.memory_mib),
             disk_mib: args.disk_mib.unwrap_or(defaults.disk_mib),
         },
+        tuning: args.tuning.tuning(),
         kernel_args: args.kernel_arg.clone(),
         cpu_template: args.cpu_template.as_deref().map(cpu_template).transpose()?,
         transport: args.transport,
@@ -139,6 +140,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         vcpus: None,
         memory_mib: None,
         disk_mib: None,
+        tuning: TuningArgs::default(),
         replace: false,
         agent,
     }

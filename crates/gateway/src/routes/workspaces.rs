@@ -31,9 +31,11 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
+    let tuning = body.tuning();
     let CreateWorkspace { template, vcpus, memory_mib, disk_mib, network, transport, .. } = body;
+    let snapshot = None;
     let wanted =
-        Wanted { template, vcpus, memory_mib, disk_mib, network, transport, snapshot: None };
+        Wanted { template, vcpus, memory_mib, disk_mib, tuning, network, transport, snapshot };
     let (worker, spec) = fleet::place(&gateway, wanted).await?;
     let now = now();
     let workspace = Workspace {

@@ -103,6 +103,7 @@ async fn every_described_operation_is_done_as_described() {
             ("POST", "/api/v1/workspaces" | "/api/v1/vms/{vm}/snapshot") => name.as_str(),
             ("POST", "/api/v1/workspaces/{workspace}/prompts") => r#"{"prompt":"true"}"#,
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
+            ("PATCH", _) => r#"{"balloon_mib":16}"#,
             ("POST", _) => "{}",
             _ => "",
         };

@@ -46,6 +46,7 @@ fn put(store: &TemplateStore, template: &str, change: impl FnOnce(&mut Template)
             origin: String::new(),
         },
         defaults: Resources::default(),
+        tuning: Default::default(),
         image: None,
         created_at: Timestamp::from_millis(0),
     };

@@ -39,6 +39,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sandbox: bool,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: MemoryMib,
+    pub(crate) balloon: bool,
     pub(crate) kernel: &'a Path,
     pub(crate) extra_args: &'a [String],
     pub(crate) initrd: &'a Path,
@@ -73,6 +74,9 @@ impl Plan<'_> {
         args.pair("-chardev", format!("file,id=console,path={console},append=on"));
         args.pair("-serial", "chardev:console");
         args.pair("-device", "virtio-rng-pci,disable-legacy=on");
+        if self.balloon {
+            args.pair("-device", "virtio-balloon-pci,deflate-on-oom=on,disable-legacy=on");
+        }
         for (at, disk) in self.disks.iter().enumerate() {
             add_disk(&mut args, at, disk)?;
         }
@@ -201,6 +205,7 @@ mod tests {
             sandbox: true,
             vcpus: Vcpus::try_from(2).unwrap(),
             memory: MemoryMib::try_from(512).unwrap(),
+            balloon: true,
             kernel: Path::new("/k"),
             extra_args: &[],
             initrd: Path::new("/i"),

@@ -115,6 +115,7 @@ impl Vmm for Qemu {
             return Err(VmmError::WrongBoot { driver: DriverKind::Qemu, boot: "a plain process" });
         };
         spec.check_paths()?;
+        spec.check_tuning(DriverKind::Qemu)?;
         let qemu = self.program.info().await?;
         let console = spec.run_dir.join("console.log");
         let vmm_log = spec.run_dir.join("vmm.log");
@@ -137,6 +138,7 @@ impl Vmm for Qemu {
             sandbox: qemu.sandbox,
             vcpus: spec.resources.vcpus,
             memory: spec.resources.memory_mib,
+            balloon: true,
             kernel: &kernel.image,
             extra_args: &kernel.extra_args,
             initrd,
@@ -159,6 +161,9 @@ impl Vmm for Qemu {
         let main = spawn.start()?;
         drop(listener);
         let forward = ready(&main, &qemu.path, &monitor, &vmm_log).await?;
+        if let Some(mib) = spec.tuning.balloon_mib.filter(|mib| *mib > 0) {
+            machine::set_balloon(&monitor, spec.resources.memory_mib.get(), mib).await?;
+        }
 
         let mut agent = vec![AgentAddress::Tcp { addr: forward }];
         let mut sockets = vec![monitor.clone()];

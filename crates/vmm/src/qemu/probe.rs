@@ -33,6 +33,7 @@ impl Prober for Info {
             sandbox: self.sandbox,
             vcpus: size.vcpus,
             memory: size.memory,
+            balloon: false,
             kernel: &guest.kernel.image,
             extra_args: &guest.kernel.extra_args,
             initrd: &guest.initrd,

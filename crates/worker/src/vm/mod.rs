@@ -19,6 +19,7 @@ mod record;
 mod restore;
 mod snapshot;
 mod start;
+mod tune;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
@@ -28,7 +29,11 @@ pub(crate) use start::{Machinery, agent_client, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
-    Code, Fault, Name, VmId, run::Command, template::ImageDefaults, vm::VmState,
+    Code, Fault, Name, VmId,
+    metrics::VmMetrics,
+    run::Command,
+    template::ImageDefaults,
+    vm::{ChangeVm, VmState},
 };
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +54,8 @@ pub(crate) enum Request {
     Stop(Fault),
     /// Do this to a VM that goes on, and say how it went.
     Do(Verb, oneshot::Sender<Result<(), Fault>>),
+    /// Say what the VM uses, as far as its host and its VMM know.
+    Measure(oneshot::Sender<Result<VmMetrics, Fault>>),
 }
 
 /// What can be done to a VM that goes on.
@@ -60,6 +67,8 @@ pub(crate) enum Verb {
     Resume,
     /// Write a snapshot of this name.
     Snapshot(Name),
+    /// Change what it takes of its host.
+    Change(ChangeVm),
 }
 
 impl Verb {
@@ -69,6 +78,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Snapshot(_) => "be snapshotted",
+            Self::Change(_) => "be changed",
         }
     }
 }
@@ -149,6 +159,25 @@ impl VmHandle {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Request::Do(verb, answer)).await.map_err(|_| self.gone())?;
         answered.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// What the VM uses, its guest's own words included where it can be asked. The actor brings the
+    /// deadlines of the VMM, this the guest's.
+    ///
+    /// # Errors
+    /// It is being made or ended, or why its VMM tells nothing.
+    pub(crate) async fn metrics(&self) -> Result<VmMetrics, Fault> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Measure(answer)).await.map_err(|_| self.gone())?;
+        let mut metrics = answered.await.unwrap_or_else(|_| Err(self.gone()))?;
+        let agent = match &*self.view.borrow() {
+            View { state: VmState::Running, agent } => agent.clone(),
+            _ => None,
+        };
+        if let Some(agent) = agent {
+            metrics.guest = tune::ask_guest(self.id, &agent).await;
+        }
+        Ok(metrics)
     }
 
     /// Asks for the end and waits until nothing of the VM is left.

@@ -9,7 +9,7 @@ use super::{
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::system::MachineIdentity;
-use aetherium_model::{Code, Fault, vm::Vm};
+use aetherium_model::{Code, Fault, tuning::Tuning, vm::Vm};
 use aetherium_vmm::{LaunchSpec, Machine, firecracker::plan::TransportChoice};
 use std::{
     sync::Arc,
@@ -51,6 +51,8 @@ pub(super) async fn prepare(
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
+        // The snapshot brings it all.
+        tuning: Tuning::default(),
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,

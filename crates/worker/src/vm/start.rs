@@ -195,6 +195,7 @@ async fn prepare(host: &Arc<Host>, vm: &Vm, journal: &Journal) -> Result<LaunchS
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
+        tuning: vm.spec.tuning,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,
