@@ -72,6 +72,21 @@ fn a_plan_tells_what_firecracker_would_be_asked_and_starts_nothing() {
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("PUT /boot-source") && out.contains("transport"), "{out}");
 
+    let tuned = ["--balloon-mib", "32", "--disk-bandwidth", "20M", "--huge-pages", "transparent"];
+    let (out, err, code) = plan(&[&["--firecracker-version", "1.17.0"][..], &tuned].concat());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("20971520 bytes in 1000 ms") && out.contains("32 MiB"), "{out}");
+    assert!(out.contains(r#""huge_pages":"Transparent""#), "{out}");
+    let (_, err, code) = plan(&["--balloon-mib", "250"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("balloon_mib") && err.contains("0 to 240"), "{err}");
+
+    if rustix::process::geteuid().is_root() {
+        let (out, err, code) = run(&place, &["vm", "plan", "--firecracker-version", "1.17.0"], "");
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains("in a network namespace assigned at the start"), "{out}");
+    }
+
     let (_, err, code) = plan(&["--firecracker-version", "1.12.0", "--transport", "pci"]);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("1.13.0") && err.contains("what to do"), "{err}");

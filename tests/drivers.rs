@@ -12,6 +12,7 @@ use crate::{
         a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace,
         diffs_are_refused_before_anything_starts,
     },
+    tuning::what_a_vm_takes_is_changed_and_counted_while_it_runs,
     world::{BOOT, Place, SOON, Server, assets, id, state, test_template},
 };
 use aetherium_model::{Name, resources::DriverKind};
@@ -27,7 +28,7 @@ use std::{
 /// A driver under test, with a place of its own.
 pub(crate) struct Subject {
     pub(crate) place: Place,
-    driver: DriverKind,
+    pub(crate) driver: DriverKind,
     options: Vec<String>,
     /// What every VM here is asked to be.
     pub(crate) vm: Value,
@@ -307,9 +308,11 @@ suite! {
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
         a_vm_whose_vmm_is_killed_ends_with_that_reason
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
     qemu:
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
@@ -324,9 +327,11 @@ suite! {
         a_chain_of_diffs_is_restored_as_one
         a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace
         a_vm_whose_vmm_is_killed_ends_with_that_reason
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
     pci:
+        what_a_vm_takes_is_changed_and_counted_while_it_runs
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken

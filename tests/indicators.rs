@@ -36,7 +36,7 @@ serve(2222, "SSH-2.0-aetherium-test\r\n");
 "#;
 
 /// Takes this thread, and whatever it starts, out of the machine's network.
-fn leave_the_machines_network() {
+pub(crate) fn leave_the_machines_network() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: only the network namespace changes; no descriptor table or memory is shared less.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();

@@ -131,6 +131,7 @@ impl Place {
     /// Fails if a process, a socket, a disk or a journal of a VM is left, or the server's socket.
     pub(crate) fn assert_no_vm_is_left(&self) {
         self.assert_no_vm_is_left_but_the_server();
+        assert_eq!(self.slots(), Vec::<String>::new(), "slots are left");
         assert!(!self.path().join("worker.sock").exists(), "the worker's socket is left");
     }
 
@@ -148,11 +149,41 @@ impl Place {
     }
 }
 
+/// Where slots of the network have their names and claims, see `aetherium_net::SlotsConfig`.
+const NAMESPACES: &str = "/run/netns";
+const CLAIMS: &str = "/run/aetherium/slots";
+
+impl Place {
+    /// What there is of this place's slots: files that name their namespaces, and claims on addresses.
+    pub(crate) fn slots(&self) -> Vec<String> {
+        let slots = self.slot_files();
+        slots.into_iter().map(|path| path.display().to_string()).collect()
+    }
+
+    fn slot_files(&self) -> Vec<PathBuf> {
+        // No worker ever ran here, or none of its slots.
+        let Ok(worker) = fs::read_to_string(self.path().join("worker-id")) else { return vec![] };
+        let Ok(worker) = worker.trim().parse() else { return vec![] };
+        let own = format!("{}-", aetherium_net::Prefix::of_worker(worker));
+        let list = |dir| fs::read_dir(dir).into_iter().flatten().flatten().map(|it| it.path());
+        let is_own = |name: &Path| name.as_os_str().as_encoded_bytes().starts_with(own.as_bytes());
+        let named =
+            list(NAMESPACES).filter(|it| it.file_name().is_some_and(|it| is_own(it.as_ref())));
+        let claimed = list(CLAIMS).filter(|it| fs::read_link(it).is_ok_and(|to| is_own(&to)));
+        named.chain(claimed).collect()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         // A test that failed half way must not leave VMs on the machine.
         for pid in self.pids() {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        // Nor their slots. Of a link nothing is left once its namespace, or the test's own, has gone.
+        for file in self.slot_files() {
+            let _ = rustix::mount::unmount(&file, rustix::mount::UnmountFlags::DETACH);
+            let _ = fs::remove_file(file);
         }
     }
 }
@@ -213,6 +244,17 @@ impl<'a> Server<'a> {
             assert!(Instant::now() < deadline, "the server does not start\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From now on each request has a connection of its own, and the server none that waits.
+    pub(crate) fn without_idle_connections(mut self) -> Self {
+        self.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        self
     }
 
     pub(crate) fn log(&self) -> String {

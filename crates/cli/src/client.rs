@@ -112,6 +112,14 @@ impl Client {
         })
     }
 
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.json(self.request(Method::PATCH, path).json(body)).await
+    }
+
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.json(self.request(Method::DELETE, path)).await
     }

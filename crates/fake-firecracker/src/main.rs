@@ -23,8 +23,8 @@
 //! outside; see [`jailer`].
 //!
 //! # What it is not
-//! It has no MMDS and no metrics but the file's existence; rate limits, CPU templates,
-//! balloon and hot-plugged memory are accepted by the rules and change nothing.
+//! It has no MMDS and counts nothing in its metrics; rate limits, CPU templates, balloon and
+//! hot-plugged memory are accepted by the rules and change nothing.
 
 mod args;
 mod body;

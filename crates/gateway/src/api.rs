@@ -14,7 +14,8 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
-    vm::{SnapshotKind, TakeSnapshot},
+    tuning::{HugePages, IoLimits, Tuning},
+    vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,6 +57,18 @@ pub struct CreateWorkspace {
     /// Writable disk in MiB; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mib: Option<DiskMib>,
+    /// Memory that the guest goes without until it is given back, in MiB; the template's default, or
+    /// none, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_048_560)]
+    pub balloon_mib: Option<u32>,
+    /// What pages of the host its memory is made of; as the template says, or ordinary ones, where
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<HugePages>,
+    /// What its I/O is held to; what is absent, as the template says, or not at all.
+    #[serde(default, skip_serializing_if = "IoLimits::is_empty")]
+    pub limits: IoLimits,
     /// What its VMs may reach; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
@@ -81,11 +94,22 @@ impl CreateWorkspace {
             vcpus: None,
             memory_mib: None,
             disk_mib: None,
+            balloon_mib: None,
+            huge_pages: None,
+            limits: IoLimits::default(),
             network: None,
             transport: None,
             snapshots: None,
             idle_timeout_s: None,
         }
+    }
+}
+
+impl CreateWorkspace {
+    /// What it says of what its VMs take beyond their size.
+    pub fn tuning(&self) -> Tuning {
+        let Self { balloon_mib, huge_pages, limits, .. } = *self;
+        Tuning { balloon_mib, huge_pages, limits }
     }
 }
 
@@ -117,6 +141,18 @@ pub struct CreateVm {
     /// Writable disk in MiB; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mib: Option<DiskMib>,
+    /// Memory that the guest goes without until it is given back, in MiB; the template's default, or
+    /// none, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_048_560)]
+    pub balloon_mib: Option<u32>,
+    /// What pages of the host its memory is made of; as the template says, or ordinary ones, where
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<HugePages>,
+    /// What its I/O is held to; what is absent, as the template says, or not at all.
+    #[serde(default, skip_serializing_if = "IoLimits::is_empty")]
+    pub limits: IoLimits,
     /// What it may reach; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
@@ -133,7 +169,38 @@ pub struct CreateVm {
     pub snapshots: Option<SnapshotKind>,
 }
 
-impl Check for CreateVm {}
+impl CreateVm {
+    /// What it says of what the VM takes beyond its size.
+    pub fn tuning(&self) -> Tuning {
+        let Self { balloon_mib, huge_pages, limits, .. } = *self;
+        Tuning { balloon_mib, huge_pages, limits }
+    }
+}
+
+impl Check for CreateVm {
+    fn check(&self) -> Vec<FieldError> {
+        if self.snapshot.is_none() {
+            return Vec::new();
+        }
+        let Tuning { balloon_mib, huge_pages, limits } = self.tuning();
+        let given = [
+            ("balloon_mib", balloon_mib.is_some()),
+            ("huge_pages", huge_pages.is_some()),
+            ("limits", !limits.is_empty()),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out")).collect()
+    }
+}
+
+impl Check for ChangeVm {
+    fn check(&self) -> Vec<FieldError> {
+        if self.is_empty() {
+            return wrong("balloon_mib", "nothing is to be changed: give it, or limits");
+        }
+        Vec::new()
+    }
+}
 
 impl Check for TakeSnapshot {}
 

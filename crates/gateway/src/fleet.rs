@@ -9,6 +9,7 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
     task::{Task, TaskKind, TaskState},
     template::Template,
+    tuning::{Misfit, Tuning},
     vm::{SnapshotKind, Vm, VmSpec},
     worker::{Worker, WorkerState},
 };
@@ -19,6 +20,7 @@ pub(crate) struct Wanted {
     pub(crate) vcpus: Option<Vcpus>,
     pub(crate) memory_mib: Option<MemoryMib>,
     pub(crate) disk_mib: Option<DiskMib>,
+    pub(crate) tuning: Tuning,
     pub(crate) network: Option<NetworkMode>,
     pub(crate) transport: Option<VirtioTransport>,
     pub(crate) snapshot: Option<Name>,
@@ -33,10 +35,8 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
     };
     let workers = all(gateway).await?;
     let worker = placement::place(&workers, &template, now())?.clone();
-    let defaults = match (wanted.vcpus, wanted.memory_mib, wanted.disk_mib) {
-        (Some(_), Some(_), Some(_)) => Resources::default(),
-        _ => held_by(gateway, &worker, &template).await.map(|t| t.defaults).unwrap_or_default(),
-    };
+    let held = held_by(gateway, &worker, &template).await;
+    let defaults = held.as_ref().map(|it| it.defaults).unwrap_or_default();
     let resources = Resources {
         vcpus: wanted.vcpus.unwrap_or(defaults.vcpus),
         memory_mib: wanted.memory_mib.unwrap_or(defaults.memory_mib),
@@ -44,7 +44,17 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
     };
     let (network, transport) = (wanted.network.unwrap_or_default(), wanted.transport);
     let (snapshot, snapshots) = (wanted.snapshot, wanted.snapshots);
-    Ok((worker, VmSpec { template, resources, network, transport, snapshot, snapshots }))
+    let tuning = match (&snapshot, held) {
+        (None, Some(template)) => wanted.tuning.or(template.tuning),
+        _ => wanted.tuning,
+    };
+    tuning.check(resources.memory_mib).map_err(misfit)?;
+    Ok((worker, VmSpec { template, resources, tuning, network, transport, snapshot, snapshots }))
+}
+
+/// The problem of a field that does not fit the VM's size.
+pub(crate) fn misfit(Misfit { field, problem }: Misfit) -> Error {
+    Error::field(field, problem)
 }
 
 /// The worker that owns a VM.

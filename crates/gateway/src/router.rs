@@ -46,7 +46,7 @@ pub fn openapi() -> OpenApi {
         RefOr::T(doc)
     };
     for (path, item) in &mut document.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             // Handlers are named within their file, operations within the whole API.
             let tag = operation.tags.iter().flatten().next();
@@ -107,6 +107,8 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(disks::snapshot))
         .routes(routes!(disks::remove_snapshot))
         .routes(routes!(disks::restore))
+        .routes(routes!(vms::change))
+        .routes(routes!(vms::metrics))
 }
 
 /// Get this description

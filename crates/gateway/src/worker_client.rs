@@ -13,9 +13,10 @@ use aetherium_model::{
     finding::Finding,
     interactive::Captured,
     limits::DEFAULT_TIMEOUT,
+    metrics::VmMetrics,
     run::Command,
     template::Template,
-    vm::{TakeSnapshot, Vm},
+    vm::{ChangeVm, TakeSnapshot, Vm},
     worker::Worker,
 };
 use bytes::Bytes;
@@ -46,8 +47,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writing a VM's memory and copying its disk.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Stopping a VM's CPUs, or waiting for its agent once they go on: the worker's own deadlines, and
-/// some more.
+/// Stopping a VM's CPUs, waiting for its agent once they go on, or asking its VMM for a few other
+/// things: the worker's own deadlines, and some more.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(45);
 /// What a command's own timeout, enforced in the guest, may be late by.
 const EXECUTE_GRACE: Duration = Duration::from_secs(30);
@@ -55,6 +56,8 @@ const EXECUTE_GRACE: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many unused connections to a worker are kept.
+const MAX_IDLE: usize = 8;
 
 /// What can be done to a VM that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,7 @@ impl WorkerClient {
     pub(crate) fn new() -> Self {
         let pool = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE)
             .pool_timer(TokioTimer::new())
             .build(Connector);
         Self { pool }
@@ -142,6 +146,29 @@ impl WorkerClient {
         let mut request = request(worker, Method::POST, &path, json.into())?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         let answer = self.call(worker, request, SNAPSHOT_TIMEOUT).await?;
+        parse(worker, &answer)
+    }
+
+    /// Changes what a VM takes of its host, and returns it as it then is.
+    pub(crate) async fn change(
+        &self,
+        worker: &Worker,
+        vm: VmId,
+        body: &ChangeVm,
+    ) -> Result<Vm, Fault> {
+        let json = serde_json::to_vec(body).map_err(Fault::internal)?;
+        let path = format!("/internal/v1/vms/{vm}");
+        let mut request = request(worker, Method::PATCH, &path, json.into())?;
+        request.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
+        parse(worker, &answer)
+    }
+
+    /// What a VM uses.
+    pub(crate) async fn metrics(&self, worker: &Worker, vm: VmId) -> Result<VmMetrics, Fault> {
+        let path = format!("/internal/v1/vms/{vm}/metrics");
+        let request = request(worker, Method::GET, &path, Bytes::new())?;
+        let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
         parse(worker, &answer)
     }
 

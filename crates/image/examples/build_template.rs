@@ -54,6 +54,7 @@ async fn run(dir: PathBuf, agent: PathBuf) -> Result<(), Fault> {
         rootfs: RootfsSource::Packages { include: vec![] },
         agent,
         defaults: Resources::default(),
+        tuning: Default::default(),
         kernel_args: vec![],
         cpu_template: None,
         transport: None,

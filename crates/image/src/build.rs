@@ -26,6 +26,7 @@ use aetherium_model::{
     template::{
         CpuTemplate, ImageDefaults, Initramfs, Kernel, MANIFEST_FORMAT, RootFilesystem, Template,
     },
+    tuning::Tuning,
     vm::SnapshotKind,
 };
 use std::{
@@ -54,6 +55,8 @@ pub struct BuildRequest {
     pub agent: PathBuf,
     /// The size of VMs whose creator does not say.
     pub defaults: Resources,
+    /// What else its VMs take of their host, where their creator does not say.
+    pub tuning: Tuning,
     /// Kernel arguments beyond those the driver chooses.
     pub kernel_args: Vec<String>,
     /// What its VMs' CPUs are made to look like; like the host's where absent.
@@ -180,6 +183,7 @@ pub(crate) async fn make(
         initramfs,
         rootfs,
         defaults: request.defaults,
+        tuning: request.tuning,
         snapshots: request.snapshots,
         image,
         start: base.and_then(|it| it.start.clone()),

@@ -121,6 +121,7 @@ impl Parts {
             rootfs: RootfsSource::Directory(self.path("rootfs")),
             agent: self.path("fc-agent"),
             defaults: Resources::default(),
+            tuning: Default::default(),
             kernel_args: vec!["quiet".into()],
             cpu_template: None,
             transport: None,

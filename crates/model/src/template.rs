@@ -6,6 +6,7 @@ use crate::{
     name::Name,
     resources::{Resources, VirtioTransport},
     run::Command,
+    tuning::Tuning,
     vm::SnapshotKind,
 };
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,9 @@ pub struct Template {
     pub rootfs: RootFilesystem,
     /// The size of VMs whose creator does not say.
     pub defaults: Resources,
+    /// What else its VMs take of their host, where their creator does not say.
+    #[serde(default, skip_serializing_if = "Tuning::is_empty")]
+    pub tuning: Tuning,
     /// The snapshots that VMs are made ready for whose creator does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,

@@ -18,6 +18,7 @@ use crate::{
     Fault, Timestamp, VmId, WorkerId, WorkspaceId,
     name::Name,
     resources::{DriverKind, NetworkMode, Resources, VirtioTransport},
+    tuning::{IoLimits, Tuning},
 };
 use serde::{Deserialize, Serialize};
 use std::{net::Ipv4Addr, str::FromStr};
@@ -138,6 +139,9 @@ pub struct VmSpec {
     /// Its size.
     #[serde(flatten)]
     pub resources: Resources,
+    /// What else it takes of its host.
+    #[serde(flatten)]
+    pub tuning: Tuning,
     /// What it may reach.
     pub network: NetworkMode,
     /// How its devices are attached; as its template says, or as fits best, where absent.
@@ -185,6 +189,27 @@ impl FromStr for SnapshotKind {
             "diff" => Ok(Self::Diff),
             _ => Err(format!("{text:?} is not a kind of snapshot: give full or diff")),
         }
+    }
+}
+
+/// Changes what a running VM takes of its host. What is absent stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"balloon_mib": 128, "limits": {"disk_bytes_per_s": 20_971_520}}))]
+pub struct ChangeVm {
+    /// Memory that the guest goes without until it is given back, in MiB; 0 gives all of it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_048_560)]
+    pub balloon_mib: Option<u32>,
+    /// What its I/O is held to.
+    #[serde(default, skip_serializing_if = "IoLimits::is_empty")]
+    pub limits: IoLimits,
+}
+
+impl ChangeVm {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -343,6 +368,7 @@ mod tests {
             spec: VmSpec {
                 template: "t".parse().unwrap(),
                 resources: Resources::default(),
+                tuning: Tuning { balloon_mib: Some(64), ..Tuning::default() },
                 network: NetworkMode::Isolated,
                 transport: None,
                 snapshot: None,
@@ -364,6 +390,7 @@ mod tests {
         assert_eq!(json["state"], "failed");
         assert_eq!(json["termination"]["code"], "kernel_panic");
         assert_eq!(json["memory_mib"], 512);
+        assert_eq!(json["balloon_mib"], 64);
         assert_eq!(serde_json::from_value::<Vm>(json).unwrap(), vm);
     }
 }

@@ -92,8 +92,8 @@ impl Store {
         found.iter().map(decode).collect()
     }
 
-    /// Writes where a VM stands and what became known of it: state, driver, accelerator,
-    /// transports, address, timings. Only the worker that owns it may; nothing follows a terminal state, and
+    /// Writes where a VM stands, what became known of it (driver, accelerator, transports, address,
+    /// timings), and what it is to be, which changes while it runs. Only the worker that owns it may; nothing follows a terminal state, and
     /// with it a workspace has no VM any more.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl Store {
             let updated = sqlx::query(
                 "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
                  agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
-                 virtio_transport = $11, address = $12 \
+                 virtio_transport = $11, address = $12, spec_json = $13 \
                  WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
             )
             .bind(vm.id.to_string())
@@ -120,6 +120,7 @@ impl Store {
             .bind(ended_at(vm))
             .bind(vm.virtio_transport.map(|transport| transport.as_str()))
             .bind(vm.address.map(|address| address.to_string()))
+            .bind(row::to_json(&vm.spec)?)
             .execute(&mut *tx)
             .await?;
             if updated.rows_affected() == 0 {

@@ -193,6 +193,8 @@ impl VmmError {
             Self::ProgramMissing { .. } | Self::NoKvm { .. } => Code::DriverUnavailable,
             Self::Plan(error) => error.code(),
             Self::Unsupported { .. } => Code::Conflict,
+            // What is changed by this method runs, and goes on.
+            Self::Refused { call, .. } if call.starts_with("PATCH ") => Code::Conflict,
             Self::Unanswered { .. } => Code::DeadlineExceeded,
             Self::WrongBoot { .. } | Self::WrongDriver { .. } => Code::Internal,
             Self::StillAlive { .. } => Code::DeadlineExceeded,

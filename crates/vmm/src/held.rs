@@ -187,6 +187,19 @@ pub(crate) fn kill_exactly(pid: u32, start_ticks: u64) -> io::Result<()> {
     }
 }
 
+/// Reaps the process that `who` names, if it is still that one, has ended, and is a child of this
+/// process that nobody holds any more; it would stay as a zombie for as long as this process runs.
+pub(crate) fn reap_exactly(who: ProcessRef) {
+    let Ok(pidfd) = open(who.pid) else { return };
+    if let Ok(Some(now)) = procfs::stat(who.pid)
+        && now.start_ticks == who.start_ticks
+        && !now.is_alive()
+    {
+        // It is another's child where this fails, and another's to reap.
+        let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,9 @@ use crate::{SnapshotKind, VmmError, firecracker::plan::TransportChoice};
 use aetherium_model::{
     VmId,
     kernel::KernelFacts,
-    resources::{NetworkMode, Resources},
+    resources::{DriverKind, NetworkMode, Resources},
     template::CpuTemplate,
+    tuning::{HugePages, Tuning},
 };
 use aetherium_net::Slot;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub struct LaunchSpec {
     pub run_dir: PathBuf,
     /// Its size.
     pub resources: Resources,
+    /// What else it takes of this host.
+    pub tuning: Tuning,
     /// What runs in it.
     pub boot: Boot,
     /// What it may reach.
@@ -40,6 +43,23 @@ impl LaunchSpec {
     /// Whether written pages are noted, which diff snapshots need.
     pub(crate) fn tracks_dirty_pages(&self) -> bool {
         self.snapshots == Some(SnapshotKind::Diff)
+    }
+
+    /// Checks that a driver has means for all that is asked for: QEMU gives its guests balloons and no
+    /// more, a plain process has nothing of the kind.
+    pub(crate) fn check_tuning(&self, driver: DriverKind) -> Result<(), VmmError> {
+        let Tuning { balloon_mib, huge_pages, limits } = self.tuning;
+        let wants_balloon = balloon_mib.is_some_and(|mib| mib > 0);
+        let verb = match driver {
+            DriverKind::Firecracker => return Ok(()),
+            DriverKind::Process if wants_balloon => "give a guest a balloon",
+            _ if huge_pages.is_some_and(|pages| pages != HugePages::None) => {
+                "make a guest's memory of huge pages"
+            }
+            _ if limits.limits_anything() => "limit a guest's I/O",
+            _ => return Ok(()),
+        };
+        Err(VmmError::Unsupported { driver, verb, why: "it has no means for that".to_owned() })
     }
 
     /// Checks that no path depends on where this process runs.

@@ -43,6 +43,7 @@ mod snapshot;
 mod spawn;
 mod strays;
 mod supervise;
+mod usage;
 
 pub use choose::{Chosen, DriverConfig, choose};
 pub use error::VmmError;

@@ -2,9 +2,11 @@
 
 use crate::{
     Accelerator, Footprint, LaunchSpec, ProbeGuest, SnapshotFiles, SnapshotKind, SnapshotVmm,
-    VmmError, firecracker::plan::RateLimits,
+    VmmError,
 };
-use aetherium_model::{VmId, finding::Finding, resources::DriverKind};
+use aetherium_model::{
+    VmId, finding::Finding, metrics::VmmMetrics, resources::DriverKind, tuning::IoLimits,
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path, sync::Arc, time::Duration};
@@ -153,18 +155,18 @@ pub trait Machine: Send + Sync {
     /// Changes what the guest's I/O is held to; what is absent in `limits` stays as it is.
     ///
     /// # Errors
-    /// [`VmmError::Unsupported`], or the VMM's refusal.
-    async fn set_rate_limits(&self, limits: &RateLimits) -> Result<(), VmmError> {
+    /// [`VmmError::Unsupported`], before anything is changed; or the VMM's refusal.
+    async fn set_limits(&self, limits: &IoLimits) -> Result<(), VmmError> {
         let _ = limits;
-        Err(self.unsupported("change rate limits"))
+        Err(self.unsupported("limit a guest's I/O"))
     }
 
-    /// What the VMM counts, in its own form.
+    /// What the VMM counts; nothing where it counts nothing.
     ///
     /// # Errors
-    /// [`VmmError::Unsupported`], or why nothing was read.
-    async fn metrics(&self) -> Result<serde_json::Value, VmmError> {
-        Err(self.unsupported("read metrics"))
+    /// Why nothing was read.
+    async fn metrics(&self) -> Result<VmmMetrics, VmmError> {
+        Ok(VmmMetrics::default())
     }
 
     /// The error for a verb that this driver has no way to do.

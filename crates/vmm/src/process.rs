@@ -61,6 +61,7 @@ impl Vmm for AgentProcess {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        spec.check_tuning(DriverKind::Process)?;
         let Boot::Agent { binary, token_file } = &spec.boot else {
             return Err(VmmError::WrongBoot { driver: DriverKind::Process, boot: "a kernel" });
         };

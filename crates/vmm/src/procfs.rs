@@ -17,6 +17,10 @@ pub(crate) struct Stat {
     pub(crate) parent: u32,
     /// Field 6.
     pub(crate) session: u32,
+    /// Fields 14 and 15, processor time in clock ticks.
+    pub(crate) cpu_ticks: u64,
+    /// Field 20.
+    pub(crate) threads: u32,
     /// Field 22, in clock ticks since the host's boot.
     pub(crate) start_ticks: u64,
 }
@@ -32,7 +36,12 @@ impl Stat {
             state: fields.next()?.chars().next()?,
             parent: fields.next()?.parse().ok()?,
             session: fields.nth(1)?.parse().ok()?,
-            start_ticks: fields.nth(15)?.parse().ok()?,
+            cpu_ticks: {
+                let user: u64 = fields.nth(7)?.parse().ok()?;
+                user.checked_add(fields.next()?.parse().ok()?)?
+            },
+            threads: fields.nth(4)?.parse().ok()?,
+            start_ticks: fields.nth(1)?.parse().ok()?,
         })
     }
 
@@ -135,7 +144,9 @@ mod tests {
         #[test]
         fn a_command_name_cannot_shift_the_fields(name in "[ -~]{0,15}") {
             let line = format!("42 ({name}) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1 2");
-            let expected = Stat { pid: 42, state: 'S', parent: 7, session: 9, start_ticks: 777 };
+            let (cpu_ticks, threads) = (5 + 6, 1);
+            let expected =
+                Stat { pid: 42, state: 'S', parent: 7, session: 9, cpu_ticks, threads, start_ticks: 777 };
             prop_assert_eq!(Stat::parse(&line), Some(expected));
         }
 

@@ -3,7 +3,7 @@
 use crate::{
     ProcessRef, Role, VmmError,
     firecracker::jail,
-    held::{MARK_ROLE, MARK_RUN_DIR, MARK_VM, kill_exactly},
+    held::{MARK_ROLE, MARK_RUN_DIR, MARK_VM, kill_exactly, reap_exactly},
     procfs::{self, Stat},
     spawn::role_mark,
 };
@@ -51,7 +51,8 @@ pub fn strays(run_root: &Path) -> Result<Vec<Stray>, VmmError> {
 }
 
 impl Stray {
-    /// Kills these processes and whatever else carries their VM's mark.
+    /// Kills these processes and whatever else carries their VM's mark, and reaps those that are
+    /// this process's own.
     ///
     /// # Errors
     /// [`VmmError::StillAlive`] when one has not ended by the deadline.
@@ -72,6 +73,7 @@ impl Stray {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        self.processes.iter().copied().for_each(reap_exactly);
         kill_all_of(self.vm_id, None, until.saturating_duration_since(Instant::now())).await
     }
 }
@@ -136,12 +138,15 @@ pub(crate) async fn kill_all_of(
     deadline: Duration,
 ) -> Result<(), VmmError> {
     let until = Instant::now() + deadline;
+    let mut killed = Vec::new();
     loop {
         let alive = tokio::task::spawn_blocking(move || kill_once(vm_id, leader)).await;
         let alive = alive.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         if alive.is_empty() {
+            killed.into_iter().for_each(reap_exactly);
             return Ok(());
         }
+        killed.extend(alive.iter().copied());
         if Instant::now() >= until {
             return Err(VmmError::StillAlive { processes: alive, waited: deadline });
         }
@@ -198,7 +203,7 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32, session: u32, state: char) -> Stat {
-        Stat { pid, state, parent, session, start_ticks: 1 }
+        Stat { pid, state, parent, session, cpu_ticks: 0, threads: 1, start_ticks: 1 }
     }
 
     #[test]

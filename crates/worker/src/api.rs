@@ -7,6 +7,8 @@
 //! | `GET /internal/v1/vms/{id}/console` | the guest's console, or its tail |
 //! | `POST /internal/v1/vms/{id}/pause`, `…/resume` | freezes a VM, or lets it go on |
 //! | `POST /internal/v1/vms/{id}/snapshot` | writes a snapshot of a VM |
+//! | `PATCH /internal/v1/vms/{id}` | changes what a VM takes of its host |
+//! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
@@ -20,16 +22,17 @@ use aetherium_model::{
     Code, Fault, VmId,
     finding::Finding,
     interactive::{Captured, MAX_FRAME_BYTES},
+    metrics::VmMetrics,
     run::Command,
     template::Template,
-    vm::{TakeSnapshot, Vm},
+    vm::{ChangeVm, TakeSnapshot, Vm},
 };
 use axum::{
     Json, Router,
     extract::{Path, Query, State, WebSocketUpgrade},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, patch, post},
 };
 use std::{io, os::unix::fs::PermissionsExt as _, sync::Arc};
 use tokio::{
@@ -69,6 +72,8 @@ pub(crate) async fn serve(host: Arc<Host>, listener: UnixListener, shutdown: Can
 
 fn router(host: Arc<Host>) -> Router {
     Router::new()
+        .route("/internal/v1/vms/{id}", patch(change))
+        .route("/internal/v1/vms/{id}/metrics", get(metrics))
         .route("/internal/v1/vms/{id}/execute", post(execute))
         .route("/internal/v1/vms/{id}/exec", get(exec))
         .route("/internal/v1/vms/{id}/console", get(console))
@@ -168,6 +173,21 @@ async fn snapshot(
     Json(body): Json<TakeSnapshot>,
 ) -> Result<Json<Vm>, Refused> {
     perform(&host, id, Verb::Snapshot(body)).await
+}
+
+async fn change(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+    Json(body): Json<ChangeVm>,
+) -> Result<Json<Vm>, Refused> {
+    perform(&host, id, Verb::Change(body)).await
+}
+
+async fn metrics(
+    State(host): State<Arc<Host>>,
+    Path(id): Path<VmId>,
+) -> Result<Json<VmMetrics>, Refused> {
+    Ok(Json(host.vms.get(id)?.metrics().await?))
 }
 
 /// Does it, and answers with the VM as it then is.

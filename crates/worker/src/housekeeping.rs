@@ -2,9 +2,11 @@
 
 use crate::{WorkerError, host::Host, reconcile::forget_pruned};
 use aetherium_model::VmId;
+use rustix::fs::{FallocateFlags, fallocate};
 use std::{
     fs::OpenOptions,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -22,6 +24,10 @@ const BOUND_EVERY: Duration = Duration::from_secs(10);
 const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// What a cut leaves of it, in bytes.
 const KEPT_LOG_BYTES: u64 = 1024 * 1024;
+/// Firecracker's metrics in a VM's directory, and the most of them that is kept on disk, in bytes: a
+/// line has some 8 KiB, and one is added each minute.
+const METRICS: &str = "metrics.json";
+const MAX_METRICS_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Keeps records and logs within bounds until `shutdown`.
 pub(crate) async fn keep_house(host: Arc<Host>, shutdown: CancellationToken) {
@@ -62,6 +68,9 @@ async fn bound_logs(host: &Arc<Host>) {
                     tracing::warn!(%error, "a log could not be kept within its bound");
                 }
             }
+            if let Err(error) = bound_metrics(&dir.join(METRICS)) {
+                tracing::warn!(%error, "a VM's metrics could not be kept within their bound");
+            }
         }
     });
     if let Err(error) = bounded.await {
@@ -92,10 +101,45 @@ fn bound_log(path: &Path, most: u64, kept: u64) -> Result<(), WorkerError> {
     cut().map_err(|error| WorkerError::io(path, error))
 }
 
+/// Frees all but the end of a VM's metrics when they are too long. Firecracker does not append but
+/// writes on where it was, so the length stays and the beginning becomes a hole.
+fn bound_metrics(path: &Path) -> Result<(), WorkerError> {
+    let free = || {
+        let file = match OpenOptions::new().write(true).open(path) {
+            Ok(file) => file,
+            // Not every driver writes any.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        // Blocks of stat(2) have 512 bytes, whatever the filesystem's have.
+        if metadata.blocks() * 512 <= MAX_METRICS_BYTES {
+            return Ok(());
+        }
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&file, hole, 0, metadata.len() - KEPT_LOG_BYTES)?)
+    };
+    free().map_err(|error| WorkerError::io(path, error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn metrics_that_grow_for_ever_lose_their_beginning_and_nothing_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(METRICS);
+        bound_metrics(&path).unwrap();
+        let length = MAX_METRICS_BYTES + 2 * 1024 * 1024;
+        fs::write(&path, vec![b'x'; usize::try_from(length).unwrap()]).unwrap();
+        bound_metrics(&path).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), length);
+        assert!(metadata.blocks() * 512 < 2 * KEPT_LOG_BYTES, "{}", metadata.blocks());
+        assert_eq!(fs::read(&path).unwrap().last(), Some(&b'x'));
+    }
 
     #[test]
     fn a_log_that_grows_for_ever_is_cut_to_its_end_and_goes_on() {

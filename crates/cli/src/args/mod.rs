@@ -7,6 +7,7 @@ mod kernel;
 mod parse;
 mod plan;
 mod template;
+mod tuning;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
 pub(crate) use disk::DiskCommand;
@@ -14,6 +15,7 @@ pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
+pub(crate) use tuning::{LimitArgs, TuningArgs};
 
 use aetherium_model::{
     Name,
@@ -263,6 +265,8 @@ pub(crate) struct VmArgs {
     /// noted, too); as its template says where absent.
     #[arg(long, value_name = "KIND")]
     pub(crate) snapshots: Option<SnapshotKind>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
 }
 
 /// A command to run in a VM.
@@ -423,6 +427,26 @@ pub(crate) enum VmCommand {
     },
     /// End one.
     Delete {
+        /// Its id.
+        vm: String,
+    },
+    /// Change, while it runs, how much of its memory it goes without and what its I/O is held to.
+    #[command(after_help = "\
+Examples:
+  aetherium vm set VM --balloon-mib 128         128 MiB of its memory go back to the host
+  aetherium vm set VM --disk-bandwidth 20M      each of its disks moves 20 MiB in a second
+  aetherium vm set VM --disk-bandwidth 0        and as many as it can again")]
+    Set {
+        /// Its id.
+        vm: String,
+        /// Memory that the guest goes without, in MiB; 0 gives all of it back.
+        #[arg(long, value_name = "MIB")]
+        balloon_mib: Option<u32>,
+        #[command(flatten)]
+        limits: LimitArgs,
+    },
+    /// Print what it uses: on the host, by its VMM's count, and by its guest's own.
+    Metrics {
         /// Its id.
         vm: String,
     },

@@ -1,9 +1,6 @@
 //! The grammar of `aetherium template`.
 
-use super::{
-    DriverArgs,
-    parse::{duration, file},
-};
+use super::{DriverArgs, TuningArgs, parse::duration};
 use aetherium_image::{ImageOrigin, ImageReference, Mirror};
 use aetherium_model::{
     TemplateRef,
@@ -198,6 +195,8 @@ pub(crate) struct BuildArgs {
     /// Writable disk of its VMs by default, in MiB.
     #[arg(long, value_name = "MIB")]
     pub(crate) disk_mib: Option<DiskMib>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
     /// Replace one of that name.
     #[arg(long)]
     pub(crate) replace: bool,

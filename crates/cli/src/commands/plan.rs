@@ -8,18 +8,12 @@ use crate::{
     print, server,
 };
 use aetherium_image::InstalledTemplate;
-use aetherium_model::{
-    Code, Fault, VmId,
-    resources::{NetworkMode, Resources},
-    vm::VmSpec,
-};
-use aetherium_net::{GuestNet, Slot};
+use aetherium_model::{Code, Fault, resources::Resources, vm::VmSpec};
 use aetherium_vmm::{
     DriverConfig, Firecracker, VsockChoice,
     firecracker::plan::{AgentTransport, FirecrackerVersion, Plan},
 };
 use aetherium_worker::Layout;
-use std::net::Ipv4Addr;
 
 pub(crate) async fn plan(args: &Args, wanted: &PlanArgs) -> Result<(), CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
@@ -61,31 +55,20 @@ impl Host<'_> {
                 memory_mib: vm.memory_mib.unwrap_or(defaults.memory_mib),
                 disk_mib: vm.disk_mib.unwrap_or(defaults.disk_mib),
             },
+            tuning: vm.tuning.tuning().or(template.manifest.tuning),
             network: vm.network.unwrap_or_default(),
             transport: vm.transport,
             snapshot: None,
             snapshots: vm.snapshots,
         };
         let vsock = if self.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto };
+        spec.tuning.check(spec.resources.memory_mib).map_err(|misfit| {
+            let detail = format!("{}: {}", misfit.field, misfit.problem);
+            Fault::new(Code::InvalidRequest, detail).remedy("give a value that fits the memory")
+        })?;
         let networked = rustix::process::geteuid().is_root() && !self.driver.no_slots;
-        let slot = networked.then(|| slot_to_come(spec.network));
-        let spec = aetherium_worker::preview(template, self.layout, &spec, vsock, slot);
-        Ok(Firecracker::new(self.config).plan(&spec, version).await?)
-    }
-}
-
-/// Stands for the slot of the network that a worker would take.
-fn slot_to_come(mode: NetworkMode) -> Slot {
-    Slot {
-        number: 0,
-        vm_id: VmId::new(),
-        mode,
-        netns: "/run/netns/SLOT".into(),
-        tap: "tap0".to_owned(),
-        host_link: "SLOT".to_owned(),
-        host_address: Ipv4Addr::UNSPECIFIED,
-        address: Ipv4Addr::UNSPECIFIED,
-        guest: GuestNet::COMMON,
+        let spec = aetherium_worker::preview(template, self.layout, &spec, vsock);
+        Ok(Firecracker::new(self.config).plan(&spec, version, networked).await?)
     }
 }
 
@@ -124,6 +107,6 @@ fn show(plan: &Plan) -> Result<(), CliError> {
 fn way(agent: &AgentTransport) -> String {
     match agent {
         AgentTransport::Vsock { uds, port } => format!("vsock {} port {port}", uds.display()),
-        AgentTransport::Tcp { address, .. } => format!("tcp {address} inside the VM's network"),
+        AgentTransport::Tcp { address, netns } => format!("tcp {address} in {netns}"),
     }
 }

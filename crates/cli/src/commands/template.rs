@@ -6,7 +6,7 @@ mod transfer;
 
 use super::{build, kernel};
 use crate::{
-    args::{Args, BuildArgs, DEFAULT_BLOB_CACHE_MIB, DriverArgs, TemplateCommand},
+    args::{Args, BuildArgs, DEFAULT_BLOB_CACHE_MIB, DriverArgs, TemplateCommand, TuningArgs},
     datadir::DataDir,
     error::{CliError, local},
     print,
@@ -143,6 +143,7 @@ pub(crate) fn request(
             memory_mib: args.memory_mib.unwrap_or(defaults.memory_mib),
             disk_mib: args.disk_mib.unwrap_or(defaults.disk_mib),
         },
+        tuning: args.tuning.tuning(),
         kernel_args: args.kernel_arg.clone(),
         cpu_template: args.cpu_template.as_deref().map(cpu_template).transpose()?,
         transport: args.transport,
@@ -189,6 +190,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
         vcpus: None,
         memory_mib: None,
         disk_mib: None,
+        tuning: TuningArgs::default(),
         replace: false,
         driver: DriverArgs { agent, ..DriverArgs::default() },
     }

@@ -11,9 +11,10 @@ use crate::{
 use aetherium_gateway::api::CreateVm;
 use aetherium_model::{
     Code, Fault,
+    metrics::VmMetrics,
     page::Page,
     task::Task,
-    vm::{SnapshotKind, TakeSnapshot, Vm, VmState},
+    vm::{ChangeVm, SnapshotKind, TakeSnapshot, Vm, VmState},
 };
 use std::time::Duration;
 
@@ -62,6 +63,19 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
+        VmCommand::Set { vm, balloon_mib, limits } => {
+            let change = ChangeVm { balloon_mib: *balloon_mib, limits: limits.limits() };
+            let vm: Vm = client.patch(&format!("/vms/{vm}"), &change).await?;
+            if args.json { print::json(&vm)? } else { println!("{} is changed", vm.id) }
+        }
+        VmCommand::Metrics { vm } => {
+            let metrics: VmMetrics = client.get(&format!("/vms/{vm}/metrics")).await?;
+            if args.json {
+                print::json(&metrics)?;
+            } else {
+                print::table(&["WHO", "WHAT", "HOW MUCH"], &usage(&metrics));
+            }
+        }
         VmCommand::Pause { vm } => changed(args, &client, vm, "pause").await?,
         VmCommand::Resume { vm } => changed(args, &client, vm, "resume").await?,
         VmCommand::Console { vm } => {
@@ -88,6 +102,9 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         vcpus: vm.vcpus,
         memory_mib: vm.memory_mib,
         disk_mib: vm.disk_mib,
+        balloon_mib: vm.tuning.balloon_mib,
+        huge_pages: vm.tuning.huge_pages,
+        limits: vm.tuning.limits.limits(),
         network: vm.network,
         transport: vm.transport,
         snapshot: None,
@@ -118,6 +135,46 @@ fn ended(vm: &Vm, termination: &Fault) -> Fault {
         fault.remedy = "somebody ended it while it was booting; make another one".to_owned();
     }
     fault
+}
+
+/// The metrics as a table: who says it, what it is, how much of it.
+fn usage(metrics: &VmMetrics) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut row = |who: &str, what: &str, value: String| {
+        rows.push(vec![who.to_owned(), what.to_owned(), value]);
+    };
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let VmMetrics { host, vmm, guest, .. } = metrics;
+    row("host", "processor time", format!("{} ms", host.cpu_ms));
+    row("host", "resident memory", mib(host.resident_bytes));
+    if let Some(balloon) = &vmm.balloon {
+        let target = balloon.target_mib.map(|mib| format!(", to be {mib} MiB"));
+        let actual = balloon.actual_mib.map_or("not told".to_owned(), |mib| format!("{mib} MiB"));
+        row("vmm", "balloon", actual + &target.unwrap_or_default());
+    }
+    if let Some(disk) = &vmm.disk {
+        let of = |bytes, requests| format!("{} in {requests} requests", mib(bytes));
+        row("vmm", "disks read", of(disk.read_bytes, disk.reads));
+        row("vmm", "disks written", of(disk.written_bytes, disk.writes));
+        if let Some(throttled) = disk.throttled {
+            row("vmm", "disks held back", format!("{throttled} times"));
+        }
+    }
+    if let Some(net) = &vmm.net {
+        let of = |bytes, packets| format!("{} in {packets} packets", mib(bytes));
+        row("vmm", "network received", of(net.rx_bytes, net.rx_packets));
+        row("vmm", "network sent", of(net.tx_bytes, net.tx_packets));
+        row("vmm", "network held back", format!("{} times", net.throttled));
+    }
+    if let Some(guest) = guest {
+        row("guest", "up", format!("{} s", guest.uptime_ms / 1000));
+        row("guest", "processors at work", format!("{} ms of {}", guest.cpu_busy_ms, guest.cpus));
+        let of = |left, all| format!("{} of {}", mib(left), mib(all));
+        row("guest", "memory left", of(guest.memory_available_bytes, guest.memory_total_bytes));
+        row("guest", "disk left", of(guest.disk_available_bytes, guest.disk_total_bytes));
+        row("guest", "processes", guest.processes.to_string());
+    }
+    rows
 }
 
 fn rows(vms: &Page<Vm>) -> Vec<Vec<String>> {

@@ -1,7 +1,7 @@
 //! The fake against the real Firecracker: the same calls, the same answers.
 //!
 //! The real one is `AETHERIUM_FIRECRACKER`, or `firecracker` in `PATH`; what needs a started guest
-//! needs `AETHERIUM_TEST_KERNEL`, an ELF kernel, and KVM as well. What is not there is skipped, and
+//! needs `AETHERIUM_TEST_KERNEL_FIRECRACKER`, an ELF kernel, and KVM as well. What is not there is skipped, and
 //! said so.
 
 use crate::harness::{Fake, Place};
@@ -34,7 +34,7 @@ fn real() -> Option<PathBuf> {
 }
 
 fn kernel() -> Option<PathBuf> {
-    let kernel = std::env::var_os("AETHERIUM_TEST_KERNEL").map(PathBuf::from)?;
+    let kernel = std::env::var_os("AETHERIUM_TEST_KERNEL_FIRECRACKER").map(PathBuf::from)?;
     let mut magic = [0; 4];
     File::open(&kernel).ok()?.read_exact(&mut magic).ok()?;
     (magic == *b"\x7fELF").then_some(kernel)
@@ -242,7 +242,7 @@ async fn both_refuse_what_is_no_kernel_and_no_snapshot() {
 async fn after_the_start_both_say_the_same() {
     let Some(program) = real() else { return };
     let Some(kernel) = kernel() else {
-        return skip("no ELF kernel; set AETHERIUM_TEST_KERNEL");
+        return skip("no ELF kernel; set AETHERIUM_TEST_KERNEL_FIRECRACKER");
     };
     if File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return skip("there is no KVM to start anything with");

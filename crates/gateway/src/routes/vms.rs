@@ -14,10 +14,12 @@ use crate::{
 use aetherium_model::{
     Code, ExecutionId, Fault, VmId,
     interactive::Captured,
+    metrics::VmMetrics,
     page::Page,
     run::{Execution, RunState},
     task::{Task, TaskKind},
-    vm::{TakeSnapshot, Vm, VmState},
+    tuning::Tuning,
+    vm::{ChangeVm, TakeSnapshot, Vm, VmState},
 };
 use aetherium_store::VmFilter;
 use axum::{
@@ -42,11 +44,13 @@ pub(crate) async fn create(
     Json(body): Json<CreateVm>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Vm>>), Error> {
     let key = key.bind(&body)?;
+    let tuning = body.tuning();
     let wanted = Wanted {
         template: body.template,
         vcpus: body.vcpus,
         memory_mib: body.memory_mib,
         disk_mib: body.disk_mib,
+        tuning,
         network: body.network,
         transport: body.transport,
         snapshot: body.snapshot,
@@ -74,7 +78,7 @@ pub(crate) async fn create(
     let task = created.is_new().then_some(task.id);
     let vm = created.into_inner();
     let own = format!("/api/v1/vms/{}", vm.id);
-    let links = links(&own, task, &["console", "execute", "exec", "executions"]);
+    let links = links(&own, task, &["console", "execute", "exec", "executions", "metrics"]);
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { item: vm, links })))
 }
 
@@ -150,6 +154,47 @@ pub(crate) async fn snapshot(
     refuse_if_ended(&vm)?;
     let worker = fleet::owner(&gateway, &vm).await?;
     Ok(axum::Json(gateway.workers().snapshot(&worker, id, &body).await?))
+}
+
+/// Change a VM
+///
+/// Changes, while it goes on, how much of its memory it goes without and what its I/O is held to. What
+/// is absent stays as it is; a limit of 0 is lifted. What its driver cannot change is a conflict.
+#[utoipa::path(
+    patch, path = "/api/v1/vms/{vm}", tag = "vms", request_body = ChangeVm,
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = Vm))
+)]
+pub(crate) async fn change(
+    State(gateway): State<Gateway>,
+    At(id): At<VmId>,
+    Json(body): Json<ChangeVm>,
+) -> Result<axum::Json<Vm>, Error> {
+    let vm = gateway.store().vm(id).await?;
+    refuse_if_ended(&vm)?;
+    let wanted = Tuning { balloon_mib: body.balloon_mib, ..Tuning::default() };
+    wanted.check(vm.spec.resources.memory_mib).map_err(fleet::misfit)?;
+    let worker = fleet::owner(&gateway, &vm).await?;
+    Ok(axum::Json(gateway.workers().change(&worker, id, &body).await?))
+}
+
+/// Read a VM's metrics
+///
+/// What it uses now: what its VMM costs the host, what its VMM counts, and what its guest says of
+/// itself. Parts that nobody can tell are absent.
+#[utoipa::path(
+    get, path = "/api/v1/vms/{vm}/metrics", tag = "vms",
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = VmMetrics))
+)]
+pub(crate) async fn metrics(
+    State(gateway): State<Gateway>,
+    At(id): At<VmId>,
+) -> Result<axum::Json<VmMetrics>, Error> {
+    let vm = gateway.store().vm(id).await?;
+    refuse_if_ended(&vm)?;
+    let worker = fleet::owner(&gateway, &vm).await?;
+    Ok(axum::Json(gateway.workers().metrics(&worker, id).await?))
 }
 
 /// Pause a VM

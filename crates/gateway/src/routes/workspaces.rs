@@ -31,11 +31,13 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
+    let tuning = body.tuning();
     let wanted = Wanted {
         template: body.template,
         vcpus: body.vcpus,
         memory_mib: body.memory_mib,
         disk_mib: body.disk_mib,
+        tuning,
         network: body.network,
         transport: body.transport,
         snapshot: None,

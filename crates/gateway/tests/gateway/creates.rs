@@ -55,6 +55,34 @@ async fn sizes_that_are_given_are_kept_and_only_the_others_are_defaults() {
 }
 
 #[tokio::test]
+async fn what_a_vm_takes_beyond_its_size_is_kept_and_must_fit_it() {
+    let server = Server::start().await;
+    let body = r#"{"balloon_mib":64,"huge_pages":"none","limits":{"disk_bytes_per_s":1048576}}"#;
+    let vm: Vm = server.post("/api/v1/vms", body).await.parse();
+    assert_eq!(vm.spec.tuning.balloon_mib, Some(64));
+    // The template's own, where nothing else was said.
+    assert_eq!(
+        serde_json::to_value(vm.spec.tuning.limits).unwrap(),
+        serde_json::json!({
+            "disk_bytes_per_s": 1_048_576, "net_rx_bytes_per_s": 2_097_152,
+        })
+    );
+    // The template gives 333 MiB.
+    for (body, field) in [
+        (r#"{"balloon_mib":318}"#, "balloon_mib"),
+        (r#"{"huge_pages":"2m"}"#, "huge_pages"),
+        (r#"{"huge_pages":"1g"}"#, "huge_pages"),
+        (r#"{"limits":{"disk_bytes_per_s":1}}"#, "limits.disk_bytes_per_s"),
+        (r#"{"limits":{"disk":1}}"#, "limits.disk"),
+        (r#"{"snapshot":"warm","balloon_mib":1}"#, "balloon_mib"),
+    ] {
+        let answer = server.post("/api/v1/vms", body).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {answer:?}");
+        assert_eq!(answer.problem().errors[0].field, field, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_vm_goes_to_the_worker_with_fewest_and_that_worker_is_woken() {
     let server = Server::start().await;
     let mut idle = server.worker_row();

@@ -9,7 +9,7 @@ use aetherium_model::{
     vm::VmState,
 };
 use futures::{SinkExt, StreamExt};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use std::sync::atomic::Ordering;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -79,6 +79,26 @@ async fn a_workers_fault_is_the_callers_problem_word_for_word() {
             (code, "what happened", "what to do")
         );
     }
+}
+
+#[tokio::test]
+async fn a_change_of_a_vm_is_checked_before_its_worker_is_asked() {
+    let server = Server::start().await;
+    let vm = server.vm().await;
+    let path = format!("/api/v1/vms/{}", vm.id);
+    for (body, field) in [
+        ("{}", "balloon_mib"),
+        (r#"{"balloon_mib":497}"#, "balloon_mib"),
+        (r#"{"memory_mib":100}"#, "memory_mib"),
+        (r#"{"limits":{"disk_ops_per_s":9}}"#, "limits.disk_ops_per_s"),
+    ] {
+        let answer = server.send(server.request(Method::PATCH, &path, body)).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {answer:?}");
+        assert_eq!(answer.problem().errors[0].field, field, "{body}");
+    }
+    let body = r#"{"balloon_mib":496,"limits":{"disk_ops_per_s":0}}"#;
+    let answer = server.send(server.request(Method::PATCH, &path, body)).await;
+    assert_eq!(answer.parse::<aetherium_model::vm::Vm>().id, vm.id);
 }
 
 #[tokio::test]

@@ -77,6 +77,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         spec: VmSpec {
             template: "default".parse().unwrap(),
             resources: Default::default(),
+            tuning: Default::default(),
             network: Default::default(),
             transport: None,
             snapshot: None,
@@ -202,6 +203,7 @@ impl Server {
             spec: VmSpec {
                 template: "default".parse().unwrap(),
                 resources: Default::default(),
+                tuning: Default::default(),
                 network: Default::default(),
                 transport: None,
                 snapshot: None,

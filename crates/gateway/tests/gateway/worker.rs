@@ -5,16 +5,18 @@ use aetherium_model::{
     disk::WorkspaceDisk,
     finding::Finding,
     interactive::Captured,
+    metrics::VmMetrics,
     resources::{DiskMib, MemoryMib, Resources, Vcpus},
     run::Command,
     template::{Initramfs, Kernel, KernelFormat, RootFilesystem, Template, TemplateFile},
+    tuning::{IoLimits, Tuning},
     vm::Vm,
 };
 use axum::{
     Json, Router,
     extract::{Path as Id, Query, State, WebSocketUpgrade, ws::Message},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, patch, post},
 };
 use http::{HeaderMap, StatusCode, header};
 use std::{
@@ -71,6 +73,8 @@ impl FakeWorker {
         let seen = Arc::new(Seen::default());
         let listener = Counted(UnixListener::bind(socket).unwrap(), Arc::clone(&seen));
         let router = Router::new()
+            .route("/internal/v1/vms/{vm}", patch(changed))
+            .route("/internal/v1/vms/{vm}/metrics", get(metrics))
             .route("/internal/v1/vms/{vm}/execute", post(execute))
             .route("/internal/v1/vms/{vm}/exec", get(exec))
             .route("/internal/v1/vms/{vm}/console", get(console))
@@ -127,6 +131,15 @@ async fn disk(State(seen): Shared) -> Response {
 async fn archive(State(seen): Shared) -> Response {
     let archive = ([(header::CONTENT_TYPE, "application/x-tar")], vec![7; 300_000]);
     refusal(&seen).unwrap_or_else(|| archive.into_response())
+}
+
+async fn metrics() -> Json<VmMetrics> {
+    Json(VmMetrics {
+        taken_at: aetherium_model::Timestamp::from_millis(0),
+        host: Default::default(),
+        vmm: Default::default(),
+        guest: None,
+    })
 }
 
 async fn execute(State(seen): Shared, Json(command): Json<Command>) -> Response {
@@ -210,6 +223,13 @@ pub(crate) fn template(name: &str) -> Template {
             vcpus: Vcpus::try_from(2).unwrap(),
             memory_mib: MemoryMib::try_from(333).unwrap(),
             disk_mib: DiskMib::try_from(4444).unwrap(),
+        },
+        tuning: Tuning {
+            limits: IoLimits {
+                net_rx_bytes_per_s: Some("2M".parse().unwrap()),
+                ..IoLimits::default()
+            },
+            ..Tuning::default()
         },
         snapshots: None,
         image: None,

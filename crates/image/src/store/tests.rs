@@ -55,6 +55,7 @@ fn files_in(dir: &Path, template: &str, content: &str) -> Template {
             origin: "a test".into(),
         },
         defaults: Resources::default(),
+        tuning: Default::default(),
         snapshots: None,
         image: None,
         start: None,

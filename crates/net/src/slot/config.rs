@@ -163,6 +163,11 @@ pub struct SlotsConfig {
     /// The name servers that a guest with egress reaches; see [`host_resolvers`]. Without any, such
     /// a guest resolves no names.
     pub resolvers: Vec<Ipv4Addr>,
+    /// The most connections that one guest may have at once, those included that the host has opened
+    /// to it. The kernel's table of connections is one for the whole host
+    /// (`net.netfilter.nf_conntrack_max`, which no namespace can lower for itself), and once it is
+    /// full nobody gets through.
+    pub max_connections: u32,
     /// Where network namespaces get their names: `/run/netns`, as `ip netns` has it.
     pub netns_dir: PathBuf,
     /// Where claims on addresses are kept, one for all pools of the host: `/run/aetherium/slots`.
@@ -178,12 +183,17 @@ impl SlotsConfig {
             prefix,
             range: VethRange::DEFAULT,
             resolvers: host_resolvers(),
+            max_connections: MAX_CONNECTIONS,
             netns_dir: "/run/netns".into(),
             claims_dir: "/run/aetherium/slots".into(),
             nft: None,
         }
     }
 }
+
+/// What a guest may have of the kernel's table of connections, unless said otherwise: 64 guests at
+/// their limit fit the table of a host with 4 GiB of memory or more, which has 262,144 entries.
+const MAX_CONNECTIONS: u32 = 4096;
 
 /// The most resolvers that are used: as many as the C library looks at (`MAXNS`).
 pub(super) const MAX_RESOLVERS: usize = 3;

@@ -46,7 +46,7 @@ const SLOT_TABLE: &str = "aetherium";
 const HOST_PRIORITY: i32 = -10;
 
 /// The rules inside a slot's namespace.
-pub(super) fn slot_rules(slot: &Slot, resolvers: &[Ipv4Addr]) -> String {
+pub(super) fn slot_rules(slot: &Slot, resolvers: &[Ipv4Addr], max_connections: u32) -> String {
     let guest = &slot.guest;
     let (address, gateway, mac) = (guest.address, guest.gateway, guest.mac);
     let (host, outside) = (slot.host_address, slot.address);
@@ -91,6 +91,8 @@ pub(super) fn slot_rules(slot: &Slot, resolvers: &[Ipv4Addr]) -> String {
     type filter hook forward priority filter; policy drop;
     ct state vmap {{ established : accept, related : accept, invalid : drop }}
     iifname {UPLINK} oifname {TAP} ct status dnat accept
+    # What is refused is in no table: only what goes on counts.
+    iifname {TAP} ct count over {max_connections} jump refused
     {outbound}
     iifname {TAP} jump refused
   }}

@@ -68,6 +68,9 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// The name of the TAP inside the namespace, the same in each.
+    pub const TAP: &'static str = links::TAP;
+
     /// Where the host reaches `port` of the guest, over TCP or UDP.
     ///
     /// Any process of the host can: what listens there must ask who is calling, as the agent does.

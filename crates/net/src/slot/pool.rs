@@ -208,7 +208,8 @@ impl Pool {
         drive("make the slot's links", async {
             let links = Links::open()?;
             links.add_veth(&slot.host_link, &self.host).await?;
-            let rules = firewall::slot_rules(slot, &self.config.resolvers);
+            let SlotsConfig { resolvers, max_connections, .. } = &self.config;
+            let rules = firewall::slot_rules(slot, resolvers, *max_connections);
             self.nft.apply(&rules, &slot.host_link).await?;
             links.furnish(slot).await
         })?;

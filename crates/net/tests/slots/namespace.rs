@@ -67,8 +67,13 @@ impl Namespace {
 
     /// Greets every caller of `port`, on every address, with the address it is seen under.
     pub(crate) fn greet(&self, port: u16) {
-        let listener =
-            self.run(|| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+        self.greet_at((Ipv4Addr::UNSPECIFIED, port));
+    }
+
+    /// The same on one address.
+    pub(crate) fn greet_at(&self, at: impl Into<SocketAddr>) {
+        let at = at.into();
+        let listener = self.run(|| std::net::TcpListener::bind(at)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         tokio::spawn(async move {

@@ -3,20 +3,26 @@
 use crate::{
     guest::Guest,
     host::{CLOSED, HOST, Host, PORT, RESOLVER, SERVER, on_a_host},
+    namespace::Namespace,
 };
 use aetherium_model::{
     VmId,
     resources::NetworkMode::{self, Egress, Isolated},
 };
-use aetherium_net::{GuestNet, Mac, Slot};
-use std::{io, net::Ipv4Addr, time::Duration};
+use aetherium_net::{GuestNet, Mac, Slot, Slots, SlotsConfig};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    time::Duration,
+};
 
 const AGENT: u16 = 9999;
 /// How long to wait for what should not come, where no refusal tells.
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// A slot with a guest in it, whose agent greets.
-async fn inhabited(slots: &aetherium_net::Slots, mode: NetworkMode) -> (Slot, Guest) {
+async fn inhabited(slots: &Slots, mode: NetworkMode) -> (Slot, Guest) {
     let slot = slots.acquire(VmId::new(), mode).await.unwrap();
     let guest = Guest::plugged_into(&slot);
     guest.network.greet(AGENT);
@@ -144,7 +150,7 @@ fn two_slots_cannot_reach_each_other() {
         }
         // Not even with the slots' own fences down.
         for slot in [&first, &second] {
-            let inside = crate::namespace::Namespace::open(&slot.netns);
+            let inside = Namespace::open(&slot.netns);
             let open = "flush chain inet aetherium through; \
                 chain inet aetherium through { policy accept; }; \
                 flush chain inet aetherium redirected; \
@@ -177,7 +183,7 @@ fn several_resolvers_are_asked_in_turn() {
         host.internet.echo_datagrams(second);
         let mut config = host.config("aet");
         config.resolvers.push(second);
-        let slots = aetherium_net::Slots::new(config).await.unwrap();
+        let slots = Slots::new(config).await.unwrap();
         let (_slot, guest) = inhabited(&slots, Egress).await;
         for _ in 0..4 {
             guest.network.ask((GuestNet::COMMON.dns, 53)).await.unwrap();
@@ -217,5 +223,54 @@ fn a_guest_that_wakes_up_in_another_slot_needs_to_be_told_nothing() {
         let guest = guest.moved_to(&second);
         guest.network.call((SERVER, PORT)).await.unwrap();
         host.network.call(second.reach(AGENT)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_guest_has_so_many_connections_at_once_and_no_more() {
+    on_a_host(async |host| {
+        let slots = Slots::new(SlotsConfig { max_connections: 8, ..host.config("aet") });
+        let slots = slots.await.unwrap();
+        let (slot, guest) = inhabited(&slots, Egress).await;
+        let (_other, neighbour) = inhabited(&slots, Egress).await;
+        let dns = (GuestNet::COMMON.dns, 53);
+        // Each is asked from another port, and counts until its time is up.
+        for _ in 0..8 {
+            guest.network.ask(dns).await.unwrap();
+        }
+        guest.network.ask(dns).await.unwrap_err();
+        assert_refused(&guest, SERVER, PORT).await;
+        // Neither the host's way to the agent nor anybody else pays for it.
+        host.network.call(slot.reach(AGENT)).await.unwrap();
+        neighbour.network.ask(dns).await.unwrap();
+    });
+}
+
+#[test]
+fn a_guest_is_not_heard_over_ipv6_even_where_its_slot_speaks_it() {
+    on_a_host(async |host| {
+        let slots = host.slots().await;
+        let (slot, guest) = inhabited(&slots, Egress).await;
+        let inside = Namespace::open(&slot.netns);
+        let gateway: Ipv6Addr = "fd00:1::1".parse().unwrap();
+        for (network, link, address) in
+            [(&inside, "tap0", "fd00:1::1"), (&guest.network, "eth0", "fd00:1::2")]
+        {
+            let file = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
+            if !Path::new("/proc/sys/net/ipv6").exists() {
+                return eprintln!("SKIPPED: this kernel has no IPv6");
+            }
+            network.run(|| fs::write(file, "0")).unwrap();
+            network.ip(&format!("-6 address add {address}/64 dev {link} nodad"));
+        }
+        inside.greet_at((gateway, PORT));
+        let error = guest.network.call_within((gateway, PORT), SILENCE).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        // With the fence down the same call is heard: it was the fence that closed it.
+        let open = "flush chain inet aetherium spoofed; flush chain inet aetherium to_slot; \
+            chain inet aetherium to_slot { policy accept; }";
+        let laid = inside.run(|| std::process::Command::new("nft").arg(open).status());
+        assert!(laid.unwrap().success());
+        guest.network.call((gateway, PORT)).await.unwrap();
     });
 }

@@ -63,6 +63,7 @@ impl World {
             spec: VmSpec {
                 template: "debian".parse().unwrap(),
                 resources: Resources::default(),
+                tuning: Default::default(),
                 network: NetworkMode::Isolated,
                 transport: None,
                 snapshot: None,

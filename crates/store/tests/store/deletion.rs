@@ -148,6 +148,7 @@ async fn a_vm_that_has_ended_changes_no_more_and_takes_no_executions(engine: Eng
     vm.accelerator = Some("tcg".into());
     vm.driver = Some(aetherium_model::resources::DriverKind::Qemu);
     vm.agent_transport = Some(aetherium_model::vm::AgentTransport::Tcp);
+    vm.spec.tuning.balloon_mib = Some(8);
     vm.timings = Some(aetherium_model::vm::StartTimings { prepare_ms: 1, boot_ms: 2, agent_ms: 3 });
     db.store.update_vm(&vm).await.unwrap();
     assert_eq!(db.store.vm(vm.id).await.unwrap(), vm);

@@ -105,6 +105,7 @@ pub(crate) fn spec() -> VmSpec {
     VmSpec {
         template: "debian".parse().unwrap(),
         resources: Resources::default(),
+        tuning: Default::default(),
         network: NetworkMode::Isolated,
         transport: None,
         snapshot: None,

@@ -5,12 +5,12 @@ use super::{
     jail::{self, Jail, Users},
     machine::FirecrackerMachine,
     plan::{
-        AgentTransport, ApiCall, BalloonRequest, Confinement, Console, DiskRequest, FileUse,
-        FirecrackerVersion, HostFacts, HugePages, InitramfsFacts, KernelFiles, NetworkRequest,
-        Plan, PlanRequest, RateLimits, SharedFile, Start, TemplateFacts, VsockRequest, plan,
+        AgentTransport, ApiCall, Confinement, Console, DiskRequest, FileUse, FirecrackerVersion,
+        HostFacts, InitramfsFacts, KernelFiles, NetworkRequest, Plan, PlanRequest, SharedFile,
+        Start, TemplateFacts, VsockRequest, plan,
     },
     program::Info,
-    snapshot,
+    snapshot, tuning,
 };
 use crate::{
     Accelerator, AgentAddress, Boot, Disk, DriverConfig, Footprint, JailFootprint, LaunchSpec,
@@ -117,7 +117,8 @@ pub(super) async fn launch(
     };
     let boot_needs_bytes = boot_needs_bytes(kernel, initrd)?;
     let place = Place::make(&Confine::choose(config)?, users, info, spec)?;
-    let plan = planned(info.version, spec, place.confinement())?;
+    let network = spec.slot.as_ref().map(NetworkRequest::of);
+    let plan = planned(info.version, spec, place.confinement(), network)?;
     let launch = Launch { info, spec, place: &place, plan: &plan, from };
     let started = launch.run().await;
     let (main, agent, sockets) = match started {
@@ -426,6 +427,7 @@ pub(super) fn planned(
     version: FirecrackerVersion,
     spec: &LaunchSpec,
     confinement: Confinement,
+    network: Option<NetworkRequest>,
 ) -> Result<Plan, VmmError> {
     let Boot::Kernel { kernel, initrd, disks } = &spec.boot else {
         return Err(VmmError::WrongBoot { driver: DriverKind::Firecracker, boot: "a process" });
@@ -451,16 +453,12 @@ pub(super) fn planned(
         resources: spec.resources,
         transport: spec.transport,
         disks: disks.iter().zip(DISK_IDS).map(|(disk, it)| disk_request(disk, it)).collect(),
-        network: spec.slot.as_ref().map(|slot| NetworkRequest {
-            tap: slot.tap.clone(),
-            netns: Some(slot.netns.clone()),
-            guest: slot.guest,
-        }),
+        network,
         vsock: (spec.vsock == VsockChoice::Auto).then_some(VsockRequest { guest_cid: GUEST_CID }),
-        balloon: Some(BalloonRequest { amount_mib: 0, deflate_on_oom: true, stats_interval_s: 0 }),
+        balloon: Some(tuning::balloon(&spec.tuning)),
         entropy: true,
-        limits: RateLimits::default(),
-        huge_pages: HugePages::None,
+        limits: tuning::limits(&spec.tuning.limits),
+        huge_pages: tuning::pages(&spec.tuning),
         track_dirty_pages: spec.tracks_dirty_pages(),
         console: Console::Quiet,
         kernel_args: Vec::new(),

@@ -2,12 +2,18 @@
 
 use super::{
     api::{Api, CALL_DEADLINE},
+    metrics,
     plan::{FirecrackerVersion, KnownBad, RateLimiter, RateLimits},
-    snapshot,
+    snapshot, tuning,
 };
 use crate::{
     AgentAddress, Footprint, Machine, SnapshotFiles, SnapshotKind, VmmError, VmmExit,
     supervise::Supervised,
+};
+use aetherium_model::{
+    metrics::{BalloonUsage, VmmMetrics},
+    resources::DriverKind,
+    tuning::IoLimits,
 };
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -48,6 +54,44 @@ impl FirecrackerMachine {
         let has_vsock =
             self.footprint().agent.iter().any(|it| matches!(it, AgentAddress::Vsock { .. }));
         has_vsock && self.version.known_bad().any(|bad| bad == KnownBad::PausedVsock)
+    }
+
+    async fn devices(&self) -> Result<Devices, VmmError> {
+        self.api.get("/vm/config").await
+    }
+
+    /// Has the metrics written, and waits for what this adds to their file.
+    async fn flush_metrics(&self) -> Result<(), VmmError> {
+        let length = async || {
+            let seen = tokio::fs::metadata(&self.metrics).await;
+            Ok::<u64, VmmError>(seen.map_err(VmmError::io("look at", &self.metrics))?.len())
+        };
+        let before = length().await?;
+        let flush = json!({ "action_type": "FlushMetrics" });
+        self.api.put("/actions", &flush, CALL_DEADLINE).await?;
+        let written = async {
+            while length().await? == before {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(CALL_DEADLINE, written).await.unwrap_or_else(|_| {
+            Err(VmmError::Unanswered { call: "FlushMetrics".to_owned(), waited: CALL_DEADLINE })
+        })
+    }
+
+    /// How full the balloon is. A VM from an older snapshot has one without statistics.
+    async fn balloon_usage(&self, balloon: Balloon) -> Result<BalloonUsage, VmmError> {
+        if balloon.stats_polling_interval_s == 0 {
+            let target_mib = Some(balloon.amount_mib);
+            return Ok(BalloonUsage { target_mib, ..BalloonUsage::default() });
+        }
+        let told: BalloonStatistics = self.api.get("/balloon/statistics").await?;
+        Ok(BalloonUsage {
+            target_mib: Some(told.target_mib),
+            actual_mib: Some(told.actual_mib),
+            available_bytes: told.available_memory,
+        })
     }
 
     async fn set_state(&self, state: &str) -> Result<(), VmmError> {
@@ -105,54 +149,62 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn set_balloon(&self, mib: u32) -> Result<(), VmmError> {
+        let verb = "resize the balloon";
+        if self.devices().await?.balloon.is_none() {
+            return Err(lacks(verb, "a balloon, for which its kernel has no driver"));
+        }
         self.api.patch("/balloon", &json!({ "amount_mib": mib }), CALL_DEADLINE).await
     }
 
-    async fn set_rate_limits(&self, limits: &RateLimits) -> Result<(), VmmError> {
-        let devices: Devices = self.api.get("/vm/config").await?;
-        if let Some(limit) = &limits.disk {
+    async fn set_limits(&self, limits: &IoLimits) -> Result<(), VmmError> {
+        let devices = self.devices().await?;
+        if limits.concerns_network() && devices.interfaces.is_empty() {
+            return Err(lacks("limit the network", "a network interface"));
+        }
+        let change = tuning::change(limits);
+        if let Some(limit) = &change.disk {
             for Drive { drive_id } in devices.drives {
                 let change = json!({ "drive_id": drive_id, "rate_limiter": limit });
                 self.api.patch(&format!("/drives/{drive_id}"), &change, CALL_DEADLINE).await?;
             }
         }
         for Interface { iface_id } in devices.interfaces {
-            let Some(change) = interface_change(&iface_id, limits) else { continue };
+            let Some(change) = interface_change(&iface_id, &change) else { continue };
             let path = format!("/network-interfaces/{iface_id}");
             self.api.patch(&path, &change, CALL_DEADLINE).await?;
         }
         Ok(())
     }
 
-    /// Has the metrics written, and returns the line that this added to the file.
-    async fn metrics(&self) -> Result<Value, VmmError> {
-        let read = || std::fs::read_to_string(&self.metrics);
-        let before = read().map_err(VmmError::io("read", &self.metrics))?.len();
-        let flush = json!({ "action_type": "FlushMetrics" });
-        self.api.put("/actions", &flush, CALL_DEADLINE).await?;
-        let written = async {
-            loop {
-                let text = read().map_err(VmmError::io("read", &self.metrics))?;
-                let line = text.get(before..).and_then(|new| new.split_once('\n'));
-                if let Some(metrics) = line.and_then(|it| serde_json::from_str(it.0).ok()) {
-                    return Ok(metrics);
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
+    async fn metrics(&self) -> Result<VmmMetrics, VmmError> {
+        let devices = self.devices().await?;
+        self.flush_metrics().await?;
+        let (path, has_network) = (self.metrics.clone(), !devices.interfaces.is_empty());
+        let read = tokio::task::spawn_blocking(move || metrics::read(&path)).await;
+        let text = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let balloon = match devices.balloon {
+            Some(balloon) => Some(self.balloon_usage(balloon).await?),
+            None => None,
         };
-        let late =
-            |_| VmmError::Unanswered { call: "FlushMetrics".to_owned(), waited: CALL_DEADLINE };
-        tokio::time::timeout(CALL_DEADLINE, written).await.map_err(late)?
+        Ok(VmmMetrics { balloon, ..metrics::sum(&text, has_network) })
     }
 }
 
-/// What `GET /vm/config` tells of devices with rate limits.
+/// The error for what needs a device that this VM was started without.
+fn lacks(verb: &'static str, device: &str) -> VmmError {
+    let why = format!("this VM was started without {device}");
+    VmmError::Unsupported { driver: DriverKind::Firecracker, verb, why }
+}
+
+/// What `GET /vm/config` tells of devices that can be changed.
 #[derive(Deserialize)]
 struct Devices {
     #[serde(default)]
     drives: Vec<Drive>,
     #[serde(default, rename = "network-interfaces")]
     interfaces: Vec<Interface>,
+    #[serde(default)]
+    balloon: Option<Balloon>,
 }
 
 #[derive(Deserialize)]
@@ -163,6 +215,22 @@ struct Drive {
 #[derive(Deserialize)]
 struct Interface {
     iface_id: String,
+}
+
+#[derive(Deserialize)]
+struct Balloon {
+    amount_mib: u32,
+    #[serde(default)]
+    stats_polling_interval_s: u32,
+}
+
+/// What `GET /balloon/statistics` tells; what the guest has not told yet is absent.
+#[derive(Deserialize)]
+struct BalloonStatistics {
+    target_mib: u32,
+    actual_mib: u32,
+    #[serde(default)]
+    available_memory: Option<u64>,
 }
 
 /// What changes for an interface; `None` where nothing does.

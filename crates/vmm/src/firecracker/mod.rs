@@ -13,11 +13,13 @@ pub(crate) mod cgroup;
 pub(crate) mod jail;
 mod launch;
 mod machine;
+mod metrics;
 pub mod plan;
 mod preflight;
 mod probe;
 mod program;
 mod snapshot;
+mod tuning;
 
 use crate::{
     Accelerator, Boot, DriverConfig, Footprint, LaunchSpec, Machine, ProbeGuest, SnapshotFiles,
@@ -31,7 +33,7 @@ use async_trait::async_trait;
 use jail::Users;
 use launch::Confine;
 use machine::FirecrackerMachine;
-use plan::{Confinement, FirecrackerVersion, Plan};
+use plan::{Confinement, FirecrackerVersion, NetworkRequest, Plan};
 pub use preflight::kvm_device;
 use program::Program;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -64,7 +66,8 @@ impl Firecracker {
     }
 
     /// How this driver would start a VM, or why it would not; by the Firecracker that is installed
-    /// unless another `version` is named. Starts nothing.
+    /// unless another `version` is named. Starts nothing. With `slot_to_come` the VM gets a slot of
+    /// the network, though `spec` has none yet.
     ///
     /// # Errors
     /// The plan's refusal; or there is no Firecracker to ask for its version.
@@ -72,6 +75,7 @@ impl Firecracker {
         &self,
         spec: &LaunchSpec,
         version: Option<FirecrackerVersion>,
+        slot_to_come: bool,
     ) -> Result<Plan, VmmError> {
         let (version, info) = match (version, self.program.info().await) {
             (Some(version), info) => (version, info.ok()),
@@ -86,7 +90,11 @@ impl Firecracker {
             },
             _ => Confinement::Plain,
         };
-        launch::planned(version, spec, confinement)
+        let network = match &spec.slot {
+            None if slot_to_come => Some(NetworkRequest::to_come()),
+            slot => slot.as_ref().map(NetworkRequest::of),
+        };
+        launch::planned(version, spec, confinement, network)
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sandbox: bool,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: MemoryMib,
+    pub(crate) balloon: bool,
     pub(crate) start: Start<'a>,
     pub(crate) disks: &'a [Disk],
     pub(crate) console: &'a Path,
@@ -98,6 +99,9 @@ impl Plan<'_> {
         args.pair("-chardev", format!("file,id=console,path={console},append=on"));
         args.pair("-serial", "chardev:console");
         args.pair("-device", "virtio-rng-pci,disable-legacy=on");
+        if self.balloon {
+            args.pair("-device", "virtio-balloon-pci,deflate-on-oom=on,disable-legacy=on");
+        }
         for (at, disk) in self.disks.iter().enumerate() {
             add_disk(&mut args, at, disk)?;
         }
@@ -224,6 +228,7 @@ mod tests {
             sandbox: true,
             vcpus: Vcpus::try_from(2).unwrap(),
             memory: MemoryMib::try_from(512).unwrap(),
+            balloon: true,
             start: boot(&[]),
             disks,
             console,

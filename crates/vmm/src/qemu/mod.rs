@@ -108,6 +108,7 @@ impl Qemu {
         };
         spec.check_paths()?;
         snapshot::refuse_unready(spec)?;
+        spec.check_tuning(DriverKind::Qemu)?;
         let qemu = self.program.info().await?;
         let console = spec.run_dir.join("console.log");
         let vmm_log = spec.run_dir.join("vmm.log");
@@ -130,6 +131,7 @@ impl Qemu {
             sandbox: qemu.sandbox,
             vcpus: spec.resources.vcpus,
             memory: spec.resources.memory_mib,
+            balloon: true,
             start: match from {
                 None => {
                     Start::Kernel { image: &kernel.image, initrd, extra_args: &kernel.extra_args }
@@ -158,6 +160,9 @@ impl Qemu {
         let forward = started.within(READY_DEADLINE, ready(&monitor)).await?;
         if let Some(files) = from {
             started.within(snapshot::DEADLINE, snapshot::load(&monitor, files)).await?;
+        }
+        if let Some(mib) = spec.tuning.balloon_mib.filter(|mib| *mib > 0) {
+            machine::set_balloon(&monitor, spec.resources.memory_mib.get(), mib).await?;
         }
 
         let mut agent = vec![AgentAddress::Tcp { addr: forward }];

@@ -36,6 +36,7 @@ impl Prober for Info {
             sandbox: self.sandbox,
             vcpus: size.vcpus,
             memory: size.memory,
+            balloon: false,
             start: Start::Kernel {
                 image: &guest.kernel.image,
                 initrd: &guest.initrd,

@@ -1,6 +1,6 @@
 //! Failures on the real Firecracker, each in its own way, and what is said of them.
 //!
-//! Runs where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL` name a Firecracker and an
+//! Runs where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL_FIRECRACKER` name a Firecracker and an
 //! uncompressed kernel with all drivers built in whose guests boot here; else each test says that it
 //! was skipped. [`record`] writes what these very boots leave to `tests/fixtures/firecracker`, where
 //! the unit tests of the classifier read it. Firecracker is driven by hand: what is wrong with these
@@ -46,11 +46,11 @@ struct Real {
 impl Real {
     fn at_hand() -> Option<Self> {
         let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let found = named("AETHERIUM_FIRECRACKER").zip(named("AETHERIUM_TEST_KERNEL"));
+        let found = named("AETHERIUM_FIRECRACKER").zip(named("AETHERIUM_TEST_KERNEL_FIRECRACKER"));
         let found = found.filter(|(_, kernel)| is_elf(kernel));
         let Some((firecracker, image)) = found else {
             eprintln!(
-                "SKIPPED: no real Firecracker: set AETHERIUM_FIRECRACKER and AETHERIUM_TEST_KERNEL \
+                "SKIPPED: no real Firecracker: set AETHERIUM_FIRECRACKER and AETHERIUM_TEST_KERNEL_FIRECRACKER \
                  (an uncompressed kernel)"
             );
             return None;

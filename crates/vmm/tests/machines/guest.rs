@@ -5,6 +5,7 @@ use aetherium_model::{
     kernel::KernelFacts,
     resources::{DriverKind, NetworkMode, Resources},
     template::KernelFormat,
+    tuning::Tuning,
 };
 use aetherium_vmm::{
     AgentAddress, Boot, DriverConfig, Footprint, GuestKernel, LaunchSpec, Machine, ProcessRef,
@@ -119,6 +120,7 @@ impl Host {
         fs::create_dir(&run_dir).unwrap();
         let memory_mib = 256.try_into().unwrap();
         LaunchSpec {
+            tuning: Tuning::default(),
             vm_id,
             run_dir,
             resources: Resources { memory_mib, ..Resources::default() },

@@ -5,7 +5,7 @@ use crate::{
     guest::{Host, PATIENCE, from_journal},
 };
 use aetherium_vmm::{AgentAddress, AgentProcess, Boot, LaunchSpec, Machine, Vmm, VmmExit};
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 fn spec(host: &Host, script: &str) -> LaunchSpec {
     let token_file = host.path().join("token");
@@ -66,6 +66,19 @@ async fn it_is_adopted_like_any_vm() {
     assert!(host.qemu().adopt(footprint).await.is_err(), "a driver adopts only its own");
     adopted.kill(PATIENCE).await.unwrap();
     assert_eq!(host.marked(), []);
+}
+
+#[tokio::test]
+async fn one_whose_machine_was_dropped_is_ended_as_a_stray_and_leaves_no_zombie() {
+    let host = Host::new();
+    let machine =
+        AgentProcess::new(&host.config).launch(&spec(&host, "exec sleep 600")).await.unwrap();
+    let pid = machine.footprint().processes[0].pid;
+    drop(machine);
+    let strays = aetherium_vmm::strays(host.path()).unwrap();
+    assert_eq!(strays.len(), 1, "{strays:?}");
+    strays[0].kill(PATIENCE).await.unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "nobody reaped it");
 }
 
 /// Command lines of the living processes of `leader`'s session, and of those that are `hidden`.

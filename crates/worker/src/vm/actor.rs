@@ -96,6 +96,11 @@ async fn next_stop(requests: &mut mpsc::Receiver<Request>) -> Fault {
                     .send(Err(Fault::new(Code::Conflict, detail)
                         .remedy("wait until it runs, then ask again")));
             }
+            Some(Request::Measure(answer)) => {
+                let refused =
+                    Fault::new(Code::Conflict, "the VM is being made and uses nothing yet");
+                let _ = answer.send(Err(refused.remedy("wait until it runs, then ask again")));
+            }
             None => return abandoned(),
         }
     }
@@ -165,6 +170,9 @@ impl Actor {
                         let done = self.perform(verb).await;
                         // Whoever asked may have gone away; it is done all the same.
                         let _ = answer.send(done);
+                    }
+                    Some(Request::Measure(answer)) => {
+                        let _ = answer.send(self.measure().await);
                     }
                     Some(Request::Stop(reason)) => {
                         let reason = self.stop_requested(reason).await;

@@ -23,6 +23,7 @@ mod restore;
 mod snapshot;
 mod start;
 mod take;
+mod tune;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
@@ -36,9 +37,10 @@ pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_p
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
     Code, Fault, VmId,
+    metrics::VmMetrics,
     run::Command,
     template::ImageDefaults,
-    vm::{TakeSnapshot, VmState},
+    vm::{ChangeVm, TakeSnapshot, VmState},
 };
 use std::{
     fs::File,
@@ -62,6 +64,8 @@ pub(crate) enum Request {
     Stop(Fault),
     /// Do this to a VM that goes on, and say how it went.
     Do(Verb, oneshot::Sender<Result<(), Fault>>),
+    /// Say what the VM uses, as far as its host and its VMM know.
+    Measure(oneshot::Sender<Result<VmMetrics, Fault>>),
 }
 
 /// What can be done to a VM that goes on.
@@ -75,6 +79,8 @@ pub(crate) enum Verb {
     Snapshot(TakeSnapshot),
     /// Copy its workspace's disk into this empty file.
     CopyDisk(File),
+    /// Change what it takes of its host.
+    Change(ChangeVm),
 }
 
 impl Verb {
@@ -85,6 +91,7 @@ impl Verb {
             Self::Resume => "resume",
             Self::Snapshot(_) => "be snapshotted",
             Self::CopyDisk(_) => "have its disk copied",
+            Self::Change(_) => "be changed",
         }
     }
 }
@@ -173,6 +180,25 @@ impl VmHandle {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Request::Do(verb, answer)).await.map_err(|_| self.gone())?;
         answered.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// What the VM uses, its guest's own words included where it can be asked. The actor brings the
+    /// deadlines of the VMM, this the guest's.
+    ///
+    /// # Errors
+    /// It is being made or ended, or why its VMM tells nothing.
+    pub(crate) async fn metrics(&self) -> Result<VmMetrics, Fault> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Measure(answer)).await.map_err(|_| self.gone())?;
+        let mut metrics = answered.await.unwrap_or_else(|_| Err(self.gone()))?;
+        let agent = match &*self.view.borrow() {
+            View { state: VmState::Running, agent } => agent.clone(),
+            _ => None,
+        };
+        if let Some(agent) = agent {
+            metrics.guest = tune::ask_guest(self.id, &agent).await;
+        }
+        Ok(metrics)
     }
 
     /// Asks for the end and waits until nothing of the VM is left.

@@ -23,6 +23,9 @@ impl Actor {
                 self.snapshot(&wanted.name, extent).await
             }
             (Verb::Snapshot(wanted), VmState::Running) => self.snapshot_running(wanted).await,
+            (Verb::Change(change), VmState::Running | VmState::Paused) => {
+                self.change(*change).await
+            }
             (Verb::Pause, VmState::Paused) | (Verb::Resume, VmState::Running) => Ok(()),
             (verb, state) => {
                 let detail = format!(

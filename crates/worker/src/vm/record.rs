@@ -37,6 +37,13 @@ impl Record {
         amend(&mut self.vm);
     }
 
+    /// Notes facts about the VM at once.
+    pub(super) async fn amend_now(&mut self, amend: impl FnOnce(&mut Vm)) {
+        amend(&mut self.vm);
+        self.vm.updated_at = self.host.now();
+        self.write().await;
+    }
+
     /// Takes an event. One that has no place in the present state changes nothing.
     pub(super) async fn apply(&mut self, event: VmEvent, agent: Option<AgentClient>) {
         let Some(next) = self.vm.state.step(event.clone()) else {

@@ -9,7 +9,7 @@ use super::{
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::system::MachineIdentity;
-use aetherium_model::{Code, Fault, WorkspaceId, vm::Vm};
+use aetherium_model::{Code, Fault, WorkspaceId, tuning::Tuning, vm::Vm};
 use aetherium_vmm::{
     LaunchSpec, Machine, Mismatch, VsockChoice, firecracker::plan::TransportChoice,
 };
@@ -92,6 +92,8 @@ pub(super) async fn prepare(
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
+        // The snapshot brings it all.
+        tuning: Tuning::default(),
         boot,
         network: vm.spec.network,
         vsock,

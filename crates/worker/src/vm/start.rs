@@ -216,6 +216,7 @@ async fn prepare(
         vm_id: vm.id,
         run_dir,
         resources: vm.spec.resources,
+        tuning: vm.spec.tuning,
         boot,
         network: vm.spec.network,
         vsock: host.settings.vsock,

@@ -235,6 +235,16 @@ pub struct RateLimiter {
     pub ops: Option<TokenBucket>,
 }
 
+impl fmt::Display for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = [(self.bandwidth, "bytes"), (self.ops, "requests")];
+        let each = each.into_iter().filter_map(|(bucket, unit)| {
+            bucket.map(|it| format!("{} {unit} in {} ms", it.size, it.refill_time))
+        });
+        f.write_str(&each.collect::<Vec<_>>().join(" and "))
+    }
+}
+
 /// `size` tokens every `refill_time` milliseconds, and `one_time_burst` more at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TokenBucket {

@@ -86,7 +86,8 @@ impl Draft<'_> {
             netns: network.netns.clone(),
             address: SocketAddr::from((network.guest.address, AGENT_PORT)),
         });
-        let chosen = format!("{} as {INTERFACE}, {}", network.tap, network.guest.address);
+        let (tap, netns, address) = (&network.tap, &network.netns, network.guest.address);
+        let chosen = format!("{tap} of {netns} as {INTERFACE}, {address}");
         let why = "every guest sees the same network, so that a snapshot fits any slot";
         self.because(Topic::Network, chosen, why);
         Ok(())
@@ -176,14 +177,14 @@ impl Draft<'_> {
     /// What the guest's I/O is held to.
     pub(super) fn limits(&mut self) {
         let RateLimits { disk, net_rx, net_tx, entropy } = self.request.limits;
-        let limited: Vec<&str> = [
+        let limited: Vec<String> = [
             (disk, "each disk"),
             (net_rx, "network received"),
             (net_tx, "network sent"),
             (entropy, "entropy"),
         ]
         .into_iter()
-        .filter_map(|(limit, name)| limit.map(|_| name))
+        .filter_map(|(limit, name)| limit.map(|limit| format!("{name} {limit}")))
         .collect();
         if limited.is_empty() {
             self.because(Topic::RateLimits, "none", "not asked for");

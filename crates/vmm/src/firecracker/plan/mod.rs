@@ -29,8 +29,8 @@ pub use call::{
 pub use error::PlanError;
 pub use request::{
     BalloonRequest, Confinement, Console, CpuVendor, DiskRequest, HostFacts, InitramfsFacts,
-    KernelFiles, NetworkRequest, PlanRequest, RateLimits, Start, TemplateFacts, TransportChoice,
-    VsockRequest,
+    KernelFiles, Netns, NetworkRequest, PlanRequest, RateLimits, Start, TemplateFacts,
+    TransportChoice, VsockRequest,
 };
 pub use version::{Feature, FirecrackerVersion, KnownBad};
 
@@ -94,8 +94,8 @@ pub enum AgentTransport {
     },
     /// TCP to the guest's address, from inside the network namespace of its TAP.
     Tcp {
-        /// The namespace; the host's own where absent.
-        netns: Option<PathBuf>,
+        /// The namespace.
+        netns: Netns,
         /// The guest's address and port.
         address: SocketAddr,
     },

@@ -5,8 +5,9 @@ use aetherium_model::{
     resources::{Resources, VirtioTransport},
     template::{CpuTemplate, KernelFormat},
 };
-use aetherium_net::GuestNet;
-use std::path::PathBuf;
+use aetherium_net::{GuestNet, Slot};
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
 
 /// What the host has, as far as a plan depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -149,10 +150,49 @@ pub struct DiskRequest {
 pub struct NetworkRequest {
     /// The TAP device.
     pub tap: String,
-    /// The network namespace it is in; the host's own where absent.
-    pub netns: Option<PathBuf>,
+    /// The network namespace it is in.
+    pub netns: Netns,
     /// What the guest sees.
     pub guest: GuestNet,
+}
+
+impl NetworkRequest {
+    /// The interface of a slot.
+    pub fn of(slot: &Slot) -> Self {
+        let netns = Netns::At { path: slot.netns.clone() };
+        Self { tap: slot.tap.clone(), netns, guest: slot.guest }
+    }
+
+    /// The interface of a slot that nobody has taken yet.
+    pub fn to_come() -> Self {
+        let netns = Netns::AssignedAtStart;
+        Self { tap: Slot::TAP.to_owned(), netns, guest: GuestNet::COMMON }
+    }
+}
+
+/// A network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "namespace")]
+pub enum Netns {
+    /// The host's own.
+    Host,
+    /// The one that this file names.
+    At {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The one of the slot that the VM takes when it is started: which, is not known before.
+    AssignedAtStart,
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host's own network"),
+            Self::At { path } => path.display().fmt(f),
+            Self::AssignedAtStart => f.write_str("a network namespace assigned at the start"),
+        }
+    }
 }
 
 /// A virtio socket.
