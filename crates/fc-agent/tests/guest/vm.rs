@@ -98,6 +98,7 @@ impl Guest {
             vsock: VsockChoice::Off,
             transport: TransportChoice::Auto,
             snapshots: None,
+            tuning: Default::default(),
             slot: None,
         };
         fs::create_dir(&spec.run_dir).unwrap();

@@ -235,6 +235,7 @@ pub(crate) fn template(name: &str) -> Template {
         image: None,
         start: None,
         ready: None,
+        init: None,
         created_at: aetherium_model::Timestamp::from_millis(0),
     }
 }

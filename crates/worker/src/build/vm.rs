@@ -16,6 +16,7 @@ use aetherium_image::{
 use aetherium_model::{
     Code, Fault, VmId,
     resources::{DriverKind, NetworkMode, Resources},
+    tuning::Tuning,
 };
 use aetherium_vmm::{
     Boot, Disk, LaunchSpec, Machine, VsockChoice, firecracker::plan::TransportChoice,
@@ -142,6 +143,7 @@ impl<'a> Guests<'a> {
             vsock,
             transport: transport.map_or(TransportChoice::Auto, TransportChoice::Only),
             snapshots: None,
+            tuning: Tuning::default(),
             slot: None,
         })
     }
