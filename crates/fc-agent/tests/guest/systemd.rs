@@ -71,8 +71,10 @@ async fn systemd_runs_beside_the_agent_and_stops_its_units_before_the_machine_en
 /// What a shell line in the guest prints.
 async fn run(guest: &Guest, line: &str) -> String {
     let process = guest.client.exec(ExecSpec::new(["sh", "-c", line])).await.unwrap();
-    let output = tokio::time::timeout(BOOT, collect(process, 64 * 1024)).await;
-    let output = output.unwrap_or_else(|_| panic!("`{line}` hangs\n{}", guest.console())).unwrap();
+    let Ok(output) = tokio::time::timeout(BOOT, collect(process, 64 * 1024)).await else {
+        panic!("`{line}` hangs\n{}", guest.console());
+    };
+    let output = output.unwrap();
     assert!(output.exit.status.success(), "`{line}`: {output:?}\n{}", guest.console());
     String::from_utf8(output.stdout.to_vec()).unwrap()
 }
