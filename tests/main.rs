@@ -9,6 +9,7 @@ mod boot_failures;
 mod command_line;
 mod crash;
 mod drivers;
+mod fleet;
 mod images;
 mod indicators;
 mod postgres;

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod name;
 pub mod output;
 pub mod page;
+pub mod pass;
 pub mod resources;
 pub mod run;
 pub mod task;

@@ -3,10 +3,12 @@
 mod bench;
 mod parse;
 mod plan;
+mod roles;
 mod template;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand};
 pub(crate) use plan::PlanArgs;
+pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use template::{BuildArgs, TemplateCommand};
 
 use aetherium_model::{
@@ -111,11 +113,16 @@ Examples:
         #[command(subcommand)]
         verb: TemplateCommand,
     },
-    /// Workers.
+    /// Run a gateway of a fleet: the API, in front of workers on other machines.
+    Gateway(GatewayArgs),
+    /// Run a worker of a fleet; with a verb, ask about workers.
+    #[command(args_conflicts_with_subcommands = true)]
     Worker {
-        /// What to do with them.
+        /// What to ask.
         #[command(subcommand)]
-        verb: WorkerCommand,
+        verb: Option<WorkerCommand>,
+        #[command(flatten)]
+        role: Box<WorkerArgs>,
     },
     /// Check this host: what is there, what is missing, why it matters, what to do.
     Doctor(DriverArgs),
@@ -144,7 +151,7 @@ Examples:
 impl Command {
     /// Whether the verb is a server, whose log is worth reading.
     pub(crate) const fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_))
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker { verb: None, .. })
     }
 }
 

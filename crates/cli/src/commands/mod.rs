@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod plan;
 mod quickstart;
+mod roles;
 mod task;
 mod template;
 mod up;
@@ -31,7 +32,9 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
-        Command::Worker { verb } => worker::dispatch(&args, verb).await?,
+        Command::Gateway(role) => roles::gateway(&args, role).await?,
+        Command::Worker { verb: Some(verb), .. } => worker::dispatch(&args, verb).await?,
+        Command::Worker { verb: None, role } => roles::worker(&args, role).await?,
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
         Command::Bench { verb } => return bench::dispatch(&args, verb).await,
