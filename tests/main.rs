@@ -10,6 +10,7 @@ mod command_line;
 mod crash;
 mod drivers;
 mod faults;
+mod fleet;
 mod host;
 mod images;
 mod indicators;

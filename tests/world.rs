@@ -194,7 +194,7 @@ pub(crate) fn http() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-/// A server that runs `aetherium up`.
+/// A server: `aetherium up`, or a role of a fleet.
 pub(crate) struct Server<'a> {
     pub(crate) place: &'a Place,
     child: Child,
@@ -209,7 +209,20 @@ impl<'a> Server<'a> {
     }
 
     pub(crate) async fn start_with(place: &'a Place, driver: DriverKind, more: &[&str]) -> Self {
+        let up = ["up", "--listen", "127.0.0.1:0", "--driver", driver.as_str()];
+        Self::start_role(place, &[&up, more].concat()).await
+    }
+
+    /// Starts what serves the API, with these arguments.
+    pub(crate) async fn start_role(place: &'a Place, arguments: &[&str]) -> Self {
         let _ = fs::remove_file(place.path().join("server.json"));
+        let mut server = Self::spawn(place, arguments);
+        server.await_start().await;
+        server
+    }
+
+    /// Starts the program with these arguments, and waits for nothing.
+    pub(crate) fn spawn(place: &'a Place, arguments: &[&str]) -> Self {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -217,17 +230,13 @@ impl<'a> Server<'a> {
             .unwrap();
         let child = place
             .aetherium()
-            .args(["up", "--listen", "127.0.0.1:0", "--driver", driver.as_str()])
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server =
-            Self { place, child, url: String::new(), key: String::new(), http: http() };
-        server.await_start().await;
-        server
+        Self { place, child, url: String::new(), key: String::new(), http: http() }
     }
 
     async fn await_start(&mut self) {

@@ -3,6 +3,7 @@
 //! - `args.rs` is the grammar, `commands/` has one file per verb.
 //! - `server.rs` runs gateway and worker in one process; `up` does so until it is told to stop, `run`
 //!   and the benchmarks do so for as long as they need it.
+//! - `commands/roles.rs` runs the two apart, as a fleet has them.
 //! - `client.rs` and `attach.rs` talk to a server, whoever runs it. Every verb that touches VMs goes
 //!   through them: there is no second way in.
 //! - `datadir.rs` knows where a server and its clients find each other.

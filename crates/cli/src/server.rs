@@ -12,7 +12,7 @@ use aetherium_model::{Code, Fault, resources::DriverChoice, resources::DriverKin
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
-use aetherium_worker::{Layout, Parts, Settings, SlotChoice, Worker};
+use aetherium_worker::{Layout, Parts, Remote, Settings, SlotChoice, Worker};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,7 @@ pub(crate) struct Server {
     data: DataDir,
     url: String,
     key: String,
-    driver: Result<(DriverKind, String), Fault>,
+    driver: DriverFound,
     pub(crate) worker: Worker,
     gateway: JoinHandle<()>,
     stop_gateway: CancellationToken,
@@ -71,27 +71,15 @@ impl Server {
         let address =
             listener.local_addr().map_err(|error| local("the listener's address", error))?;
 
-        let chosen = choose_driver(&data, &layout, &config.driver).await;
-        let driver = match &chosen {
-            Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
-            Err(fault) => Err(fault.clone()),
-        };
-        let worker = Worker::start(Parts {
+        let parts = WorkerConfig {
+            data: &data,
             layout,
-            store: store.clone(),
-            bus: bus.clone(),
-            driver: chosen,
-            settings: Settings {
-                boot_deadline: config.boot_deadline,
-                drain_grace: config.grace,
-                vsock: if config.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
-                slots: if config.driver.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
-                agent_binary: agent_binary(&config.driver),
-                ..Settings::default()
-            },
-        })
-        .await
-        .map_err(Fault::from)?;
+            driver: &config.driver,
+            grace: config.grace,
+            boot_deadline: config.boot_deadline,
+            remote: None,
+        };
+        let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
         let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store, bus));
@@ -129,7 +117,45 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
+/// How a worker is to be.
+pub(crate) struct WorkerConfig<'a> {
+    pub(crate) data: &'a DataDir,
+    pub(crate) layout: Layout,
+    pub(crate) driver: &'a DriverArgs,
+    pub(crate) grace: Duration,
+    pub(crate) boot_deadline: Duration,
+    pub(crate) remote: Option<Remote>,
+}
+
+/// The driver that a worker uses and why, or why there is none.
+type DriverFound = Result<(DriverKind, String), Fault>;
+
+/// Chooses a driver and starts a worker with it.
+pub(crate) async fn start_worker(
+    config: WorkerConfig<'_>,
+    store: Store,
+    bus: Bus,
+) -> Result<(Worker, DriverFound), CliError> {
+    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote } = config;
+    let driver = choose_driver(data, &layout, args).await;
+    let found = match &driver {
+        Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
+        Err(fault) => Err(fault.clone()),
+    };
+    let settings = Settings {
+        boot_deadline,
+        drain_grace: grace,
+        vsock: if args.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
+        slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
+        agent_binary: agent_binary(args),
+        ..Settings::default()
+    };
+    let parts = Parts { layout, store, bus, driver, remote, settings };
+    Ok((Worker::start(parts).await.map_err(Fault::from)?, found))
+}
+
+/// Serves the gateway until it is told to stop.
+pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
     if let Err(error) = aetherium_gateway::serve(listener, gateway, stop).await {
         tracing::error!(%error, "the gateway ended");
     }

@@ -1,6 +1,7 @@
 //! What the gateway may be told, with a default for everything but the keys.
 
 use crate::ApiKeys;
+use aetherium_model::pass::FleetKey;
 use std::time::Duration;
 
 /// How the gateway behaves.
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub struct GatewayConfig {
     /// Who may speak.
     pub keys: ApiKeys,
+    /// What workers on other machines want proven.
+    pub fleet_key: Option<FleetKey>,
     /// What a request may take that neither streams nor waits for a command.
     pub request_timeout: Duration,
     /// What a client may take to send its request's head, or keep a connection open unused.
@@ -29,6 +32,7 @@ impl GatewayConfig {
     pub const fn new(keys: ApiKeys) -> Self {
         Self {
             keys,
+            fleet_key: None,
             request_timeout: Duration::from_secs(30),
             header_read_timeout: Duration::from_secs(20),
             write_stall_timeout: Duration::from_secs(120),

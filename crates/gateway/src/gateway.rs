@@ -26,9 +26,9 @@ impl Gateway {
     pub fn new(config: GatewayConfig, queue: Queue) -> Self {
         Self(Arc::new(Inner {
             streams: Arc::new(Semaphore::new(config.max_streams)),
+            workers: WorkerClient::new(config.fleet_key.clone()),
             config,
             queue,
-            workers: WorkerClient::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))

@@ -41,6 +41,7 @@ mod routes;
 mod serve;
 mod stall;
 mod tunnel;
+mod wire;
 mod worker_client;
 
 pub use auth::{ApiKeys, InvalidKey};

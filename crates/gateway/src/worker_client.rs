@@ -1,4 +1,5 @@
-//! The client of a worker's internal API: HTTP/1.1 over the address in its row.
+//! The client of a worker's internal API: HTTP/1.1 over the address in its row. Over a network every
+//! request carries a pass of its own.
 //!
 //! Connections are kept alive and shared, so that a request costs no dial; a WebSocket gets a
 //! connection of its own. Every call has a deadline. A worker's own fault passes through as it is;
@@ -8,12 +9,17 @@ mod disks;
 
 pub(crate) use disks::DiskVerb;
 
+use crate::{
+    gateway::now,
+    wire::{Address, Connector},
+};
 use aetherium_model::{
     Code, Fault, VmId,
     finding::Finding,
     interactive::Captured,
     limits::DEFAULT_TIMEOUT,
     metrics::VmMetrics,
+    pass::{Asked, FleetKey},
     run::Command,
     template::Template,
     vm::{ChangeVm, TakeSnapshot, Vm},
@@ -28,21 +34,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use serde::de::DeserializeOwned;
-use std::{
-    fmt::Write as _,
-    io,
-    path::{Path, PathBuf},
-    pin::Pin,
-    time::Duration,
-};
-use tokio::{
-    net::UnixStream,
-    time::{Instant, timeout_at},
-};
+use std::{fmt::Write as _, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Local sockets connect at once or not at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reading what a worker knows already.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writing a VM's memory and copying its disk.
@@ -81,16 +76,18 @@ impl Freeze {
 #[derive(Clone)]
 pub(crate) struct WorkerClient {
     pool: Client<Connector, Full<Bytes>>,
+    /// For passes; without it only workers of this machine can be asked.
+    key: Option<FleetKey>,
 }
 
 impl WorkerClient {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(key: Option<FleetKey>) -> Self {
         let pool = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
             .pool_timer(TokioTimer::new())
             .build(Connector);
-        Self { pool }
+        Self { pool, key }
     }
 
     /// Runs a command to its end and returns what it wrote.
@@ -104,7 +101,7 @@ impl WorkerClient {
         let own = command.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         let body = serde_json::to_vec(command).map_err(Fault::internal)?;
         let path = format!("/internal/v1/vms/{vm}/execute");
-        let mut request = request(worker, Method::POST, &path, body.into())?;
+        let mut request = self.request(worker, Method::POST, &path, body.into())?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         request.headers_mut().insert(crate::edge::REQUEST_ID, request_id.clone());
         let answer = self.call(worker, request, own.saturating_add(EXECUTE_GRACE)).await?;
@@ -122,14 +119,14 @@ impl WorkerClient {
         if let Some(bytes) = tail_bytes {
             let _ = write!(path, "?tail_bytes={bytes}");
         }
-        let request = request(worker, Method::GET, &path, Bytes::new())?;
+        let request = self.request(worker, Method::GET, &path, Bytes::new())?;
         self.call(worker, request, READ_TIMEOUT).await
     }
 
     /// Freezes a VM, or lets it go on, and returns it as it then is.
     pub(crate) async fn freeze(&self, worker: &Worker, vm: VmId, how: Freeze) -> Result<Vm, Fault> {
         let path = format!("/internal/v1/vms/{vm}/{}", how.as_str());
-        let request = request(worker, Method::POST, &path, Bytes::new())?;
+        let request = self.request(worker, Method::POST, &path, Bytes::new())?;
         let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
         parse(worker, &answer)
     }
@@ -143,7 +140,7 @@ impl WorkerClient {
     ) -> Result<Vm, Fault> {
         let json = serde_json::to_vec(body).map_err(Fault::internal)?;
         let path = format!("/internal/v1/vms/{vm}/snapshot");
-        let mut request = request(worker, Method::POST, &path, json.into())?;
+        let mut request = self.request(worker, Method::POST, &path, json.into())?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         let answer = self.call(worker, request, SNAPSHOT_TIMEOUT).await?;
         parse(worker, &answer)
@@ -183,7 +180,7 @@ impl WorkerClient {
     }
 
     async fn read<T: DeserializeOwned>(&self, worker: &Worker, path: &str) -> Result<T, Fault> {
-        let request = request(worker, Method::GET, path, Bytes::new())?;
+        let request = self.request(worker, Method::GET, path, Bytes::new())?;
         let answer = self.call(worker, request, READ_TIMEOUT).await?;
         parse(worker, &answer)
     }
@@ -232,15 +229,15 @@ impl WorkerClient {
                 format!("worker {} did not answer {path} within {READ_TIMEOUT:?}", worker.id);
             Fault::new(Code::DeadlineExceeded, detail).remedy("read the worker's log")
         };
-        let socket = socket_path(&worker.internal_address)?;
-        let stream = connect(&socket).await.map_err(|error| unreachable(worker, &error))?;
+        let address = Address::of(worker)?;
+        let stream = address.dial().await.map_err(|error| unreachable(worker, &error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) = timeout_at(deadline, handshake)
             .await
             .map_err(late)?
             .map_err(|error| unreachable(worker, &error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
-        let mut request = request(worker, Method::GET, path, Bytes::new())?;
+        let mut request = self.request(worker, Method::GET, path, Bytes::new())?;
         *request.uri_mut() = Uri::try_from(path).map_err(Fault::internal)?;
         request.headers_mut().extend(headers);
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("worker"));
@@ -261,32 +258,33 @@ impl WorkerClient {
     }
 }
 
+impl WorkerClient {
+    /// A request to `path` of the worker, with what makes the worker admit it.
+    fn request(
+        &self,
+        worker: &Worker,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Fault> {
+        let address = Address::of(worker)?;
+        let uri = format!("http://{}{path}", address.authority());
+        let mut request = Request::builder().method(method.clone()).uri(uri);
+        if let Address::Network(_) = address {
+            let key = self.key.as_ref().ok_or_else(|| {
+                let detail = format!("worker {} is on another machine and wants a pass", worker.id);
+                Fault::new(Code::Unavailable, detail)
+                    .remedy("start the gateway with the fleet's key: --fleet-key-file")
+            })?;
+            let asked = Asked { worker: worker.id, method: method.as_str(), path };
+            request =
+                request.header(header::AUTHORIZATION, format!("Pass {}", key.pass(asked, now())));
+        }
+        request.body(Full::new(body)).map_err(Fault::internal)
+    }
+}
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// A request to `path` of the worker. Its authority is the worker's address in hexadecimal, under
-/// which the pool keeps its connections and from which [`Connector`] reads where to dial.
-fn request(
-    worker: &Worker,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<Request<Full<Bytes>>, Fault> {
-    let socket = socket_path(&worker.internal_address)?;
-    let mut uri = String::from("http://");
-    for byte in socket.as_os_str().as_encoded_bytes() {
-        let _ = write!(uri, "{byte:02x}");
-    }
-    uri.push_str(path);
-    Request::builder().method(method).uri(uri).body(Full::new(body)).map_err(Fault::internal)
-}
-
-fn socket_path(address: &str) -> Result<PathBuf, Fault> {
-    match address.strip_prefix("unix:") {
-        Some(path) if path.starts_with('/') => Ok(path.into()),
-        _ => Err(Fault::new(Code::Unavailable, format!("{address:?} is not a worker's address"))
-            .remedy("restart the worker with an address of the form unix:/path/worker.sock")),
-    }
-}
 
 fn unreachable(worker: &Worker, error: &dyn std::error::Error) -> Fault {
     let mut detail = format!("worker {} on {} cannot be reached", worker.id, worker.hostname);
@@ -296,11 +294,18 @@ fn unreachable(worker: &Worker, error: &dyn std::error::Error) -> Fault {
         cause = error.source();
     }
     Fault::new(Code::Unavailable, detail)
-        .remedy("see that the worker runs on the gateway's machine, and read its log")
+        .remedy("see that the worker runs and that its address can be reached, and read its log")
 }
 
 /// What a worker answered instead of 200: its fault, or words of our own around the status.
 fn refusal(worker: &Worker, status: StatusCode, body: &[u8]) -> Fault {
+    if status == StatusCode::UNAUTHORIZED {
+        // The client's key is good: it is this gateway whom the worker does not know.
+        let detail =
+            format!("worker {} on {} turned this gateway away", worker.id, worker.hostname);
+        return Fault::new(Code::Unavailable, detail)
+            .remedy("give gateway and worker the same fleet key, and read the worker's log");
+    }
     serde_json::from_slice(body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
         Fault::internal(format!("worker {} answered {status} without a fault: {text}", worker.id))
@@ -313,41 +318,4 @@ fn parse<T: DeserializeOwned>(worker: &Worker, body: &[u8]) -> Result<T, Fault> 
             format!("worker {} ({}) answered unreadably: {error}", worker.id, worker.version);
         Fault::internal(detail)
     })
-}
-
-async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", socket.display())))
-}
-
-/// Dials the Unix socket that a request's authority spells in hexadecimal.
-#[derive(Clone, Copy)]
-struct Connector;
-
-type Dialing = Pin<Box<dyn Future<Output = io::Result<TokioIo<UnixStream>>> + Send>>;
-
-impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<UnixStream>;
-    type Error = io::Error;
-    type Future = Dialing;
-
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Dialing {
-        Box::pin(async move {
-            let hex = uri.host().unwrap_or_default().as_bytes();
-            let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-            let bytes: Option<Vec<u8>> = hex.chunks(2).map(byte).collect();
-            let path = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-            let path = path.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-            connect(Path::new(&path)).await.map(TokioIo::new)
-        })
-    }
 }

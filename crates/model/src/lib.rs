@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod name;
 pub mod output;
 pub mod page;
+pub mod pass;
 pub mod recipe;
 pub mod resources;
 pub mod run;

@@ -3,6 +3,9 @@
 //! A change that is announced after [`Bus::subscribe`] returned is never missed, however late the
 //! subscriber asks. Many changes may be told as one. A topic takes memory only while somebody
 //! subscribes to it.
+//!
+//! A bus reaches this process alone. Where other processes make changes too, [`Bus::polling`] has every
+//! subscriber look again after a while, as if told.
 
 use aetherium_model::{TaskId, VmId, WorkerId, WorkspaceId};
 use aetherium_store::RunRef;
@@ -31,7 +34,7 @@ pub enum Topic {
 /// Whether a change was announced in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
-    /// Something changed since the last look.
+    /// Something changed since the last look, or may have.
     Yes,
     /// Nothing was announced in the time given.
     TimedOut,
@@ -43,12 +46,20 @@ type Topics = HashMap<Topic, watch::Sender<()>>;
 #[derive(Debug, Clone)]
 pub struct Bus {
     topics: Arc<Mutex<Topics>>,
+    /// After which time without word a subscriber is told to look again.
+    look_again: Option<Duration>,
 }
 
 impl Bus {
     /// A bus within this process.
     pub fn in_process() -> Self {
-        Self { topics: Arc::default() }
+        Self { topics: Arc::default(), look_again: None }
+    }
+
+    /// A bus within this process, for what other processes change too: whoever hears nothing is told
+    /// after `look_again` that something may have changed.
+    pub fn polling(look_again: Duration) -> Self {
+        Self { look_again: Some(look_again), ..Self::in_process() }
     }
 
     /// Tells a worker to look for work.
@@ -93,10 +104,13 @@ pub struct Subscription {
 impl Subscription {
     /// Waits until something changed since the subscription, or since the last time this said so.
     pub async fn changed(&mut self, at_most: Duration) -> Changed {
-        match tokio::time::timeout(at_most, self.changes.changed()).await {
-            Ok(Ok(())) => Changed::Yes,
+        let look_again = self.bus.look_again.filter(|pause| *pause < at_most);
+        let told =
+            tokio::time::timeout(look_again.unwrap_or(at_most), self.changes.changed()).await;
+        match (told, look_again) {
+            (Ok(Ok(())), _) | (Err(_), Some(_)) => Changed::Yes,
             // The sender lives as long as there is a subscription: this one.
-            Ok(Err(_)) | Err(_) => Changed::TimedOut,
+            (Ok(Err(_)) | Err(_), _) => Changed::TimedOut,
         }
     }
 }
@@ -131,6 +145,15 @@ mod tests {
         bus.wake(WorkerId::new());
         assert_eq!(early.changed(LONG).await, Changed::Yes);
         assert_eq!(early.changed(Duration::ZERO).await, Changed::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_polling_bus_has_its_subscribers_look_again_within_their_time() {
+        let pause = Duration::from_millis(20);
+        let mut work = Bus::polling(pause).subscribe(Topic::Worker(WorkerId::new()));
+        assert_eq!(work.changed(LONG).await, Changed::Yes);
+        assert_eq!(work.changed(Duration::ZERO).await, Changed::TimedOut);
+        assert_eq!(work.changed(pause).await, Changed::TimedOut);
     }
 
     #[tokio::test]

@@ -13,7 +13,8 @@
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
-//! It listens on a Unix socket that only its owner may open; there is no other authentication.
+//! It listens on a Unix socket that only its owner may open, without other authentication, and in a
+//! fleet over a network too (see `remote.rs`).
 
 mod disks;
 
@@ -70,7 +71,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: UnixListener, shutdown: Can
     let _ = std::fs::remove_file(path);
 }
 
-fn router(host: Arc<Host>) -> Router {
+pub(crate) fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/internal/v1/vms/{id}", patch(change))
         .route("/internal/v1/vms/{id}/metrics", get(metrics))

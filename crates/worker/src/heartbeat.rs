@@ -22,7 +22,7 @@ pub(crate) async fn register(host: &Arc<Host>) -> Result<(), WorkerError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         driver,
         driver_reason,
-        internal_address: format!("unix:{}", host.layout.socket().display()),
+        internal_address: host.address.clone(),
         templates: templates(host),
         vcpus: std::thread::available_parallelism()
             .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),

@@ -83,6 +83,8 @@ impl Default for Settings {
 /// A worker's common ground.
 pub(crate) struct Host {
     pub(crate) id: WorkerId,
+    /// Where gateways find the internal API.
+    pub(crate) address: String,
     pub(crate) layout: Layout,
     pub(crate) queue: Queue,
     pub(crate) templates: TemplateStore,

@@ -20,7 +20,8 @@
 //! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
-//! The worker must never listen where others than its owner can reach it.
+//! The worker must never answer anyone but its owner and, in a fleet, gateways that show a pass
+//! (`remote.rs`).
 
 mod api;
 mod build;
@@ -36,6 +37,7 @@ mod journal;
 mod layout;
 mod reconcile;
 mod rejoin;
+mod remote;
 mod run;
 mod vm;
 mod workspace;
@@ -44,6 +46,7 @@ pub use build::{BuildGround, BuildLog, StepReuse, build_template};
 pub use error::WorkerError;
 pub use host::{Settings, SlotChoice, guest_net};
 pub use layout::Layout;
+pub use remote::Remote;
 pub use vm::{
     GuestIdentity, ends_by, preview, probe_guest, write_guest_initrd, write_probe_initrd,
 };
@@ -71,6 +74,8 @@ pub struct Parts {
     pub bus: Bus,
     /// The driver, or why there is none: a worker without one still answers what it is asked.
     pub driver: Result<Chosen, Fault>,
+    /// Where gateways on other machines reach it, if they shall.
+    pub remote: Option<Remote>,
     /// Times and paths.
     pub settings: Settings,
 }
@@ -91,12 +96,15 @@ impl Worker {
     /// # Errors
     /// The data directory or the store cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, WorkerError> {
-        let Parts { layout, store, bus, driver, settings } = parts;
+        let Parts { layout, store, bus, driver, remote, settings } = parts;
         layout.check_room_for_sockets()?;
         let id = host::identity(&layout)?;
         let slots = host::open_slots(settings.slots, id, &driver).await;
         let host = Arc::new(Host {
             id,
+            address: remote
+                .as_ref()
+                .map_or_else(|| format!("unix:{}", layout.socket().display()), Remote::registered),
             slots,
             templates: TemplateStore::open(layout.templates())?,
             blanks: BlankDisks::open(layout.blanks())?,
@@ -117,11 +125,15 @@ impl Worker {
         heartbeat::register(&host).await?;
 
         let (stop_consumer, stop_serving) = (CancellationToken::new(), CancellationToken::new());
-        let serving = vec![
+        let mut serving = vec![
             tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
             tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
             tokio::spawn(housekeeping::keep_house(Arc::clone(&host), stop_serving.clone())),
         ];
+        if let Some(remote) = remote {
+            let served = remote::serve(Arc::clone(&host), remote, stop_serving.clone());
+            serving.push(tokio::spawn(served));
+        }
         let consumer = Consumer {
             store: host.queue.store().clone(),
             bus: host.queue.bus().clone(),

@@ -6,6 +6,7 @@ mod host;
 mod kernel;
 mod parse;
 mod plan;
+mod roles;
 mod template;
 mod tuning;
 
@@ -14,6 +15,7 @@ pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
+pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 
@@ -132,11 +134,16 @@ Examples:
         #[command(subcommand)]
         verb: HostCommand,
     },
-    /// Workers.
+    /// Run a gateway of a fleet: the API, in front of workers on other machines.
+    Gateway(GatewayArgs),
+    /// Run a worker of a fleet; with a verb, ask about workers.
+    #[command(args_conflicts_with_subcommands = true)]
     Worker {
-        /// What to do with them.
+        /// What to ask.
         #[command(subcommand)]
-        verb: WorkerCommand,
+        verb: Option<WorkerCommand>,
+        #[command(flatten)]
+        role: Box<WorkerArgs>,
     },
     /// Check this host: what is there, what is missing, why it matters, what to do.
     Doctor(DriverArgs),
@@ -165,7 +172,7 @@ Examples:
 impl Command {
     /// Whether the verb is a server, whose log is worth reading.
     pub(crate) const fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_))
+        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker { verb: None, .. })
     }
 }
 

@@ -9,6 +9,7 @@ mod host;
 mod kernel;
 mod plan;
 mod quickstart;
+mod roles;
 mod task;
 mod template;
 mod up;
@@ -37,7 +38,9 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Template { verb } => template::dispatch(&args, verb).await?,
         Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,
         Command::Host { verb } => return host::dispatch(&args, verb).await,
-        Command::Worker { verb } => worker::dispatch(&args, verb).await?,
+        Command::Gateway(role) => roles::gateway(&args, role).await?,
+        Command::Worker { verb: Some(verb), .. } => worker::dispatch(&args, verb).await?,
+        Command::Worker { verb: None, role } => roles::worker(&args, role).await?,
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
         Command::Bench { verb } => return bench::dispatch(&args, verb).await,

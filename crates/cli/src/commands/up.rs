@@ -53,13 +53,13 @@ fn greet(server: &Server, data: &DataDir) {
 }
 
 /// Ctrl-C and the service manager's TERM.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, CliError> {
+    pub(crate) fn new() -> Result<Self, CliError> {
         let install =
             |kind| signal(kind).map_err(|error| local("cannot install a signal handler", error));
         Ok(Self {
@@ -68,7 +68,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! `aetherium worker …`.
+//! `aetherium worker …` with a verb; without one it is a role, see `roles.rs`.
 
 use super::{more, page};
 use crate::{

@@ -1,0 +1,57 @@
+//! Arguments of the roles that a fleet is made of.
+
+use super::{DatabaseArgs, DriverArgs, duration};
+use clap::Args as ClapArgs;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// What gateways and workers of one fleet share.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct FleetArgs {
+    /// The file with the secret by which workers know their gateways: 32 bytes or more, the same for
+    /// the whole fleet, such as `openssl rand -hex 32` makes.
+    #[arg(long, env = "AETHERIUM_FLEET_KEY_FILE", value_name = "FILE")]
+    pub(crate) fleet_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+}
+
+/// Arguments of `gateway`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct GatewayArgs {
+    /// The address of the API; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_LISTEN",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+}
+
+/// Arguments of `worker` without a verb.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    /// The address of the internal API, for gateways alone; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_WORKER_LISTEN",
+        default_value = "127.0.0.1:7071",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// The host and port under which gateways reach it; else the address it listens on.
+    #[arg(long, env = "AETHERIUM_WORKER_ADDRESS", value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// How long commands may go on after it was told to stop, such as `10s`.
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// How long a VM may take until its agent answers.
+    #[arg(long, default_value = "90s", value_parser = duration, value_name = "TIME")]
+    pub(crate) boot_deadline: Duration,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+}

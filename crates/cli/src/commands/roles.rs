@@ -1,0 +1,134 @@
+//! `aetherium gateway` and `aetherium worker`: the roles of a fleet, each a process of its own, with
+//! one database between them.
+
+use super::up::Signals;
+use crate::{
+    args::{Args, FleetArgs, GatewayArgs, WorkerArgs},
+    datadir::DataDir,
+    error::{CliError, local},
+    server::{self, WorkerConfig},
+};
+use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
+use aetherium_model::{Code, Fault, pass::FleetKey};
+use aetherium_queue::{Bus, Queue};
+use aetherium_worker::{Layout, Remote};
+use std::{net::SocketAddr, time::Duration};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How often a process looks for what others have changed: the delay until a worker begins, and until
+/// a reader sees output.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliError> {
+    let data = DataDir::locate(args.data_dir.as_deref())?;
+    let mut signals = Signals::new()?;
+    data.create()?;
+    let _lock = data.lock()?;
+    let keys = ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?;
+    let fleet_key = Some(role.fleet.key()?);
+    let store = server::open_store(&data, role.fleet.database()?).await?;
+    let (listener, address) = listen(role.listen).await?;
+    let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
+    let gateway = Gateway::new(config, Queue::new(store, Bus::polling(LOOK_AGAIN)));
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server::serve(listener, gateway, stop.clone()));
+    let url = format!("http://{address}");
+    data.announce(&url)?;
+    eprintln!("aetherium {} is a gateway at {url}", env!("CARGO_PKG_VERSION"));
+    signals.next().await;
+    eprintln!("stopping (once more stops at once)");
+    data.retract();
+    stop.cancel();
+    tokio::select! {
+        ended = serving => ended.map_err(|error| Fault::internal(error).into()),
+        () = signals.next() => Ok(()),
+    }
+}
+
+pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliError> {
+    let data = DataDir::locate(args.data_dir.as_deref())?;
+    let mut signals = Signals::new()?;
+    data.create()?;
+    let _lock = data.lock()?;
+    let key = role.fleet.key()?;
+    let layout = Layout::open(data.path()).map_err(Fault::from)?;
+    let store = server::open_store(&data, role.fleet.database()?).await?;
+    let (listener, address) = listen(role.listen).await?;
+    let address = match &role.address {
+        Some(named) => named.clone(),
+        None if address.ip().is_unspecified() => return Err(nowhere(address).into()),
+        None => address.to_string(),
+    };
+    let remote = Remote { listener, address: address.clone(), key };
+    let config = WorkerConfig {
+        data: &data,
+        layout,
+        driver: &role.driver,
+        grace: role.grace,
+        boot_deadline: role.boot_deadline,
+        remote: Some(remote),
+    };
+    let started = server::start_worker(config, store, Bus::polling(LOOK_AGAIN));
+    let (worker, _) = tokio::select! {
+        started = started => started?,
+        () = signals.next() => return Ok(()),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    eprintln!("aetherium {version} is worker {} at {address}", worker.id());
+    signals.next().await;
+    eprintln!(
+        "stopping: commands have {} s to end (once more stops at once)",
+        role.grace.as_secs()
+    );
+    tokio::select! {
+        () = worker.drain() => eprintln!("stopped"),
+        () = signals.next() => {
+            eprintln!("stopped at once: the next start takes over or removes what still runs");
+        }
+    }
+    Ok(())
+}
+
+impl FleetArgs {
+    fn key(&self) -> Result<FleetKey, CliError> {
+        let path = self.fleet_key_file.as_ref().ok_or_else(|| {
+            Fault::new(Code::InvalidRequest, "no fleet key is named").remedy(
+                "make one with `openssl rand -hex 32 > fleet-key`, and give the file to every \
+                 gateway and worker with --fleet-key-file",
+            )
+        })?;
+        let secret = std::fs::read_to_string(path)
+            .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
+        FleetKey::new(&secret).map_err(|error| {
+            Fault::new(Code::InvalidRequest, format!("{}: {error}", path.display())).into()
+        })
+    }
+
+    /// The database, which a fleet must name: one in the data directory would be nobody else's.
+    fn database(&self) -> Result<&crate::args::DatabaseArgs, CliError> {
+        if self.database.database.is_some() {
+            return Ok(&self.database);
+        }
+        Err(Fault::new(Code::InvalidRequest, "no database is named")
+            .remedy("name the fleet's database with --database postgres://…, or use `aetherium up`")
+            .into())
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CliError> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        local(format!("cannot listen on {address}"), error)
+            .remedy("choose another address with --listen")
+    })?;
+    let address = listener.local_addr().map_err(|error| local("the listener's address", error))?;
+    Ok((listener, address))
+}
+
+fn nowhere(address: SocketAddr) -> Fault {
+    Fault::new(
+        Code::InvalidRequest,
+        format!("{address} is every address of this machine, and none"),
+    )
+    .remedy("say with --address under which host and port gateways reach this worker")
+}

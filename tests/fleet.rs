@@ -1,0 +1,189 @@
+//! A fleet: a gateway and workers, each a process of its own, over one PostgreSQL.
+
+use crate::world::{AETHERIUM, Place, SOON, Server, id};
+use aetherium_model::resources::DriverKind;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+use test_servers::Postgres;
+
+/// Until a worker's row says what it has just begun: a heartbeat, and some more.
+const HEARD_OF: Duration = Duration::from_secs(20);
+
+/// The places of a gateway and two workers, and what they share.
+struct Fleet {
+    gateway: Place,
+    workers: [Place; 2],
+    options: [String; 4],
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let gateway = Place::new();
+        let key = gateway.path().join("fleet-key");
+        fs::write(&key, "a secret that only this fleet knows").unwrap();
+        let database = Postgres::of_this_process().database();
+        let key = key.to_str().unwrap().to_owned();
+        let options = ["--database-url".into(), database, "--fleet-key-file".into(), key];
+        Self { gateway, workers: [Place::new(), Place::new()], options }
+    }
+
+    async fn gateway(&self) -> Server<'_> {
+        let command = [&["gateway", "--listen", "127.0.0.1:0"], &self.options()[..]].concat();
+        Server::start_role(&self.gateway, &command).await
+    }
+
+    fn worker(&self, which: usize) -> Server<'_> {
+        let driver = DriverKind::Process.as_str();
+        let command =
+            [&["worker", "--listen", "127.0.0.1:0", "--driver", driver], &self.options()[..]];
+        Server::spawn(&self.workers[which], &command.concat())
+    }
+
+    fn options(&self) -> Vec<&str> {
+        self.options.iter().map(String::as_str).collect()
+    }
+
+    /// The place of the worker that has a VM.
+    fn owner(&self, vm: &str) -> usize {
+        let has = |place: &Place| place.path().join("vms").join(vm).join("journal.json").exists();
+        let owners: Vec<_> = (0..2).filter(|which| has(&self.workers[*which])).collect();
+        assert_eq!(owners.len(), 1, "{vm} is with {owners:?}");
+        owners[0]
+    }
+}
+
+async fn until_workers(gateway: &Server<'_>, wanted: impl Fn(&[Value]) -> bool) {
+    gateway.until("/workers", HEARD_OF, |it| wanted(it["items"].as_array().unwrap())).await;
+}
+
+/// Where a worker says that it listens.
+async fn address_of(worker: &Server<'_>) -> String {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let log = worker.log();
+        let said =
+            log.lines().find_map(|line| line.split_once(" is worker ")?.1.split_once(" at "));
+        if let Some((_, address)) = said {
+            return address.to_owned();
+        }
+        assert!(Instant::now() < deadline, "the worker does not start\n{log}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_the_gateway() {
+    let fleet = Fleet::new();
+    let gateway = fleet.gateway().await;
+    let (one, two) = (fleet.worker(0), fleet.worker(1));
+    let active = |it: &Value| it["state"] == "active";
+    until_workers(&gateway, |all| all.iter().filter(|it| active(it)).count() == 2).await;
+
+    let mut spaces = Vec::new();
+    for name in ["first", "second"] {
+        let workspace = gateway.workspace(name).await;
+        assert_eq!(gateway.answer(&workspace, &format!("echo {name}")).await, format!("{name}\n"));
+        let vm = gateway.get(&workspace).await["vm_id"].as_str().unwrap().to_owned();
+        // The next is placed by what the workers say of themselves.
+        let vms = |all: &[Value]| all.iter().filter_map(|it| it["vms"].as_u64()).sum::<u64>();
+        until_workers(&gateway, |all| vms(all) == spaces.len() as u64 + 1).await;
+        spaces.push((workspace, vm));
+    }
+    let owners: Vec<_> = spaces.iter().map(|(_, vm)| fleet.owner(vm)).collect();
+    assert_ne!(owners[0], owners[1], "both workspaces are with one worker");
+
+    for (workspace, vm) in &spaces {
+        assert_eq!(gateway.answer(workspace, "echo again").await, "again\n");
+        assert_eq!(gateway.get(workspace).await["vm_id"], json!(vm));
+        // Without the queue, over the network.
+        let body = json!({ "argv": ["sh", "-c", "echo direct"] });
+        let ran = gateway.post(&format!("/vms/{vm}/execute"), body).await;
+        assert_eq!(ran["stdout"], "direct\n", "{ran:#}");
+    }
+    for worker in [one, two] {
+        worker.stop().await;
+    }
+    gateway.stop().await;
+    fleet.workers.iter().for_each(Place::assert_no_vm_is_left);
+}
+
+#[tokio::test]
+async fn a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits() {
+    let fleet = Fleet::new();
+    let gateway = fleet.gateway().await;
+    let worker = fleet.worker(0);
+    until_workers(&gateway, |all| all.len() == 1).await;
+    let workspace = gateway.workspace("kept").await;
+    assert_eq!(gateway.answer(&workspace, "echo before").await, "before\n");
+    let vm = gateway.get(&workspace).await["vm_id"].clone();
+    worker.kill();
+    let waiting = gateway.prompt(&workspace, "echo after").await;
+
+    let worker = fleet.worker(0);
+    assert_eq!(gateway.ended(&waiting).await.1, "after\n");
+    assert_eq!(gateway.get(&workspace).await["vm_id"], vm, "the VM was not taken over");
+    assert_eq!(gateway.get("/workers").await["items"].as_array().unwrap().len(), 1);
+    worker.stop().await;
+    gateway.stop().await;
+    fleet.workers[0].assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_worker_answers_nobody_without_a_pass() {
+    let fleet = Fleet::new();
+    let gateway = fleet.gateway().await;
+    let worker = fleet.worker(0);
+    until_workers(&gateway, |all| all.len() == 1).await;
+    let address = address_of(&worker).await;
+    let asked = |pass: Option<&str>| {
+        let request = reqwest::Client::new().get(format!("http://{address}/internal/v1/health"));
+        match pass {
+            Some(pass) => request.header("Authorization", format!("Pass {pass}")),
+            None => request,
+        }
+    };
+    for pass in [None, Some("1.00"), Some(gateway.key())] {
+        let answer = asked(pass).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 401);
+        assert_eq!(answer.json::<Value>().await.unwrap()["code"], "unauthorized");
+    }
+    worker.stop().await;
+
+    // A gateway of another fleet has no pass that is good here.
+    fs::write(fleet.gateway.path().join("fleet-key"), "what another fleet knows, not this")
+        .unwrap();
+    let stranger = fleet.worker(0);
+    until_workers(&gateway, |all| all[0]["state"] == "active").await;
+    let made = gateway.post("/vms", json!({})).await;
+    let path = format!("/vms/{}", id(&made));
+    gateway.until(&path, SOON, |vm| vm["state"] == "running").await;
+    let body = json!({ "argv": ["true"] });
+    let (status, problem) =
+        gateway.call(reqwest::Method::POST, &format!("{path}/execute"), Some(body)).await;
+    assert_eq!((status.is_success(), &problem["code"]), (false, &json!("unavailable")));
+    stranger.stop().await;
+    gateway.stop().await;
+    fleet.workers[0].assert_no_vm_is_left();
+}
+
+#[test]
+fn a_role_without_a_database_or_a_key_says_what_it_wants() {
+    let place = Place::new();
+    for (args, wanted) in [
+        (&["gateway"][..], "--fleet-key-file"),
+        (&["worker", "--fleet-key-file", "/nowhere"], "/nowhere"),
+        (&["worker", "--fleet-key-file", AETHERIUM], AETHERIUM),
+    ] {
+        let ran = place.aetherium().args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains(wanted), "{args:?}: {said}");
+    }
+    let key = place.path().join("fleet-key");
+    fs::write(&key, "a secret that only this fleet knows").unwrap();
+    let ran = place.aetherium().args(["gateway", "--fleet-key-file"]).arg(&key).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(!ran.status.success() && said.contains("--database"), "{said}");
+}
