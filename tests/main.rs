@@ -12,6 +12,7 @@ mod drivers;
 mod host;
 mod images;
 mod indicators;
+mod kernels;
 mod runs;
 mod seed;
 mod server;
