@@ -65,7 +65,7 @@ impl Host {
             tool("mkfs.ext4")
                 .args(["-q", "-F", "-b", "4096", "-d"])
                 .args([&tree, &image])
-                .arg("8M"),
+                .arg(size),
         );
     }
 
