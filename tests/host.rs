@@ -20,7 +20,7 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tempfile::TempDir;
 
@@ -44,12 +44,12 @@ impl Host {
             fs::write(host.at(name), content).unwrap();
             succeed(Command::new("chmod").arg("755").arg(host.at(name)));
         }
-        host.make_image();
+        host.make_image("6M");
         host
     }
 
     /// A system of one program, which is also what boots it.
-    fn make_image(&self) {
+    fn make_image(&self, size: &str) {
         let tree = self.at("tree");
         for dir in ["sbin", "proc", "sys", "dev", "run", "tmp", "etc", "usr/lib/systemd"] {
             fs::create_dir_all(tree.join(dir)).unwrap();
@@ -65,7 +65,7 @@ impl Host {
             tool("mkfs.ext4")
                 .args(["-q", "-F", "-b", "4096", "-d"])
                 .args([&tree, &image])
-                .arg("8M"),
+                .arg(size),
         );
     }
 
@@ -189,6 +189,21 @@ fn a_host_is_prepared_once_and_a_second_run_has_nothing_to_do() {
 }
 
 #[test]
+fn an_image_grows_by_what_the_agent_needs_and_no_more_with_the_next() {
+    let host = Host::new();
+    fs::remove_file(host.image()).unwrap();
+    host.make_image("3M");
+    host.prepared("agent-a");
+    let size = || fs::metadata(host.image()).unwrap().len();
+    let grown = size();
+    assert!((4 << 20..=8 << 20).contains(&grown), "{grown}");
+    host.assert_whole(&host.image(), "after it grew");
+    host.prepared("agent-b");
+    assert_eq!(size(), grown);
+    host.assert_whole(&host.image(), "after an upgrade");
+}
+
+#[test]
 fn a_damaged_image_is_told_with_its_fix_and_left_as_it_is() {
     let host = Host::new();
     let damage = || {
@@ -205,7 +220,7 @@ fn a_damaged_image_is_told_with_its_fix_and_left_as_it_is() {
     assert_eq!(fs::read(host.image()).unwrap(), broken);
 
     // With a copy that was kept, that is the fix; and it is one.
-    host.make_image();
+    host.make_image("6M");
     host.prepared("agent-a");
     let broken = damage();
     let told = report(&host.prepare("agent-b").output().unwrap(), 3);

@@ -14,6 +14,7 @@ mod fleet;
 mod host;
 mod images;
 mod indicators;
+mod kernels;
 mod layout;
 mod postgres;
 mod recipes;
