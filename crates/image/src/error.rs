@@ -263,7 +263,9 @@ impl ImageError {
             }
             Self::NotFound { .. } => "build it first, or list the templates there are".into(),
             Self::Busy { .. } => "wait for the other build to end, then try again".into(),
-            Self::NotATag { template } => format!("write {} or {}:TAG", template.name, template.name),
+            Self::NotATag { template } => {
+                format!("write {} or {}:TAG", template.name, template.name)
+            }
             Self::StoreDamaged { path, .. } => format!(
                 "look at {}; if it cannot be mended, move it away and build the template again",
                 path.display()

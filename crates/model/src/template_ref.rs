@@ -21,7 +21,8 @@ impl Digest {
     /// # Errors
     /// Something else than 64 of 0-9 and a-f.
     pub fn from_hex(hex: &str) -> Result<Self, InvalidDigest> {
-        let valid = hex.len() == 64 && hex.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+        let valid =
+            hex.len() == 64 && hex.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
         if valid { Ok(Self(hex.to_owned())) } else { Err(invalid(hex)) }
     }
 
@@ -127,15 +128,12 @@ impl FromStr for TemplateRef {
     type Err = InvalidTemplateRef;
 
     fn from_str(text: &str) -> Result<Self, InvalidTemplateRef> {
-        let because = |detail: String| InvalidTemplateRef {
-            text: text.chars().take(160).collect(),
-            detail,
-        };
+        let because =
+            |detail: String| InvalidTemplateRef { text: text.chars().take(160).collect(), detail };
         let name = |text: &str| text.parse::<Name>().map_err(|error| because(error.to_string()));
         if let Some((before, digest)) = text.split_once('@') {
-            let digest: Digest = digest.parse().map_err(|error: InvalidDigest| {
-                because(error.to_string())
-            })?;
+            let digest: Digest =
+                digest.parse().map_err(|error: InvalidDigest| because(error.to_string()))?;
             return Ok(Self::pinned(name(before)?, digest));
         }
         match text.split_once(':') {
@@ -194,7 +192,9 @@ mod tests {
     fn what_could_leave_its_directory_names_nothing() {
         let escape = format!("a@sha256:../{}", "a".repeat(61));
         let upper = format!("a@sha256:{}", "A".repeat(64));
-        for bad in ["", ":v1", "a:", "a:b:c", "../a", "a:../b", "a@", "a@sha256:ab", &escape, &upper] {
+        for bad in
+            ["", ":v1", "a:", "a:b:c", "../a", "a:../b", "a@", "a@sha256:ab", &escape, &upper]
+        {
             let error = bad.parse::<TemplateRef>().unwrap_err().to_string();
             assert!(error.contains("NAME:TAG") && error.contains(&format!("{bad:?}")), "{error}");
         }

@@ -13,10 +13,10 @@ use aetherium_agent_proto::config::{
 };
 use aetherium_image::cpio::{Entry, segment};
 use aetherium_image::{InstalledTemplate, TemplateStore};
-use aetherium_model::{Name, VmId};
 use aetherium_model::kernel::KernelFacts;
 use aetherium_model::resources::{NetworkMode, Resources};
 use aetherium_model::template::KernelFormat;
+use aetherium_model::{Name, VmId};
 use aetherium_vmm::{
     AgentAddress, Boot, Disk, DriverConfig, GuestKernel, LaunchSpec, Machine, Qemu, Vmm as _,
     VmmExit, VsockChoice, firecracker::plan::TransportChoice,

@@ -2,7 +2,7 @@
 
 use super::{
     Artifact, Placement, pack_all,
-    spec::{ArtifactManifest, Index, MAX_DOCUMENT_BYTES, MANIFEST, digest_of, document, unusable},
+    spec::{ArtifactManifest, Index, MANIFEST, MAX_DOCUMENT_BYTES, digest_of, document, unusable},
     take::{Offer, budget},
 };
 use crate::{

@@ -43,7 +43,11 @@ pub(super) fn pack(path: &Path, name: &str, dir: &Path) -> io::Result<Packed> {
     let mut source = File::open(path)?;
     let size = source.metadata()?.len();
     let extents = extents(&mut source, size)?;
-    let counted = Counted { inner: BufWriter::new(tempfile::tempfile_in(dir)?), hash: Sha256::new(), bytes: 0 };
+    let counted = Counted {
+        inner: BufWriter::new(tempfile::tempfile_in(dir)?),
+        hash: Sha256::new(),
+        bytes: 0,
+    };
     let mut packed = GzEncoder::new(counted, Compression::fast());
     write_headers(&mut packed, name, size, &extents)?;
     let mut content = 0;
@@ -64,12 +68,7 @@ pub(super) fn pack(path: &Path, name: &str, dir: &Path) -> io::Result<Packed> {
     Ok(Packed { descriptor, file })
 }
 
-fn write_headers(
-    to: &mut impl Write,
-    name: &str,
-    size: u64,
-    extents: &[Extent],
-) -> io::Result<()> {
+fn write_headers(to: &mut impl Write, name: &str, size: u64, extents: &[Extent]) -> io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_path(name)?;
     header.set_mode(0o644);

@@ -48,9 +48,7 @@ impl Offer {
         }
         let about = About {
             name: name.clone(),
-            created_at: manifest
-                .created_at()
-                .unwrap_or_else(|| Timestamp::from(SystemTime::now())),
+            created_at: manifest.created_at().unwrap_or_else(|| Timestamp::from(SystemTime::now())),
             origin: manifest.origin(),
             verified_at: None,
         };
@@ -107,7 +105,8 @@ impl Offer {
         if found != file.sha256 {
             return Err(ImageError::BlobWrong { wanted: format!("sha256:{}", file.sha256), found });
         }
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).on("set permissions of", &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644))
+            .on("set permissions of", &path)?;
         let place = staging.join(&file.file);
         fs::rename(&path, &place).on("move", &path)?;
         fs::remove_dir_all(&dir).on("remove", &dir)

@@ -17,6 +17,7 @@ mod origin;
 mod registry;
 mod remote;
 mod spec;
+mod upload;
 
 pub use auth::Credentials;
 pub use cache::BlobCache;

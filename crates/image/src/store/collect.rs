@@ -72,10 +72,7 @@ impl TemplateStore {
                 self.remove_dir(&lock, &self.manifest_dir(&document.digest))?;
             }
             collected.templates.push(Discarded {
-                template: TemplateRef::pinned(
-                    document.about.name.clone(),
-                    document.digest.clone(),
-                ),
+                template: TemplateRef::pinned(document.about.name.clone(), document.digest.clone()),
                 created_at: document.about.created_at,
             });
         }

@@ -9,9 +9,7 @@ use crate::{
     error::{ImageError, OnPath, Result},
     staging::{Staging, sync_dir},
 };
-use aetherium_model::{
-    Name, TemplateRef, Timestamp, template::Template, template_ref::Version,
-};
+use aetherium_model::{Name, TemplateRef, Timestamp, template::Template, template_ref::Version};
 use std::{
     fs::{self, File},
     time::SystemTime,

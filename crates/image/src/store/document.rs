@@ -102,7 +102,8 @@ impl Document {
         whole.insert("name".into(), name.as_str().into());
         whole.insert("digest".into(), self.digest.hex().into());
         whole.insert("created_at".into(), about.created_at.to_string().into());
-        let template: Template = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let template: Template =
+            serde_json::from_value(value).map_err(|error| error.to_string())?;
         check_files(&template)?;
         Ok(template)
     }

@@ -1,10 +1,6 @@
 //! Every template there is, with all that is known about it.
 
-use super::{
-    Holder, InstalledTemplate, TemplateStore,
-    collect::disk_bytes,
-    document::Document,
-};
+use super::{Holder, InstalledTemplate, TemplateStore, collect::disk_bytes, document::Document};
 use crate::error::{ImageError, Result};
 use aetherium_model::{
     Digest, Name, TemplateRef, Timestamp, boot_test::BootTest, template::Template,
@@ -43,8 +39,9 @@ impl Listed {
         if let Some(tag) = &self.tag {
             return Ok(TemplateRef::tagged(name, tag.clone()));
         }
-        let digest = Digest::from_hex(&self.template.digest)
-            .map_err(|error| ImageError::Broken { name: name.clone(), detail: error.to_string() })?;
+        let digest = Digest::from_hex(&self.template.digest).map_err(|error| {
+            ImageError::Broken { name: name.clone(), detail: error.to_string() }
+        })?;
         Ok(TemplateRef::pinned(name, digest))
     }
 }
@@ -63,11 +60,11 @@ impl TemplateStore {
         let mut untagged = self.digests()?;
         untagged.sort();
         let mut listed = Vec::new();
-        let mut add = |name: Name, tag: Option<Name>, digest: &Digest| {
-            match self.entry(&name, tag, digest, &users) {
-                Ok(entry) => listed.push(entry),
-                Err(error) => tracing::warn!(template = %name, %error, "skipping a template"),
-            }
+        let mut add = |name: Name, tag: Option<Name>, digest: &Digest| match self
+            .entry(&name, tag, digest, &users)
+        {
+            Ok(entry) => listed.push(entry),
+            Err(error) => tracing::warn!(template = %name, %error, "skipping a template"),
         };
         for (name, tag) in self.tags()? {
             // A tag that was taken away meanwhile is none.
@@ -120,8 +117,7 @@ impl TemplateStore {
             .about;
         let files = installed.manifest.files();
         // A file that is missing takes nothing; `verify` tells of it.
-        let disk_bytes =
-            files.map(|file| disk_bytes(&installed.path_of(file)).unwrap_or(0)).sum();
+        let disk_bytes = files.map(|file| disk_bytes(&installed.path_of(file)).unwrap_or(0)).sum();
         Ok(Listed {
             tag,
             size_bytes: installed.manifest.files().map(|file| file.size).sum(),

@@ -61,10 +61,8 @@ fn take_over(store: &TemplateStore, alone: &StoreLock, name: &Name, dir: &Path) 
     }
     super::document::check_files(&template).map_err(broken)?;
     for file in template.files() {
-        let (from, to) = (
-            dir.join(&file.file),
-            store.blob(&super::document::blob_of(file).map_err(broken)?),
-        );
+        let (from, to) =
+            (dir.join(&file.file), store.blob(&super::document::blob_of(file).map_err(broken)?));
         // One that is here came from another template, or before a crash.
         if fs::symlink_metadata(&from).is_ok() && fs::symlink_metadata(&to).is_err() {
             fs::rename(&from, &to).on("move", &from)?;

@@ -74,8 +74,8 @@ impl TemplateStore {
         let name = &template.manifest.name;
         let document = Document::read(&dir, &digest)
             .map_err(|detail| ImageError::Broken { name: name.clone(), detail })?;
-        let document = document
-            .ok_or_else(|| self.not_found(&TemplateRef::pinned(name.clone(), digest)))?;
+        let document =
+            document.ok_or_else(|| self.not_found(&TemplateRef::pinned(name.clone(), digest)))?;
         Ok((lock, dir, document))
     }
 }

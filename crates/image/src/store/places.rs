@@ -54,8 +54,7 @@ impl TemplateStore {
     }
 
     pub(super) fn make_directories(&self) -> Result<()> {
-        let dirs =
-            [self.blobs(), self.manifests(), self.names(), self.uses_dir(), self.writing()];
+        let dirs = [self.blobs(), self.manifests(), self.names(), self.uses_dir(), self.writing()];
         for dir in dirs {
             fs::create_dir_all(&dir).on("make directory", &dir)?;
         }

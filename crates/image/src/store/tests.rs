@@ -187,7 +187,8 @@ fn a_manifest_that_leads_out_of_the_store_or_is_of_another_kind_is_refused() {
 }
 
 #[test]
-fn a_changed_file_is_found_by_its_size_at_once_and_by_its_content_in_full_and_is_mended_by_a_build() {
+fn a_changed_file_is_found_by_its_size_at_once_and_by_its_content_in_full_and_is_mended_by_a_build()
+{
     let (_dir, store) = open();
     let template = put(&store, "t", "x");
     let failed = |check| -> Vec<String> {

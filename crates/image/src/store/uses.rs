@@ -134,10 +134,9 @@ impl TemplateStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.on("read", &place)?,
         };
-        serde_json::from_slice(&text).map(Some).map_err(|error| ImageError::StoreDamaged {
-            path: place,
-            detail: error.to_string(),
-        })
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| ImageError::StoreDamaged { path: place, detail: error.to_string() })
     }
 
     fn use_place(&self, holder: &Holder) -> PathBuf {

@@ -7,9 +7,7 @@
 
 use crate::{WorkerError, host::Host};
 use aetherium_image::{Holder, InstalledTemplate};
-use aetherium_model::{
-    Fault, TemplateRef, WorkspaceId, name::Name, resources::DriverKind, vm::Vm,
-};
+use aetherium_model::{Fault, TemplateRef, WorkspaceId, name::Name, resources::DriverKind, vm::Vm};
 
 /// The template of a VM that is about to start, held for it. None where agents run as processes of
 /// the host: they start from no template.

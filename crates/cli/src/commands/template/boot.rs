@@ -101,7 +101,11 @@ fn show(wanted: &TemplateRef, test: &BootTest) {
         }
     }
     let verdict = if test.passed() { "passed" } else { "did not pass" };
-    println!("{wanted} {verdict} under {} in {}", test.driver.as_str(), print::millis(test.took_ms));
+    println!(
+        "{wanted} {verdict} under {} in {}",
+        test.driver.as_str(),
+        print::millis(test.took_ms)
+    );
 }
 
 /// The directory that tests run in. It stays when a test is killed, so that the next one finds what
@@ -125,10 +129,9 @@ impl Place {
         // What is known about this host's accelerators need not be found out again.
         let probes = Layout::open(data.path()).map_err(Fault::from)?.probes();
         link(&probes, &dir.join("probes")).map_err(io)?;
-        let subject: Name =
-            format!("test-{}", &template.digest().map_err(Fault::from)?.short())
-                .parse()
-                .map_err(Fault::internal)?;
+        let subject: Name = format!("test-{}", &template.digest().map_err(Fault::from)?.short())
+            .parse()
+            .map_err(Fault::internal)?;
         let alone = TemplateStore::open(templates).map_err(Fault::from)?;
         alone.derive(template, &subject, |_| {}).map_err(Fault::from)?;
         Ok(Self { dir, subject })
@@ -191,10 +194,7 @@ async fn boot(
 }
 
 /// Starts a VM, checks it, and ends it.
-async fn run(
-    server: &Server,
-    subject: &Name,
-) -> Result<(Option<String>, Vec<Finding>), CliError> {
+async fn run(server: &Server, subject: &Name) -> Result<(Option<String>, Vec<Finding>), CliError> {
     let client = server.client()?;
     let request = CreateVm { template: Some(subject.clone()), ..CreateVm::default() };
     let made: Vm = client.post("/vms", &request).await?;
@@ -312,7 +312,11 @@ async fn exec(agent: &AgentClient) -> Finding {
 }
 
 /// Writes a file, and returns when the guest says that it was.
-async fn write(agent: &AgentClient, path: &str, content: Vec<u8>) -> Result<SystemTime, AgentError> {
+async fn write(
+    agent: &AgentClient,
+    path: &str,
+    content: Vec<u8>,
+) -> Result<SystemTime, AgentError> {
     let mut writer = agent.files().write(path, WriteOptions::default()).await?;
     writer.write(Bytes::from(content)).await?;
     Ok(writer.commit().await?.modified)

@@ -123,7 +123,10 @@ fn show(inspected: &Inspected) {
     println!("root       {}", template.rootfs.origin);
     println!("agent      {}", template.initramfs.agent_version);
     println!("size       {} ({} on disk)", mib(entry.size_bytes), mib(entry.disk_bytes));
-    println!("used by    {}", if users.is_empty() { "nobody".to_owned() } else { users.join(", ") });
+    println!(
+        "used by    {}",
+        if users.is_empty() { "nobody".to_owned() } else { users.join(", ") }
+    );
     println!(
         "verified   {}",
         entry.verified_at.map_or_else(|| "no".to_owned(), |at| at.to_string())
@@ -159,11 +162,7 @@ pub(super) fn tag(
     Ok(())
 }
 
-pub(super) fn remove(
-    args: &Args,
-    data: &DataDir,
-    template: &TemplateRef,
-) -> Result<(), CliError> {
+pub(super) fn remove(args: &Args, data: &DataDir, template: &TemplateRef) -> Result<(), CliError> {
     let store = open(data)?;
     let digest = store.get(template).map(|it| it.manifest.digest);
     store.remove(template).map_err(Fault::from)?;

@@ -68,10 +68,7 @@ pub(super) async fn push(
     }
     println!("pushed {template} to {}", pushed.image);
     println!("  manifest   {}", pushed.manifest);
-    println!(
-        "  sent       {} bytes; {} bytes were there",
-        pushed.sent_bytes, pushed.there_bytes
-    );
+    println!("  sent       {} bytes; {} bytes were there", pushed.sent_bytes, pushed.there_bytes);
     Ok(())
 }
 
