@@ -142,7 +142,7 @@ async fn an_import_takes_the_name_it_is_given_and_no_other_templates() {
     let store = elsewhere(&parts);
     let came = import(&store, &file, &as_name("mine:v1"), &Silent).await.unwrap();
     assert_eq!(came.manifest.digest, built.manifest.digest);
-    assert_eq!(store.get(&"mine:v1".parse::<TemplateRef>().unwrap()).unwrap(), came);
+    assert_eq!(store.get("mine:v1".parse::<TemplateRef>().unwrap()).unwrap(), came);
     import(&store, &file, &as_name("mine:v1"), &Silent).await.unwrap();
 
     let name: Name = "taken".parse().unwrap();

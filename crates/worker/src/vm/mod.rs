@@ -23,7 +23,7 @@ mod start;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
-pub(crate) use base::hold_for_workspace;
+pub(crate) use base::{hold_for_adopted, hold_for_workspace};
 pub use preview::preview;
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
 pub(crate) use start::{Machinery, agent_client, transport};
