@@ -136,6 +136,10 @@ async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<()
         row.agent_transport = machinery.agent.transport().map(vm::transport);
     }
     let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
+    // The VM has its files open, and goes on whatever comes of this.
+    if let Err(fault) = vm::hold_for_adopted(host, &row) {
+        tracing::warn!(vm = %row.id, %fault, "the template of the vm is not held");
+    }
     tracing::info!(vm = %row.id, "taken over");
     vm::spawn(host, row, idle, Origin::Adopted(machinery));
     Ok(())

@@ -55,7 +55,7 @@ pub async fn push(
     let (mut sent_bytes, mut there_bytes) = (0, 0);
     for layer in artifact.layers {
         let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
-        match remote.send(&digest, size, layer.file, progress).await? {
+        match remote.send(&digest, size, &layer.file, progress).await? {
             true => sent_bytes += size,
             false => there_bytes += size,
         }
@@ -63,9 +63,8 @@ pub async fn push(
     progress.done();
     let mut config = tempfile::tempfile_in(store.dir()).on("make a file in", store.dir())?;
     std::io::Write::write_all(&mut config, &artifact.config).on("write", store.dir())?;
-    std::io::Seek::rewind(&mut config).on("write", store.dir())?;
     let digest = &artifact.manifest.config.digest;
-    remote.send(digest, artifact.config.len() as u64, config, &crate::Silent).await?;
+    remote.send(digest, artifact.config.len() as u64, &config, &crate::Silent).await?;
     let manifest = artifact.manifest.bytes(&to.to_string())?;
     remote.send_manifest(&manifest).await?;
     Ok(Pushed {

@@ -19,6 +19,7 @@ mod registry;
 mod remote;
 mod spec;
 mod tls;
+mod upload;
 
 pub use auth::Credentials;
 pub use cache::BlobCache;

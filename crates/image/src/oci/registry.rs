@@ -39,9 +39,9 @@ const PARALLEL: usize = 4;
 /// How often a download may break off without having brought anything.
 pub(super) const FRUITLESS_TRIES: u32 = 4;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest silence of a registry.
-const READ_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a blob that another process downloads is waited for.
 const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
 const MAX_INDEXES: usize = 4;
@@ -399,7 +399,7 @@ impl<'a> Source<'a> {
 }
 
 /// Whether trying again may help.
-pub(super) const fn is_passing(error: &ImageError) -> bool {
+const fn is_passing(error: &ImageError) -> bool {
     matches!(error, ImageError::RegistryFailed { .. })
 }
 
@@ -446,7 +446,7 @@ fn own_host(reference: &Reference) -> String {
     plain.resolve_registry().to_owned()
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let name = host.strip_prefix('[').and_then(|it| it.split_once(']')).map_or_else(
         || host.rsplit_once(':').map_or(host, |(name, _)| name),
         |(address, _)| address,
@@ -455,7 +455,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// An error with what caused it: the outermost alone says little.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

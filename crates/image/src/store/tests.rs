@@ -146,11 +146,11 @@ fn a_name_means_its_latest_and_a_digest_means_one_for_good() {
     store.tag(&reference("a"), &name("a"), &name("v1")).unwrap();
     let new = put(&store, "a", "new");
     assert_eq!(store.get(&name("a")).unwrap(), new);
-    assert_eq!(store.get(&reference("a:v1")).unwrap(), old);
+    assert_eq!(store.get(reference("a:v1")).unwrap(), old);
     let pinned = TemplateRef::pinned(name("a"), old.digest().unwrap());
     assert_eq!(store.get(&pinned).unwrap(), old);
     for absent in ["a:v2", "b", &format!("a@sha256:{}", "0".repeat(64))] {
-        let error = store.get(&reference(absent)).unwrap_err();
+        let error = store.get(reference(absent)).unwrap_err();
         assert!(matches!(error, ImageError::NotFound { .. }), "{absent}: {error}");
         assert!(error.to_string().contains(absent), "{error}");
     }
@@ -332,7 +332,7 @@ fn templates_of_the_earlier_layout_are_taken_over_by_moving_their_files() {
     let names: Vec<_> = store.list().unwrap().into_iter().map(|t| t.name.to_string()).collect();
     assert_eq!(names, ["blobs", "default", "linked", "names"]);
     for entry in store.entries().unwrap() {
-        let template = store.get(&entry.reference().unwrap()).unwrap();
+        let template = store.get(entry.reference().unwrap()).unwrap();
         assert!(is_whole(&template), "{}", entry.template.name);
         assert_eq!(entry.verified_at, None);
         assert_eq!(template.manifest.rootfs.origin, "a test");

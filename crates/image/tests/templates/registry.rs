@@ -34,8 +34,10 @@ pub(crate) enum Fault {
     EndlessManifest,
     /// Gives another manifest than the one of the digest.
     OtherManifest,
-    /// Refuses so many pieces of uploads.
+    /// Takes half of a piece of an upload and fails, so many times.
     BreakUploads(usize),
+    /// Takes no piece of any upload.
+    RefuseUploads,
 }
 
 #[derive(Default)]
@@ -88,7 +90,10 @@ impl Registry {
             .route("/v2/test/image/manifests/{reference}", get(manifest).put(put_manifest))
             .route("/v2/test/image/blobs/{digest}", get(blob).head(has_blob))
             .route("/v2/test/image/blobs/uploads/", post(begin_upload))
-            .route("/v2/test/image/blobs/uploads/{upload}", patch(go_on).put(end_upload))
+            .route(
+                "/v2/test/image/blobs/uploads/{upload}",
+                patch(go_on).put(end_upload).get(upload_stands),
+            )
             .fallback(async || StatusCode::NOT_FOUND)
             .layer(middleware::from_fn_with_state(Arc::clone(&shelf), admit))
             .with_state(Arc::clone(&shelf));
@@ -205,7 +210,8 @@ async fn blob(
             Fault::BreakOffAt(_)
             | Fault::EndlessManifest
             | Fault::OtherManifest
-            | Fault::BreakUploads(_),
+            | Fault::BreakUploads(_)
+            | Fault::RefuseUploads,
         )
         | None => {}
     }
@@ -245,13 +251,26 @@ async fn go_on(
     let range = headers[header::CONTENT_RANGE].to_str().unwrap().to_owned();
     let had = shelf.uploads[upload].len();
     assert_eq!(range, format!("{had}-{}", had + bytes.len() - 1), "a piece in its place");
+    if shelf.fault == Some(Fault::RefuseUploads) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     if let Some(Fault::BreakUploads(left @ 1..)) = shelf.fault {
         shelf.fault = Some(Fault::BreakUploads(left - 1));
+        shelf.uploads[upload].extend_from_slice(&bytes[..bytes.len() / 2]);
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     shelf.uploads[upload].extend_from_slice(&bytes);
     let range = [(header::RANGE, format!("0-{}", had + bytes.len() - 1))];
     (StatusCode::ACCEPTED, at(upload), range).into_response()
+}
+
+async fn upload_stands(
+    State(shelf): State<Arc<Mutex<Shelf>>>,
+    Path(upload): Path<usize>,
+) -> Response {
+    let had = shelf.lock().unwrap().uploads[upload].len();
+    let range = [(header::RANGE, format!("0-{}", had.saturating_sub(1)))];
+    (StatusCode::NO_CONTENT, at(upload), range).into_response()
 }
 
 async fn end_upload(

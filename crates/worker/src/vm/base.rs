@@ -40,6 +40,16 @@ pub(super) fn held(host: &Host, vm: &Vm) -> Result<InstalledTemplate, Fault> {
     }
 }
 
+/// Holds the template of a VM that was started before templates were held, and goes on.
+pub(crate) fn hold_for_adopted(host: &Host, vm: &Vm) -> Result<(), Fault> {
+    if host.driver()?.kind() == DriverKind::Process {
+        return Ok(());
+    }
+    let template = held(host, vm)?;
+    host.templates.hold(&Holder::Vm(vm.id), pinned(&template)?).map_err(WorkerError::from)?;
+    Ok(())
+}
+
 /// The template that a workspace's disk lies over: the one its name means when it is first needed,
 /// and from then on always the same.
 pub(crate) fn hold_for_workspace(

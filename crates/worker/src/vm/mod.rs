@@ -27,7 +27,7 @@ mod tune;
 
 pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
-pub(crate) use base::hold_for_workspace;
+pub(crate) use base::{hold_for_adopted, hold_for_workspace};
 pub use preview::preview;
 pub(crate) use start::{
     Bootable, Machinery, agent_client, await_agent, guest_kernel, probe_of, transport, write_initrd,

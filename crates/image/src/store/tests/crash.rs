@@ -22,9 +22,9 @@ fn adds_and_removes_until_it_is_killed() {
     for round in 0_u64.. {
         put(&store, "t", &format!("{round} {}", "x".repeat(10_000)));
         store.tag(&reference("t"), &name("t"), &name(&format!("v{}", round % 3))).unwrap();
-        store.hold(&holder, &reference("t:v0")).unwrap();
+        store.hold(&holder, reference("t:v0")).unwrap();
         put(&store, "other:same", "always the same");
-        store.remove(&reference("other:same")).unwrap();
+        store.remove(reference("other:same")).unwrap();
         store.collect(usize::from(round % 2 == 0), Removal::Real).unwrap();
         store.release(&holder).unwrap();
     }
@@ -57,7 +57,7 @@ fn killed_at_any_moment_the_store_opens_and_whatever_has_a_name_is_whole() {
 
         let store = TemplateStore::open(dir.path()).unwrap();
         for (name, tag) in store.tags().unwrap() {
-            let template = store.get(&TemplateRef::tagged(name, tag)).unwrap();
+            let template = store.get(TemplateRef::tagged(name, tag)).unwrap();
             assert!(is_whole(&template), "kill {kill}: {:?}", template.verify(Check::Full));
             seen += 1;
         }
