@@ -155,7 +155,7 @@ impl WorkerClient {
     ) -> Result<Vm, Fault> {
         let json = serde_json::to_vec(body).map_err(Fault::internal)?;
         let path = format!("/internal/v1/vms/{vm}");
-        let mut request = request(worker, Method::PATCH, &path, json.into())?;
+        let mut request = self.request(worker, Method::PATCH, &path, json.into())?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
         parse(worker, &answer)
@@ -164,7 +164,7 @@ impl WorkerClient {
     /// What a VM uses.
     pub(crate) async fn metrics(&self, worker: &Worker, vm: VmId) -> Result<VmMetrics, Fault> {
         let path = format!("/internal/v1/vms/{vm}/metrics");
-        let request = request(worker, Method::GET, &path, Bytes::new())?;
+        let request = self.request(worker, Method::GET, &path, Bytes::new())?;
         let answer = self.call(worker, request, FREEZE_TIMEOUT).await?;
         parse(worker, &answer)
     }

@@ -1,6 +1,6 @@
 //! The client's part for workspaces' disks.
 
-use super::{JSON, READ_TIMEOUT, WorkerClient, parse, refusal, request, unreachable};
+use super::{JSON, READ_TIMEOUT, WorkerClient, parse, refusal, unreachable};
 use aetherium_model::{
     Code, Fault, Name, WorkspaceId,
     disk::{GrowDisk, TakeDiskSnapshot, WorkspaceDisk},
@@ -55,7 +55,7 @@ impl WorkerClient {
                 (Method::DELETE, path(id, &format!("/snapshots/{name}")), Bytes::new())
             }
         };
-        let mut request = request(worker, method, &path, body)?;
+        let mut request = self.request(worker, method, &path, body)?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         let answer = self.call(worker, request, DISK_TIMEOUT).await?;
         parse(worker, &answer)
@@ -67,7 +67,7 @@ impl WorkerClient {
         worker: &Worker,
         id: WorkspaceId,
     ) -> Result<Response<Incoming>, Fault> {
-        let request = request(worker, Method::GET, &path(id, "/export"), Bytes::new())?;
+        let request = self.request(worker, Method::GET, &path(id, "/export"), Bytes::new())?;
         let begun = timeout_at(Instant::now() + DISK_TIMEOUT, self.pool.request(request)).await;
         let late = |_| {
             let detail = format!("worker {} began no archive within {DISK_TIMEOUT:?}", worker.id);
