@@ -304,7 +304,8 @@ async fn boots_and_its_agent_answers(host: &Host) {
         network: NetworkMode::Isolated,
         vsock: VsockChoice::Off,
         transport: TransportChoice::Auto,
-        track_dirty_pages: false,
+        tuning: Default::default(),
+        snapshots: None,
         slot: None,
     };
     fs::create_dir(&spec.run_dir).unwrap();
