@@ -24,7 +24,7 @@ pub(crate) use activity::{Activity, Hold};
 pub(crate) use actor::{Origin, spawn};
 pub use preview::preview;
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd};
-pub(crate) use start::{Machinery, agent_client, transport};
+pub(crate) use start::{Machinery, agent_client, deadlines, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
