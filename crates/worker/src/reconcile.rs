@@ -28,9 +28,6 @@ use aetherium_store::StoreError;
 use aetherium_vmm::Footprint;
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
-/// How long an agent that was left running may take to answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-
 /// What was done, for the log.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -89,6 +86,8 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         return Err(refuse("no journal tells of the VM's processes".to_owned()));
     };
     let (agent, image) = (agent_client(&footprint, &journal.token), journal.image.clone());
+    // What runs in a VM is lost with it: a slow guest is waited for as long as at any other time.
+    let patience = vm::deadlines(footprint.accelerator).dial;
     let machine = adopt_machine(host, footprint)
         .await?
         .ok_or_else(|| refuse("the VM's process had ended".to_owned()))?;
@@ -101,7 +100,7 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
         }
         return Ok(Machinery { machine, agent, image });
     }
-    match agent.wait_ready(ANSWER_DEADLINE).await {
+    match agent.wait_ready(patience).await {
         Ok(_) => Ok(Machinery { machine, agent, image }),
         Err(error) => Err(refuse(format!("its agent did not answer: {error}"))),
     }

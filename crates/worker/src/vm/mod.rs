@@ -30,7 +30,8 @@ pub(crate) use actor::{Origin, spawn};
 pub(crate) use base::{hold_for_adopted, hold_for_workspace};
 pub use preview::preview;
 pub(crate) use start::{
-    Bootable, Machinery, agent_client, await_agent, guest_kernel, probe_of, transport, write_initrd,
+    Bootable, Machinery, agent_client, await_agent, deadlines, guest_kernel, probe_of, transport,
+    write_initrd,
 };
 pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
 

@@ -181,7 +181,7 @@ pub(crate) fn agent_client(footprint: &Footprint, token: &Token) -> AgentClient 
 
 /// How long a guest may take for what. A busy host can keep an emulated guest from running for many
 /// seconds; that its VMM has died shows at once, whatever the patience.
-fn deadlines(accelerator: Accelerator) -> Deadlines {
+pub(crate) fn deadlines(accelerator: Accelerator) -> Deadlines {
     let seconds = Duration::from_secs;
     match accelerator {
         Accelerator::Tcg => {
