@@ -8,7 +8,8 @@
 
 use crate::{
     snapshots::{
-        a_chain_of_diffs_is_restored_as_one, a_restored_vm_goes_on_where_its_snapshot_was_taken,
+        a_chain_of_diffs_is_restored_as_one, a_large_diff_is_refused_where_it_may_be_corrupt,
+        a_restored_vm_goes_on_where_its_snapshot_was_taken,
         a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace,
         diffs_are_refused_before_anything_starts,
     },
@@ -50,12 +51,20 @@ impl Subject {
 
     /// The stand-in, which speaks Firecracker's API and runs the agent as a process.
     fn fake() -> Option<Self> {
+        Self::fake_version("1.16.1")
+    }
+
+    fn fake_1_14() -> Option<Self> {
+        Self::fake_version("1.14.2")
+    }
+
+    fn fake_version(version: &str) -> Option<Self> {
         let place = Place::new();
         let built = assets().join("fake-firecracker");
         assert!(built.is_file(), "{} is missing: run `make assets`", built.display());
         let program = place.path().join("firecracker");
         symlink(built, &program).unwrap();
-        let settings = json!({ "agent": assets().join("fc-agent") });
+        let settings = json!({ "agent": assets().join("fc-agent"), "version": version });
         fs::write(place.path().join("firecracker.json"), settings.to_string()).unwrap();
         let program = program.display().to_string();
         let options = ["--firecracker", &program, "--no-jailer", "--no-slots"];
@@ -330,6 +339,8 @@ suite! {
         what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
         a_server_that_was_killed_takes_its_vms_over;
+    fake_1_14:
+        a_large_diff_is_refused_where_it_may_be_corrupt;
     pci:
         what_a_vm_takes_is_changed_and_counted_while_it_runs
         commands_run_and_the_console_is_kept

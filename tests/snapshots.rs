@@ -65,6 +65,12 @@ pub(crate) async fn a_restored_vm_goes_on_where_its_snapshot_was_taken(subject: 
     let path = format!("/vms/{}", id(&vm));
     assert_eq!(state(&server.get(&path).await), "running", "the original goes on");
     execute(&server, &vm, "echo later > /root/mark").await;
+    // One that stands still can be taken as often as wanted, and goes on afterwards.
+    server.post(&format!("{path}/pause"), json!({})).await;
+    snapshot(&server, &vm, "cold", "full").await;
+    snapshot(&server, &vm, "colder", "full").await;
+    server.post(&format!("{path}/resume"), json!({})).await;
+    assert_eq!(execute(&server, &vm, "cat /root/mark").await["stdout"], "later\n");
 
     let from = subject.vm_but(json!({ "snapshot": "warm" }));
     if subject.has_kernel {
@@ -170,6 +176,20 @@ pub(crate) async fn diffs_are_refused_before_anything_starts(subject: &Subject) 
     let server = subject.server().await;
     let end = failed(&server, subject.vm_but(json!({ "snapshots": "diff" }))).await;
     assert!(end.to_string().contains("writes all of a guest's memory"), "{end:#}");
+    server.stop().await;
+    subject.place.assert_no_vm_is_left();
+}
+
+pub(crate) async fn a_large_diff_is_refused_where_it_may_be_corrupt(subject: &Subject) {
+    let server = subject.server().await;
+    let large = json!({ "snapshots": "diff", "memory_mib": 4096 });
+    let vm = server.vm(subject.vm_but(large)).await;
+    snapshot(&server, &vm, "one", "full").await;
+    let why = refused(&server, &vm, "two", "diff").await;
+    assert!(why.contains("1.14.2") && why.contains("3 GiB"), "{why}");
+    // It is none the worse for it, and full ones are taken still.
+    execute(&server, &vm, "true").await;
+    snapshot(&server, &vm, "two", "full").await;
     server.stop().await;
     subject.place.assert_no_vm_is_left();
 }

@@ -38,7 +38,7 @@ pub(crate) enum BenchCommand {
     /// against a small one's, and what VMs of one template share of the page cache.
     Image(ImageBenchArgs),
     /// Request for a VM from a snapshot to first byte of output, against a bare VMM that loads the
-    /// same files until its agent answers.
+    /// same files to the first output by its agent.
     Restore {
         /// How many of each, alternating.
         #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]

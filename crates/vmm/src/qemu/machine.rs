@@ -134,7 +134,14 @@ impl Machine for QemuMachine {
 
     async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
         snapshot::refuse(self.footprint(), kind)?;
-        snapshot::take(&self.monitor, files).await
+        let taken = snapshot::take(&self.monitor, files).await;
+        if taken.is_err()
+            && let Err(error) = self.ask("migrate_cancel", json!({})).await
+        {
+            let vm = self.footprint().vm_id;
+            tracing::warn!(%vm, %error, "a snapshot that failed may still be being written");
+        }
+        taken
     }
 
     async fn set_balloon(&self, mib: u32) -> Result<(), VmmError> {

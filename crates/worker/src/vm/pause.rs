@@ -1,15 +1,12 @@
 //! Pausing and resuming a VM. A paused VM keeps its memory and its place on the host, and no CPU.
 
-use super::{Verb, actor::Actor};
+use super::{Verb, actor::Actor, start::answer_deadline};
 use aetherium_model::{
     Code, Fault,
     vm::{TakeSnapshot, VmEvent, VmState},
 };
 use aetherium_vmm::{Machine, VmmError};
-use std::{sync::Arc, time::Duration};
-
-/// How long the agent of a resumed VM may take to answer: it was only stopped.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+use std::sync::Arc;
 
 impl Actor {
     /// Does what was asked. Asking for what already is, is done.
@@ -93,7 +90,7 @@ impl Actor {
             return Err(error.into());
         }
         agent.forget_connection().await;
-        match agent.wait_ready(ANSWER_DEADLINE).await {
+        match agent.wait_ready(answer_deadline(machine.footprint().accelerator)).await {
             Ok(_) => {
                 self.now_running().await;
                 Ok(())

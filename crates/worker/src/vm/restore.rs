@@ -4,7 +4,7 @@
 use super::{
     base, network,
     snapshot::{Devices, Snapshot, ground},
-    start::{Started, agent_client, hostname, intact, kernel_boot, silent},
+    start::{Started, agent_client, answer_deadline, hostname, intact, kernel_boot, silent},
 };
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};
@@ -18,11 +18,9 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
-/// How long a restored agent may take to answer: it was only stopped.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Random bytes that a restored guest is given: as many as its generator's key and some more.
 const ENTROPY_BYTES: usize = 64;
 /// The memory that was made of several snapshots', in the VM's directory until it is loaded.
@@ -178,7 +176,8 @@ pub(super) async fn awaken(
     let began = Instant::now();
     machine.resume().await?;
     let agent = agent_client(machine.footprint(), &journal.token);
-    if let Err(error) = agent.wait_ready(ANSWER_DEADLINE).await {
+    let deadline = answer_deadline(machine.footprint().accelerator);
+    if let Err(error) = agent.wait_ready(deadline).await {
         return Err(silent(machine.as_ref(), &error, began.elapsed()).await);
     }
     let answered = began.elapsed();

@@ -191,6 +191,14 @@ pub(crate) fn deadlines(accelerator: Accelerator) -> Deadlines {
     }
 }
 
+/// How long the agent of a guest that was only stopped may take to answer.
+pub(super) const fn answer_deadline(accelerator: Accelerator) -> Duration {
+    Duration::from_secs(match accelerator {
+        Accelerator::Tcg => 60,
+        Accelerator::Kvm | Accelerator::None => 10,
+    })
+}
+
 pub(crate) const fn transport(transport: aetherium_agent_proto::AgentTransport) -> AgentTransport {
     match transport {
         aetherium_agent_proto::AgentTransport::Vsock => AgentTransport::Vsock,

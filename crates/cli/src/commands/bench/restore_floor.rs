@@ -1,5 +1,5 @@
 //! The floor of a restore: a bare VMM that loads the files of a snapshot of ours, from its start until
-//! its agent answers.
+//! its agent answers, and until the first output of a command that is then started there.
 //!
 //! Firecracker is told what our driver tells it. QEMU gets the command line of a VM that our driver
 //! has restored, and the state as its standard input.
@@ -11,7 +11,9 @@ use crate::{
     datadir::DataDir,
     error::{CliError, local},
 };
-use aetherium_agent_client::{AGENT_PORT, AgentClient, Deadlines, Endpoint, Token};
+use aetherium_agent_client::{
+    AGENT_PORT, AgentClient, AgentError, Deadlines, Endpoint, ExecSpec, ProcessEvent, Token,
+};
 use aetherium_gateway::api::CreateVm;
 use aetherium_image::InstalledTemplate;
 use aetherium_model::{Code, Fault, resources::DriverKind, task::Task, vm::Vm};
@@ -61,6 +63,12 @@ impl Taken {
     }
 }
 
+/// How long a bare one took, from its start.
+pub(super) struct Took {
+    pub(super) to_agent: Duration,
+    pub(super) to_first_output: Duration,
+}
+
 /// A VMM that is started by hand.
 pub(super) struct Floor {
     dir: PathBuf,
@@ -99,8 +107,8 @@ impl Floor {
         Ok(Self { dir: data.path().join("bench"), vmm })
     }
 
-    /// Loads the snapshot and says how long it took until the agent answered.
-    pub(super) async fn run(&self, taken: &Taken) -> Result<Duration, CliError> {
+    /// Loads the snapshot and says how long that took.
+    pub(super) async fn run(&self, taken: &Taken) -> Result<Took, CliError> {
         let _ = std::fs::remove_dir_all(&self.dir);
         std::fs::create_dir_all(&self.dir).map_err(|error| local(self.dir.display(), error))?;
         let took = match &self.vmm {
@@ -111,7 +119,7 @@ impl Floor {
         took
     }
 
-    async fn firecracker(&self, program: &str, taken: &Taken) -> Result<Duration, CliError> {
+    async fn firecracker(&self, program: &str, taken: &Taken) -> Result<Took, CliError> {
         let [memory, state, overlay] = taken.files();
         let root = taken.template.rootfs();
         for (file, name) in [(memory, "memory"), (state, "state"), (root, "disk_root")] {
@@ -127,16 +135,10 @@ impl Floor {
         drop(connect(&socket).await?);
         load(&socket).await?;
         let uds = self.dir.join("vsock");
-        answered(Endpoint::Vsock { uds, port: u32::from(AGENT_PORT) }).await?;
-        Ok(began.elapsed())
+        answered(Endpoint::Vsock { uds, port: u32::from(AGENT_PORT) }, began).await
     }
 
-    async fn qemu(
-        &self,
-        argv: &[String],
-        theirs: &str,
-        taken: &Taken,
-    ) -> Result<Duration, CliError> {
+    async fn qemu(&self, argv: &[String], theirs: &str, taken: &Taken) -> Result<Took, CliError> {
         let [_, state, overlay] = taken.files();
         let disk = self.dir.join("overlay.ext4");
         aetherium_image::copy_sparse(&overlay, &disk).await.map_err(Fault::from)?;
@@ -147,16 +149,24 @@ impl Floor {
         let began = Instant::now();
         let _qemu = Started::spawn_in(&argv, None, Some(state))?;
         resume(&self.dir.join("qmp.sock")).await?;
-        answered(Endpoint::Tcp { addr: address, token: taken.token.clone() }).await?;
-        Ok(began.elapsed())
+        answered(Endpoint::Tcp { addr: address, token: taken.token.clone() }, began).await
     }
 }
 
-async fn answered(endpoint: Endpoint) -> Result<(), CliError> {
+/// Waits for the agent's answer and for a command's first output.
+async fn answered(endpoint: Endpoint, began: Instant) -> Result<Took, CliError> {
+    let silent =
+        |error: AgentError| Fault::new(Code::AgentSilent, format!("the bare VMM: {error}"));
     let agent = AgentClient::new(vec![endpoint], Deadlines::default());
-    let ready = agent.wait_ready(BOOT_DEADLINE).await;
-    ready.map_err(|error| Fault::new(Code::AgentSilent, format!("the bare VMM: {error}")))?;
-    Ok(())
+    agent.wait_ready(BOOT_DEADLINE).await.map_err(silent)?;
+    let to_agent = began.elapsed();
+    let mut process = agent.exec(ExecSpec::new(["echo", "x"])).await.map_err(silent)?;
+    while let Some(event) = process.next().await.map_err(silent)? {
+        if let ProcessEvent::Stdout(_) = event {
+            return Ok(Took { to_agent, to_first_output: began.elapsed() });
+        }
+    }
+    Err(Fault::internal("the command printed nothing").into())
 }
 
 /// Connects to a socket as soon as somebody listens there.
