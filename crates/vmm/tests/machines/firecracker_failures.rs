@@ -1,6 +1,6 @@
 //! Failures on the real Firecracker, each in its own way, and what is said of them.
 //!
-//! Runs where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL_FIRECRACKER` name a Firecracker and an
+//! Run by hand, where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL_FIRECRACKER` name a Firecracker and an
 //! uncompressed kernel with all drivers built in whose guests boot here; else each test says that it
 //! was skipped. [`record`] writes what these very boots leave to `tests/fixtures/firecracker`, where
 //! the unit tests of the classifier read it. Firecracker is driven by hand: what is wrong with these
@@ -416,7 +416,9 @@ fn boot(case: &Case) -> Option<(Fault, Left)> {
     Some((explain(&evidence(&left, broken.memory_mib)), left))
 }
 
+/// `cargo test -p aetherium-vmm --test machines -- --ignored each_failure`
 #[test]
+#[ignore = "boots a dozen guests, each with a patience that a busy machine exceeds"]
 fn each_failure_of_the_real_firecracker_is_named() {
     for case in &CASES {
         let Some((fault, left)) = boot(case) else { return };
