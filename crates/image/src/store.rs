@@ -28,6 +28,7 @@ mod lock;
 mod migrate;
 mod notes;
 mod places;
+mod steps;
 mod uses;
 
 #[cfg(test)]
@@ -54,6 +55,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use steps::between;
 
 pub(crate) const KERNEL_FILE: &str = "kernel";
 pub(crate) const KERNEL_ELF_FILE: &str = "kernel.elf";
@@ -155,6 +157,7 @@ impl TemplateStore {
         };
         let _lock = StoreLock::shared(&self.dir)?;
         let place = self.tag_place(&wanted.name, tag);
+        between();
         match fs::remove_file(&place) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.not_found(&wanted)),
             other => other.on("remove", &place),

@@ -4,6 +4,7 @@ use super::{
     StoreLock, TemplateStore,
     document::{Document, blob_of},
     places::hex_names_in,
+    steps::between,
 };
 use crate::error::{ImageError, OnPath, Result};
 use aetherium_model::{Digest, Name, TemplateRef, Timestamp};
@@ -81,6 +82,7 @@ impl TemplateStore {
             collected.files += 1;
             collected.bytes += disk_bytes(&path)?;
             if removal == Removal::Real {
+                between();
                 fs::remove_file(&path).on("remove", &path)?;
             }
         }
@@ -122,6 +124,7 @@ impl TemplateStore {
         let names: Vec<Name> = super::places::names_in(&self.names())?;
         for name in names {
             let dir = self.names().join(name.as_str());
+            between();
             match fs::remove_dir(&dir) {
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
                 other => other.on("remove", &dir)?,

@@ -4,6 +4,7 @@
 use super::{
     InstalledTemplate, StoreLock, TemplateStore,
     document::{ABOUT_FILE, About, Document, MANIFEST_FILE, blob_of},
+    steps::between,
 };
 use crate::{
     error::{ImageError, OnPath, Result},
@@ -54,6 +55,7 @@ impl TemplateStore {
                 Err(_) if !path.exists() && place.exists() => {}
                 other => other.on("move to its place", &path)?,
             }
+            between();
         }
         sync_dir(&self.blobs())?;
         self.write_manifest(&lock, &document)?;

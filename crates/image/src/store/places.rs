@@ -1,6 +1,6 @@
 //! The names inside the store's directory, and how files and directories appear there whole.
 
-use super::{StoreLock, TemplateStore};
+use super::{StoreLock, TemplateStore, steps::between};
 use crate::{
     error::{OnPath, Result},
     staging::sync_dir,
@@ -87,6 +87,7 @@ impl TemplateStore {
     ) -> Result<()> {
         let dir = self.names().join(name.as_str());
         fs::create_dir_all(&dir).on("make directory", &dir)?;
+        between();
         sync_dir(&self.names())?;
         self.write_file(lock, &self.tag_place(name, tag), format!("{digest}\n").as_bytes())
     }
@@ -96,7 +97,9 @@ impl TemplateStore {
         let writing = self.writing();
         let mut file = tempfile::NamedTempFile::new_in(&writing).on("make a file in", &writing)?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).on("write", place)?;
+        between();
         file.persist(place).map_err(|error| error.error).on("write", place)?;
+        between();
         place.parent().map_or(Ok(()), sync_dir)
     }
 
@@ -114,12 +117,14 @@ impl TemplateStore {
             fs::write(&path, bytes)
                 .and_then(|()| fs::File::open(&path)?.sync_all())
                 .on("write", &path)?;
+            between();
         }
         sync_dir(dir.path())?;
         match fs::rename(dir.path(), place) {
             Ok(()) => {
                 // It has its place now, and must not be removed with the guard.
                 let _ = dir.keep();
+                between();
                 place.parent().map_or(Ok(()), sync_dir)?;
                 Ok(true)
             }
@@ -139,7 +144,9 @@ impl TemplateStore {
     pub(super) fn remove_dir(&self, _lock: &StoreLock, place: &Path) -> Result<()> {
         let writing = self.writing();
         let grave = tempfile::TempDir::new_in(&writing).on("make a directory in", &writing)?;
+        between();
         fs::rename(place, grave.path()).on("remove", place)?;
+        between();
         grave.close().on("remove", place)
     }
 

@@ -11,7 +11,7 @@ use aetherium_model::{
 };
 use std::os::unix::fs::symlink;
 
-mod crash;
+pub(super) mod crash;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()

@@ -4,7 +4,7 @@
 //! below it, what it holds means something else. So a disk is bound to the base it was made over, by
 //! digest, for as long as the disk is kept; a name may point elsewhere meanwhile.
 
-use super::{InstalledTemplate, StoreLock, TemplateStore, places::names_in};
+use super::{InstalledTemplate, StoreLock, TemplateStore, places::names_in, steps::between};
 use crate::error::{ImageError, OnPath, Result};
 use aetherium_model::{Digest, Name, TemplateRef, VmId, WorkspaceId};
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,7 @@ impl TemplateStore {
     pub fn release(&self, holder: &Holder) -> Result<()> {
         let _lock = StoreLock::shared(&self.dir)?;
         let place = self.use_place(holder);
+        between();
         match fs::remove_file(&place) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.on("remove", &place),
