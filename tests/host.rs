@@ -44,6 +44,7 @@ impl Host {
             fs::write(host.at(name), content).unwrap();
             succeed(Command::new("chmod").arg("755").arg(host.at(name)));
         }
+        fs::create_dir(host.at("tmp")).unwrap();
         host.make_image("6M");
         host
     }
@@ -89,6 +90,7 @@ impl Host {
             .arg(self.at(agent))
             .arg("--data-dir")
             .arg(self.at("data"))
+            .env("TMPDIR", self.at("tmp"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -115,11 +117,16 @@ impl Host {
         assert!(checked.status.success(), "{} {when}: {said}", image.display());
     }
 
-    /// What is beside the image that is no part of it.
+    /// What is beside the image that is no part of it, and what is elsewhere.
     fn leftovers(&self) -> Vec<String> {
-        let names = fs::read_dir(self.dir.path()).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.contains(".prepare-") && !name.ends_with("lock")).collect()
+        let names = |dir: &Path| -> Vec<String> {
+            let entries = fs::read_dir(dir).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let mut left = names(self.dir.path());
+        left.retain(|name| name.contains(".prepare-") && !name.ends_with("lock"));
+        left.extend(names(&self.at("tmp")));
+        left
     }
 }
 

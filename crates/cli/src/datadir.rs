@@ -5,6 +5,7 @@
 //! <data>/server.json    the running server's address, removed when it stops
 //! <data>/lock           held while a server runs: two never share a data directory
 //! <data>/aetherium.db   the database, unless another is named
+//! <data>/kernels/       imported and built kernels, by name
 //! ```
 
 use crate::error::{CliError, local};

@@ -181,6 +181,11 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_in_an_image_is_told_by_a_disk_what_others_are_told_here() {
+        assert_eq!(parsed(&["--installed"]), Ok(Action::Installed));
+    }
+
+    #[test]
     fn tcp_without_a_token_is_refused() {
         assert_eq!(parsed(&["--listen", "tcp:127.0.0.1:0"]), Err(UsageError::NoToken));
     }

@@ -410,11 +410,13 @@ impl ImageError {
                 "end the VM that uses it; if there is none, complete its journal: e2fsck -fp {}",
                 path.display()
             ),
-            Self::RootfsDamaged { path, previous: Some(previous), .. } => format!(
-                "restore the copy that was kept: cp --sparse=always {} {}",
-                previous.display(),
-                path.display()
-            ),
+            Self::RootfsDamaged { path, previous: Some(previous), .. } => {
+                let (previous, path) = (previous.display(), path.display());
+                format!(
+                    "restore the copy that was kept: cp --sparse=always {previous} {path}.new && \
+                     mv {path}.new {path}"
+                )
+            }
             Self::RootfsDamaged { path, previous: None, .. } => format!(
                 "build it anew, or repair it (first keep a copy): e2fsck -f {}",
                 path.display()

@@ -106,10 +106,8 @@ pub(crate) fn stamp_of(agent: &Agent, init: ImageInit) -> Stamp {
 pub(crate) async fn look(image: &Path, work: &Path) -> Result<Found> {
     let inside = Debugfs { image, work };
     let programs = inside.kinds(&SYSTEMD.map(str::to_owned)).await?;
-    let init = match programs.values().any(|kind| matches!(kind, Kind::File | Kind::Link)) {
-        true => ImageInit::Systemd,
-        false => ImageInit::Other,
-    };
+    let has_systemd = programs.values().any(|kind| matches!(kind, Kind::File | Kind::Link));
+    let init = if has_systemd { ImageInit::Systemd } else { ImageInit::Other };
     let agent = inside.dump(AGENT, "found-agent").await?;
     let agent_bytes = match &agent {
         Some(file) => fs::metadata(file).on("look at", file)?.len(),

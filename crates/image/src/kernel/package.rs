@@ -101,7 +101,7 @@ pub(crate) async fn fetch_source(
         extract(&cache.join(&archive.file), &unpacked).await?;
     }
     only_entry(&unpacked.join("usr/src"), "linux-source-")
-        .ok_or_else(|| ImageError::PackageIncomplete { package, wanted: "/usr/src/linux-source-*" })
+        .ok_or(ImageError::PackageIncomplete { package, wanted: "/usr/src/linux-source-*" })
 }
 
 /// The concrete kernel package behind a metapackage, first, and those that hold its modules.

@@ -72,7 +72,10 @@ pub async fn rootfs(job: &RootfsJob, progress: &dyn Progress) -> Result<Prepared
     let place = Place::of(&job.rootfs)?;
     let Some(agent) = &job.agent else {
         let mut findings = vec![check(&place, progress).await?];
-        let found = looked_at(&place.image).await?;
+        // Not beside the image, where somebody who only looks may not be allowed to write.
+        let work = tempfile::Builder::new().prefix("aetherium-look-").tempdir();
+        let work = work.on("make directory in", &std::env::temp_dir())?;
+        let found = install::look(&place.image, work.path()).await?;
         findings.push(agent_found(&found));
         let agent = found.agent.stamp().cloned();
         return Ok(PreparedRootfs { findings, agent, previous: None });
@@ -82,12 +85,13 @@ pub async fn rootfs(job: &RootfsJob, progress: &dyn Progress) -> Result<Prepared
     let held = place.hold(job.patience).await?;
     let mut findings = swept(&held)?;
     findings.push(check(held.place(), progress).await?);
-    let found = looked_at(&held.place().image).await?;
+    let work = held.work()?;
+    let found = install::look(&held.place().image, work.path()).await?;
     if let Some(stamp) = stays(&found, &agent) {
         findings.extend([kept(stamp, &agent), started_by(found.init)]);
         return Ok(PreparedRootfs { findings, agent: Some(stamp.clone()), previous: None });
     }
-    let stamp = install_on_copy(&held, &found, &agent, progress).await?;
+    let stamp = install_on_copy(&held, work.path(), &found, &agent, progress).await?;
     let previous = held.place().previous();
     findings.extend([installed(&found, &stamp), started_by(found.init), kept_as(&previous)]);
     Ok(PreparedRootfs { findings, agent: Some(stamp), previous: Some(previous) })
@@ -118,14 +122,6 @@ async fn check(place: &Place, progress: &dyn Progress) -> Result<Finding> {
     Ok(Finding::ok("rootfs.filesystem", found, WHOLE))
 }
 
-/// Looks what the image has of the agent.
-async fn looked_at(image: &Path) -> Result<Found> {
-    // Not beside the image, where somebody who only looks may not be allowed to write.
-    let work = tempfile::Builder::new().prefix("aetherium-look-").tempdir();
-    let work = work.on("make directory in", &std::env::temp_dir())?;
-    install::look(image, work.path()).await
-}
-
 /// The agent that is there, if it is to stay: this one, or a newer one.
 fn stays<'a>(found: &'a Found, agent: &Agent) -> Option<&'a Stamp> {
     let stamp = found.agent.stamp()?;
@@ -135,21 +131,21 @@ fn stays<'a>(found: &'a Found, agent: &Agent) -> Option<&'a Stamp> {
 
 async fn install_on_copy(
     held: &Held,
+    work: &Path,
     found: &Found,
     agent: &Agent,
     progress: &dyn Progress,
 ) -> Result<Stamp> {
-    let work = held.work()?;
-    let copy = work.path().join("image");
+    let copy = work.join("image");
     progress.step("copying the image");
     let (from, to) = (held.place().image.clone(), copy.clone());
     blocking(move || sparse::copy(&from, &File::create_new(&to).on("make", &to)?)).await?;
     make_room(held.place(), &copy, found, agent).await?;
     progress.step(&format!("installing agent {}", agent.version));
-    let stamp = install::write(&copy, work.path(), agent, found.init).await?;
+    let stamp = install::write(&copy, work, agent, found.init).await?;
     progress.step("checking the changed copy");
     ext4::check(&copy).await?;
-    held.replace(&copy, work.path())?;
+    held.replace(&copy, work)?;
     Ok(stamp)
 }
 
