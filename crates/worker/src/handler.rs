@@ -1,7 +1,7 @@
 //! What each type of task does. A handler may be called again for a task that an earlier process of
 //! this worker did not finish; every step here is either repeatable or behind the start mark.
 
-use crate::{host::Host, run, vm, workspace};
+use crate::{build, host::Host, run, vm, workspace};
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
     output::EventBody,
@@ -33,6 +33,9 @@ impl Handler for Handlers {
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
             TaskKind::PromptExecute { workspace_id, prompt_id } => {
                 self.prompt_execute(&task, workspace_id, prompt_id, &context).await
+            }
+            TaskKind::TemplateBuild { template, recipe, replace } => {
+                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
             }
         };
         done.unwrap_or_else(Outcome::Failed)

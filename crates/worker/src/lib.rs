@@ -103,6 +103,7 @@ impl Worker {
         });
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
+        build::sweep(&host).await?;
         let listener = api::bind(&host)?;
         heartbeat::register(&host).await?;
 

@@ -189,6 +189,9 @@ pub(crate) fn template(name: &str) -> Template {
             disk_mib: DiskMib::try_from(4444).unwrap(),
         },
         image: None,
+        start: None,
+        ready: None,
+        init: None,
         created_at: aetherium_model::Timestamp::from_millis(0),
     }
 }
