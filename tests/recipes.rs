@@ -81,7 +81,7 @@ async fn the_documented_recipe_becomes_a_template_whose_vms_start_its_command_by
 
     let server = Server::start(&place, DriverKind::Qemu).await;
     let vm = server.vm(json!({ "template": "app" })).await;
-    assert_eq!(vm["spec"]["resources"]["memory_mib"], 256, "{vm:#}");
+    assert_eq!(vm["memory_mib"], 256, "{vm:#}");
     let line = "id -un; pwd; cat /var/lib/app/setup /etc/app.conf; \
                 stat -c '%U:%G %a' /etc/app.conf /opt/app/serve; \
                 test -s /var/lib/app/up && pgrep -u app -f /opt/app/serve >/dev/null && echo serving";
@@ -196,7 +196,7 @@ async fn a_recipe_sent_to_the_api_becomes_a_template_and_a_failing_one_says_why(
     assert_eq!(server.get("/templates/greeter").await["rootfs"]["origin"], "debian bookworm");
 
     let mut failing = recipe.clone();
-    failing["run"][1] = json!({ "command": "echo because; exit 4" });
+    failing["run"].as_array_mut().unwrap().push(json!({ "command": "echo because; exit 4" }));
     let task = ended(json!({ "name": "never", "recipe": failing })).await;
     assert_eq!(
         (state(&task), &task["fault"]["code"]),
