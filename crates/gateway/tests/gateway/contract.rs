@@ -102,6 +102,9 @@ async fn every_described_operation_is_done_as_described() {
         let body = match (method.as_str(), path.as_str()) {
             ("POST", "/api/v1/workspaces" | "/api/v1/vms/{vm}/snapshot") => name.as_str(),
             ("POST", "/api/v1/workspaces/{workspace}/prompts") => r#"{"prompt":"true"}"#,
+            ("POST", "/api/v1/templates") => {
+                r#"{"name":"app","recipe":{"base":{"template":"default"}}}"#
+            }
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
             ("POST", _) => "{}",
             _ => "",

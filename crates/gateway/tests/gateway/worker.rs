@@ -13,7 +13,7 @@ use axum::{
     Json, Router,
     extract::{Path as Id, Query, State, WebSocketUpgrade, ws::Message},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use http::{HeaderMap, StatusCode};
 use std::{
@@ -77,6 +77,7 @@ impl FakeWorker {
             .route("/internal/v1/vms/{vm}/resume", post(changed))
             .route("/internal/v1/vms/{vm}/snapshot", post(changed))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
+            .route("/internal/v1/templates/{name}", delete(remove_template))
             .route("/internal/v1/health", get(health))
             .with_state(Arc::clone(&seen));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -147,6 +148,10 @@ async fn console(State(seen): Shared, Query(query): Query<HashMap<String, usize>
     let whole = b"Linux version 6\nwelcome\xff\n".to_vec();
     let from = query.get("tail_bytes").map_or(0, |tail| whole.len().saturating_sub(*tail));
     whole[from..].to_vec().into_response()
+}
+
+async fn remove_template(Id(name): Id<String>) -> Json<Template> {
+    Json(template(&name))
 }
 
 async fn health(State(seen): Shared) -> Json<Vec<Finding>> {
