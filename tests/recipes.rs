@@ -2,6 +2,7 @@
 
 use crate::world::{BOOT, Place, Server, id, state};
 use aetherium_model::resources::DriverKind;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -80,7 +81,7 @@ async fn the_documented_recipe_becomes_a_template_whose_vms_start_its_command_by
 
     let server = Server::start(&place, DriverKind::Qemu).await;
     let vm = server.vm(json!({ "template": "app" })).await;
-    assert_eq!(vm["spec"]["resources"]["memory_mib"], 256, "{vm:#}");
+    assert_eq!(vm["memory_mib"], 256, "{vm:#}");
     let line = "id -un; pwd; cat /var/lib/app/setup /etc/app.conf; \
                 stat -c '%U:%G %a' /etc/app.conf /opt/app/serve; \
                 test -s /var/lib/app/up && pgrep -u app -f /opt/app/serve >/dev/null && echo serving";
@@ -173,5 +174,43 @@ async fn a_vm_whose_ready_command_does_not_succeed_has_failed_and_says_why() {
     assert!(why["detail"].as_str().unwrap().contains("within 1500 ms: exit code 3"), "{failed:#}");
     assert_eq!(why["evidence"], json!(["not yet"]), "{failed:#}");
     server.stop().await;
+    place.assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_recipe_sent_to_the_api_becomes_a_template_and_a_failing_one_says_why() {
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    let recipe = json!({
+        "base": { "template": "default" },
+        "files": [{ "source": { "base64": "aGk=" }, "dest": "/etc/greeting" }],
+        "run": [{ "command": "test \"$(cat /etc/greeting)\" = hi" }],
+    });
+    let ended = async |body: Value| {
+        let task = server.post("/templates", body).await;
+        let path = format!("/tasks/{}", id(&task));
+        server.until(&path, BOOT, |it| ["succeeded", "failed"].contains(&state(it))).await
+    };
+    let task = ended(json!({ "name": "greeter", "recipe": recipe })).await;
+    assert_eq!(state(&task), "succeeded", "{task:#}\n{}", server.log());
+    assert_eq!(server.get("/templates/greeter").await["rootfs"]["origin"], "debian bookworm");
+
+    let mut failing = recipe.clone();
+    failing["run"].as_array_mut().unwrap().push(json!({ "command": "echo because; exit 4" }));
+    let task = ended(json!({ "name": "never", "recipe": failing })).await;
+    assert_eq!(
+        (state(&task), &task["fault"]["code"]),
+        ("failed", &json!("step_failed")),
+        "{task:#}"
+    );
+    assert_eq!(task["fault"]["evidence"], json!(["because"]), "{task:#}");
+    let (status, _) = server.call(Method::GET, "/templates/never", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+
+    server.delete("/templates/greeter").await;
+    let (status, _) = server.call(Method::GET, "/templates/greeter", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    server.stop().await;
+    assert_eq!(left_of_builds(&place), (0, 0));
     place.assert_no_vm_is_left();
 }

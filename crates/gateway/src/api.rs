@@ -11,6 +11,7 @@ use aetherium_model::{
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
@@ -207,6 +208,28 @@ impl Check for TakeSnapshot {}
 impl Check for GrowDisk {}
 
 impl Check for TakeDiskSnapshot {}
+/// Asks for a template of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildTemplate {
+    /// Its name.
+    pub name: Name,
+    /// What it is made of. Nothing in it may lie on the host's disk.
+    pub recipe: Recipe,
+    /// Whether one of that name is replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+}
+
+impl Check for BuildTemplate {
+    fn check(&self) -> Vec<FieldError> {
+        let fields = self.recipe.taken_from_host();
+        fields
+            .into_iter()
+            .flat_map(|(field, problem)| wrong(&format!("recipe.{field}"), problem))
+            .collect()
+    }
+}
 
 /// Sends a prompt to a workspace's assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -334,13 +357,14 @@ pub struct VmQuery {
 }
 
 /// The types of task there are.
-pub const TASK_TYPES: [&str; 6] = [
+pub const TASK_TYPES: [&str; 7] = [
     "vm:create",
     "vm:execute",
     "vm:delete",
     "workspace:create",
     "workspace:delete",
     "prompt:execute",
+    "template:build",
 ];
 
 /// Which tasks are listed.

@@ -6,6 +6,7 @@ use crate::{Error, Gateway, api, gateway::now, placement};
 use aetherium_model::{
     Name, TaskId, WorkerId,
     page::{MAX_PAGE, PageRequest},
+    recipe::Base,
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
     task::{Task, TaskKind, TaskState},
     template::Template,
@@ -55,6 +56,16 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
 /// The problem of a field that does not fit the VM's size.
 pub(crate) fn misfit(Misfit { field, problem }: Misfit) -> Error {
     Error::field(field, problem)
+}
+
+/// Chooses a worker to build a template on: one that holds the base, where that is a template.
+pub(crate) async fn place_build(gateway: &Gateway, base: &Base) -> Result<WorkerId, Error> {
+    let workers = all(gateway).await?;
+    let worker = match base {
+        Base::Template(template) => placement::place(&workers, template, now())?,
+        Base::Image(_) | Base::Packages(_) => placement::place_anywhere(&workers, now())?,
+    };
+    Ok(worker.id)
 }
 
 /// The worker that owns a VM.

@@ -50,6 +50,17 @@ impl NoPlace {
     }
 }
 
+/// Chooses a worker that can run VMs, whatever templates it holds.
+///
+/// # Errors
+/// [`NoPlace`], with the first requirement that no worker meets.
+pub fn place_anywhere(workers: &[Worker], now: Timestamp) -> Result<&Worker, NoPlace> {
+    let able = able(workers, now)?;
+    able.into_iter()
+        .min_by_key(|worker| (worker.vms, worker.id))
+        .ok_or(NoPlace::NoWorker { seen: Vec::new() })
+}
+
 /// Chooses the worker for a new VM from `template`.
 ///
 /// # Errors
@@ -59,6 +70,17 @@ pub fn place<'a>(
     template: &Name,
     now: Timestamp,
 ) -> Result<&'a Worker, NoPlace> {
+    let able = able(workers, now)?;
+    let can = |worker: &&&Worker| worker.can_start(template);
+    able.iter().filter(can).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(|| {
+        let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
+        let known = known.into_iter().map(Name::to_string).collect();
+        NoPlace::NoTemplate { template: template.clone(), known }
+    })
+}
+
+/// The workers that are active and have a driver; at least one.
+fn able(workers: &[Worker], now: Timestamp) -> Result<Vec<&Worker>, NoPlace> {
     let active: Vec<_> =
         workers.iter().filter(|worker| worker.state_at(now) == WorkerState::Active).collect();
     if active.is_empty() {
@@ -70,12 +92,7 @@ pub fn place<'a>(
         let reason = |w: &&Worker| format!("{}: {}", w.hostname, w.driver_reason);
         return Err(NoPlace::NoDriver { reasons: unable.iter().map(reason).collect() });
     }
-    let can = |worker: &&&Worker| worker.can_start(template);
-    able.iter().filter(can).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(|| {
-        let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
-        let known = known.into_iter().map(Name::to_string).collect();
-        NoPlace::NoTemplate { template: template.clone(), known }
-    })
+    Ok(able)
 }
 
 #[cfg(test)]

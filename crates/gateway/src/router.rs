@@ -89,8 +89,8 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
-        .routes(routes!(templates::list))
-        .routes(routes!(templates::get))
+        .routes(routes!(templates::list, templates::create))
+        .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
         .routes(routes!(workers::get))
 }

@@ -14,7 +14,7 @@ use crate::{
     wire::{Address, Connector},
 };
 use aetherium_model::{
-    Code, Fault, VmId,
+    Code, Fault, Name, VmId,
     finding::Finding,
     interactive::Captured,
     limits::DEFAULT_TIMEOUT,
@@ -172,6 +172,18 @@ impl WorkerClient {
     /// The templates it holds.
     pub(crate) async fn templates(&self, worker: &Worker) -> Result<Vec<Template>, Fault> {
         self.read(worker, "/internal/v1/templates").await
+    }
+
+    /// Has it remove a template, and returns what that was.
+    pub(crate) async fn remove_template(
+        &self,
+        worker: &Worker,
+        name: &Name,
+    ) -> Result<Template, Fault> {
+        let path = format!("/internal/v1/templates/{name}");
+        let request = request(worker, Method::DELETE, &path, Bytes::new())?;
+        let answer = self.call(worker, request, READ_TIMEOUT).await?;
+        parse(worker, &answer)
     }
 
     /// What its own checks find, now.

@@ -325,6 +325,32 @@ impl Ready {
     }
 }
 
+/// How `template build --from` names what lies on the host.
+const HOST_ORIGINS: [&str; 5] = ["oci:", "oci-archive:", "docker-archive:", "tar:", "dir:"];
+
+impl Recipe {
+    /// The fields that name something on the host's disk, and what is wrong with that for a caller who
+    /// is somewhere else.
+    pub fn taken_from_host(&self) -> Vec<(String, &'static str)> {
+        let local = |text: &str| HOST_ORIGINS.iter().any(|kind| text.starts_with(kind));
+        let base = match &self.base {
+            Base::Image(text) if local(text) => Some((
+                "base.image".to_owned(),
+                "lies on the host's disk: give an image of a registry, or a template",
+            )),
+            _ => None,
+        };
+        let files = self.files.iter().enumerate().filter_map(|(index, copy)| match copy.source {
+            FileSource::Path(_) => Some((
+                format!("files[{index}].source"),
+                "lies on the host's disk: give the content, as { text } or { base64 }",
+            )),
+            FileSource::Inline(_) => None,
+        });
+        base.into_iter().chain(files).collect()
+    }
+}
+
 /// An environment, as commands have it.
 pub fn plain_env(env: &BTreeMap<EnvName, String>) -> BTreeMap<String, String> {
     env.iter().map(|(name, value)| (name.to_string(), value.clone())).collect()

@@ -10,7 +10,10 @@
 //! it writes the start mark. A task that may have run is never silently run again. The mark stays with
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
-use crate::{Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId};
+use crate::{
+    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    recipe::Recipe,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -63,6 +66,16 @@ pub enum TaskKind {
         /// The prompt, whose row has the text.
         prompt_id: PromptId,
     },
+    /// Make a template of a recipe.
+    #[serde(rename = "template:build")]
+    TemplateBuild {
+        /// Its name.
+        template: Name,
+        /// What it is made of.
+        recipe: Box<Recipe>,
+        /// Whether one of that name is replaced.
+        replace: bool,
+    },
 }
 
 impl TaskKind {
@@ -75,6 +88,7 @@ impl TaskKind {
             Self::WorkspaceCreate { .. } => "workspace:create",
             Self::WorkspaceDelete { .. } => "workspace:delete",
             Self::PromptExecute { .. } => "prompt:execute",
+            Self::TemplateBuild { .. } => "template:build",
         }
     }
 
@@ -90,6 +104,7 @@ impl TaskKind {
             | Self::WorkspaceDelete { workspace_id }
             | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
             Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
+            Self::TemplateBuild { template, .. } => Some(format!("template:{template}")),
             Self::VmExecute { .. } => None,
         }
     }

@@ -122,6 +122,20 @@ impl Queue {
         Ok(created)
     }
 
+    /// See [`Store::create_task`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn create_task(
+        &self,
+        task: &Task,
+        key: Option<&Idempotency>,
+    ) -> Result<Created<Task>> {
+        let created = self.store.create_task(task, key).await?;
+        self.enqueued(task);
+        Ok(created)
+    }
+
     /// See [`Store::cancel_prompt`].
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Tasks: the durable truth of what is to be done. Reading, cancelling, and the steps that other
 //! rooms of this crate take with a task's row inside their transactions.
 
-use crate::{RunRef, Store, StoreError, page, row, runs, transact::Tx};
+use crate::{
+    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, transact::Tx,
+};
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
     page::{Page, PageRequest},
@@ -22,6 +24,27 @@ pub struct TaskFilter {
 }
 
 impl Store {
+    /// Adds a task that is all there is of what it does.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
+    pub async fn create_task(
+        &self,
+        task: &Task,
+        key: Option<&Idempotency>,
+    ) -> Result<Created<Task>, StoreError> {
+        let mut tx = self.begin().await?;
+        let id = task.id.to_string();
+        if let Some(first) = idempotency::take(&mut tx, key, &id, task.created_at).await? {
+            let first = first.parse().map_err(|_| StoreError::not_found("task", first))?;
+            return lock(&mut tx, first).await.map(Created::Existing);
+        }
+        refuse_if_full(&mut tx, self.max_queued).await?;
+        insert(&mut tx, task).await?;
+        tx.commit().await?;
+        Ok(Created::New(task.clone()))
+    }
+
     /// One task.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
+//! | `DELETE /internal/v1/templates/{name}` | removes one |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
 //! It listens on a Unix socket that only its owner may open, without other authentication, and in a
@@ -18,9 +19,9 @@
 
 mod disks;
 
-use crate::{WorkerError, execution, host::Host, vm::Verb};
+use crate::{WorkerError, execution, heartbeat, host::Host, vm::Verb};
 use aetherium_model::{
-    Code, Fault, VmId,
+    Code, Fault, Name, VmId,
     finding::Finding,
     interactive::{Captured, MAX_FRAME_BYTES},
     metrics::VmMetrics,
@@ -33,7 +34,7 @@ use axum::{
     extract::{Path, Query, State, WebSocketUpgrade},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, patch, post},
+    routing::{delete, get, patch, post},
 };
 use std::{io, os::unix::fs::PermissionsExt as _, sync::Arc};
 use tokio::{
@@ -82,6 +83,7 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/vms/{id}/resume", post(resume))
         .route("/internal/v1/vms/{id}/snapshot", post(snapshot))
         .route("/internal/v1/templates", get(templates))
+        .route("/internal/v1/templates/{name}", delete(remove_template))
         .route("/internal/v1/health", get(health))
         .merge(disks::routes())
         .with_state(host)
@@ -199,6 +201,16 @@ async fn perform(host: &Host, id: VmId, verb: Verb) -> Result<Json<Vm>, Refused>
 
 async fn templates(State(host): State<Arc<Host>>) -> Result<Json<Vec<Template>>, Refused> {
     Ok(Json(host.templates.list().map_err(WorkerError::from)?))
+}
+
+async fn remove_template(
+    State(host): State<Arc<Host>>,
+    Path(name): Path<Name>,
+) -> Result<Json<Template>, Refused> {
+    let template = host.templates.get(&name).map_err(WorkerError::from)?.manifest;
+    host.templates.remove(&name).map_err(WorkerError::from)?;
+    heartbeat::beat(&host).await;
+    Ok(Json(template))
 }
 
 async fn health(State(host): State<Arc<Host>>) -> Json<Vec<Finding>> {

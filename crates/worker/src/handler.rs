@@ -2,7 +2,7 @@
 //! this worker did not finish; every step here is either repeatable or behind the start mark. A task
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{host::Host, rejoin, run, vm, workspace};
+use crate::{build, host::Host, rejoin, run, vm, workspace};
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
     output::EventBody,
@@ -34,6 +34,9 @@ impl Handler for Handlers {
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
             TaskKind::PromptExecute { workspace_id, prompt_id } => {
                 self.prompt_execute(&task, workspace_id, prompt_id, &context).await
+            }
+            TaskKind::TemplateBuild { template, recipe, replace } => {
+                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
             }
         };
         done.unwrap_or_else(Outcome::Failed)

@@ -45,14 +45,15 @@ pub(crate) async fn keep(host: Arc<Host>, shutdown: CancellationToken) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let beat = host
-            .queue
-            .store()
-            .heartbeat(host.id, host.now(), host.vms.count(), &templates(&host))
-            .await;
-        if let Err(error) = beat {
-            tracing::warn!(%error, "the heartbeat could not be written");
-        }
+        beat(&host).await;
+    }
+}
+
+/// Says what the worker has now, without waiting for the next time it would.
+pub(crate) async fn beat(host: &Arc<Host>) {
+    let (store, vms) = (host.queue.store(), host.vms.count());
+    if let Err(error) = store.heartbeat(host.id, host.now(), vms, &templates(host)).await {
+        tracing::warn!(%error, "the heartbeat could not be written");
     }
 }
 

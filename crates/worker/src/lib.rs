@@ -121,6 +121,7 @@ impl Worker {
         disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
+        build::sweep(&host).await?;
         let listener = api::bind(&host)?;
         heartbeat::register(&host).await?;
 

@@ -1,15 +1,73 @@
-//! Templates: read from the workers that hold them, since no worker's disk is the gateway's.
+//! Templates: read from the workers that hold them, since no worker's disk is the gateway's; built and
+//! removed by workers.
 
 use crate::{
     Error, Gateway,
-    api::ListQuery,
-    extract::{At, Query, page},
+    api::{Accepted, BuildTemplate, ListQuery},
+    extract::{self, At, IdempotencyKey, Query, page},
     fleet,
+    routes::links,
 };
-use aetherium_model::{Name, page::Page, template::Template, worker::Worker};
+use aetherium_model::{
+    Code, Name,
+    page::Page,
+    task::{Task, TaskKind},
+    template::Template,
+    worker::Worker,
+};
 use axum::{Json, extract::State};
 use futures::future::join_all;
+use http::StatusCode;
 use std::collections::BTreeMap;
+
+/// Build a template
+///
+/// Answers as soon as the build is recorded; its task tells how it goes, and how it failed with the
+/// last lines of the step. Steps run in VMs of a worker. Cancel the task to end the build.
+#[utoipa::path(
+    post, path = "/api/v1/templates", tag = "templates", request_body = BuildTemplate,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat for a day.")),
+    responses((status = 202, body = Accepted<Task>))
+)]
+pub(crate) async fn create(
+    State(gateway): State<Gateway>,
+    key: IdempotencyKey,
+    extract::Json(body): extract::Json<BuildTemplate>,
+) -> Result<(StatusCode, Json<Accepted<Task>>), Error> {
+    let key = key.bind(&body)?;
+    let BuildTemplate { name, recipe, replace } = body;
+    let worker = fleet::place_build(&gateway, &recipe.base).await?;
+    let own = format!("/api/v1/templates/{name}");
+    let kind = TaskKind::TemplateBuild { template: name, recipe: Box::new(recipe), replace };
+    let created = gateway.queue().create_task(&fleet::task(worker, kind), key.as_ref()).await?;
+    let task = created.into_inner();
+    let links = links(&own, Some(task.id), &[]);
+    Ok((StatusCode::ACCEPTED, Json(Accepted { item: task, links })))
+}
+
+/// Delete a template
+///
+/// Removes it from every worker that holds it and answers. VMs that run from it go on.
+#[utoipa::path(
+    delete, path = "/api/v1/templates/{template}", tag = "templates",
+    params(("template" = Name, Path, description = "The template's name.")),
+    responses((status = 200, body = Template))
+)]
+pub(crate) async fn delete(
+    State(gateway): State<Gateway>,
+    At(name): At<Name>,
+) -> Result<Json<Template>, Error> {
+    let workers = fleet::answering(&gateway).await?;
+    let mut removed = None;
+    for worker in &workers {
+        match gateway.workers().remove_template(worker, &name).await {
+            Ok(template) => removed = Some(template),
+            Err(fault) if fault.code == Code::NotFound => {}
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    removed.map(Json).ok_or_else(|| Error::NotFound { what: "template", id: name.to_string() })
+}
 
 /// List templates
 ///

@@ -109,6 +109,9 @@ async fn every_described_operation_is_done_as_described() {
             ) => name.as_str(),
             ("POST", "/api/v1/workspaces/{workspace}/disk/grow") => r#"{"size_mib":1048576}"#,
             ("POST", "/api/v1/workspaces/{workspace}/prompts") => r#"{"prompt":"true"}"#,
+            ("POST", "/api/v1/templates") => {
+                r#"{"name":"app","recipe":{"base":{"template":"default"}}}"#
+            }
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
             ("PATCH", _) => r#"{"balloon_mib":16}"#,
             ("POST", _) => "{}",

@@ -232,3 +232,40 @@ async fn a_prompt_is_found_below_its_own_workspace_only() {
         answer.problem();
     }
 }
+
+#[tokio::test]
+async fn a_recipe_becomes_a_task_of_a_worker_that_holds_its_base() {
+    let server = Server::start().await;
+    let body =
+        r#"{"name":"app","recipe":{"base":{"template":"default"},"run":[{"command":"true"}]}}"#;
+    let answer = server.post("/api/v1/templates", body).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+    let task: Task = answer.parse();
+    assert!(
+        matches!(&task.kind, TaskKind::TemplateBuild { template, recipe, replace: false }
+            if template.as_str() == "app" && recipe.run.len() == 1),
+        "{task:?}"
+    );
+    assert_eq!(tasks(&server).await, [task]);
+    assert_eq!(answer.json()["links"]["self"], "/api/v1/templates/app");
+    let body = r#"{"name":"app","recipe":{"base":{"template":"nowhere"}}}"#;
+    let answer = server.post("/api/v1/templates", body).await;
+    assert!(answer.json()["detail"].as_str().unwrap().contains("nowhere"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_recipe_that_would_read_the_hosts_disk_is_refused_by_its_field() {
+    let server = Server::start().await;
+    let recipe = r#"{"base":{"image":"dir:/etc"},"files":[{"source":"/etc/shadow","dest":"/x"}]}"#;
+    let body = format!(r#"{{"name":"app","recipe":{recipe}}}"#);
+    let answer = server.post("/api/v1/templates", &body).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{answer:?}");
+    let fields: Vec<String> = answer.json()["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error["field"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(fields, ["recipe.base.image", "recipe.files[0].source"]);
+    assert!(tasks(&server).await.is_empty());
+}

@@ -88,6 +88,7 @@ impl FakeWorker {
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}", delete(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}/restore", post(disk))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
+            .route("/internal/v1/templates/{name}", delete(remove_template))
             .route("/internal/v1/health", get(health))
             .with_state(Arc::clone(&seen));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -183,6 +184,10 @@ async fn console(State(seen): Shared, Query(query): Query<HashMap<String, usize>
     let whole = b"Linux version 6\nwelcome\xff\n".to_vec();
     let from = query.get("tail_bytes").map_or(0, |tail| whole.len().saturating_sub(*tail));
     whole[from..].to_vec().into_response()
+}
+
+async fn remove_template(Id(name): Id<String>) -> Json<Template> {
+    Json(template(&name))
 }
 
 async fn health(State(seen): Shared) -> Json<Vec<Finding>> {

@@ -19,7 +19,7 @@ use crate::{
     progress::Progress,
 };
 use aetherium_model::finding::Finding;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use oci_client::{
     Client, Reference, RegistryOperation,
     client::{BlobResponse, ClientConfig, ClientProtocol},
@@ -133,23 +133,21 @@ async fn pull_from(
     let wanted: Vec<_> = local::named(&manifest, &config).collect();
     let bytes = wanted.iter().map(|(_, descriptor)| descriptor.size).sum();
     progress.total("downloading layers", Some(bytes));
-    let layers = stream::iter(wanted)
+    // Boxed, each by itself: else the compiler cannot tell that the whole may move between threads.
+    let source = &source;
+    let downloads: Vec<BoxFuture<'_, Result<StoredLayer>>> = wanted
+        .into_iter()
         .map(|(layer, descriptor)| {
-            let source = &source;
             async move {
-                let file = source.blob(descriptor, progress).await?;
-                Ok::<_, ImageError>(StoredLayer {
-                    layer,
-                    bytes: Bytes::Held(file),
-                    size: descriptor.size,
-                })
+                let bytes = Bytes::Held(source.blob(descriptor, progress).await?);
+                Ok(StoredLayer { layer, bytes, size: descriptor.size })
             }
+            .boxed()
         })
-        .buffered(PARALLEL)
-        .try_collect()
-        .await?;
+        .collect();
+    let layers = stream::iter(downloads).buffered(PARALLEL).try_collect().await?;
     progress.done();
-    Ok(Image { origin: source.name, defaults: Some(config.defaults()), layers })
+    Ok(Image { origin: source.name.clone(), defaults: Some(config.defaults()), layers })
 }
 
 /// One image at one host.

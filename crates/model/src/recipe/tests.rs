@@ -85,3 +85,17 @@ fn a_line_runs_in_a_shell_as_root_unless_the_step_says_otherwise() {
     let second = recipe.run[1].command(&recipe.env);
     assert_eq!((second.user.as_deref(), second.timeout_ms), (Some("app"), Some(2000)));
 }
+
+#[test]
+fn what_lies_on_the_hosts_disk_is_told_apart() {
+    let taken = |base: serde_json::Value, source: serde_json::Value| {
+        let recipe = json!({ "base": base, "files": [{ "source": source, "dest": "/a" }] });
+        let fields = read(recipe).unwrap().taken_from_host();
+        fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>()
+    };
+    let text = json!({ "text": "a" });
+    assert!(taken(json!({ "image": "alpine:3" }), text.clone()).is_empty());
+    assert!(taken(json!({ "template": "default" }), text.clone()).is_empty());
+    assert_eq!(taken(json!({ "image": "dir:/etc" }), text), ["base.image"]);
+    assert_eq!(taken(json!({ "template": "x" }), json!("/etc/shadow")), ["files[0].source"]);
+}

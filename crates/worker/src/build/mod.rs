@@ -13,7 +13,10 @@
 
 mod place;
 mod steps;
+mod task;
 mod vm;
+
+pub(crate) use task::{from_task, sweep};
 
 use crate::Layout;
 use aetherium_image::{
