@@ -30,7 +30,7 @@ const HOST_MIB: u64 = 1024;
 const GUEST_MIB: u64 = 64;
 /// Commands at once; in a guest, which may be emulated and has one CPU, fewer.
 const CONCURRENT: usize = 200;
-const GUEST_CONCURRENT: usize = 50;
+const GUEST_CONCURRENT: usize = 20;
 /// Idle terminals; in a guest, whose memory is small, fewer.
 const TERMINALS: usize = 1_000;
 const GUEST_TERMINALS: usize = 100;
