@@ -139,7 +139,7 @@ pub async fn build_as(
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
     request.name = place.name.clone();
-    Draft::make_as(store, &request, place, progress).await?.install(store).await
+    Draft::make(store, &request, place, progress).await?.install(store).await
 }
 
 pub(crate) fn refuse_if_taken(

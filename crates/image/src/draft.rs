@@ -43,26 +43,14 @@ pub(crate) struct Parts {
 }
 
 impl Draft {
-    /// Makes a template, for the default tag of its name, and leaves it at that. Builds of one name
-    /// wait for each other.
+    /// Makes a template, for a tag of its name, and leaves it at that. Builds of one name wait for
+    /// each other.
     ///
     /// Dropping the future ends every tool it runs and removes what was made so far.
     ///
     /// # Errors
-    /// As [`crate::build()`].
-    pub async fn make(
-        store: &TemplateStore,
-        request: &BuildRequest,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
-        Self::make_as(store, request, &TemplateRef::from(&request.name), progress).await
-    }
-
-    /// The same for any tag of the request's name.
-    ///
-    /// # Errors
     /// As [`crate::build_as()`].
-    pub async fn make_as(
+    pub async fn make(
         store: &TemplateStore,
         request: &BuildRequest,
         place: &TemplateRef,

@@ -33,16 +33,19 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Task>, StoreError> {
-        let mut tx = self.begin().await?;
-        let id = task.id.to_string();
-        if let Some(first) = idempotency::take(&mut tx, key, &id, task.created_at).await? {
-            let first = first.parse().map_err(|_| StoreError::not_found("task", first))?;
-            return lock(&mut tx, first).await.map(Created::Existing);
-        }
-        refuse_if_full(&mut tx, self.max_queued).await?;
-        insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(Created::New(task.clone()))
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let id = task.id.to_string();
+            if let Some(first) = idempotency::take(&mut tx, key, &id, task.created_at).await? {
+                let first = first.parse().map_err(|_| StoreError::not_found("task", first))?;
+                return lock(&mut tx, first).await.map(Created::Existing);
+            }
+            refuse_if_full(&mut tx, self.max_queued).await?;
+            insert(&mut tx, task).await?;
+            tx.commit().await?;
+            Ok(Created::New(task.clone()))
+        })
+        .await
     }
 
     /// One task.

@@ -168,19 +168,22 @@ impl Store {
         size: DiskMib,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let mut workspace = lock(&mut tx, id).await?;
-        if workspace.state == WorkspaceState::Deleting {
-            return Err(being_deleted(&workspace));
-        }
-        workspace.spec.resources.disk_mib = size;
-        sqlx::query("UPDATE workspaces SET spec_json = $2, updated_at = $3 WHERE id = $1")
-            .bind(id.to_string())
-            .bind(row::to_json(&workspace.spec)?)
-            .bind(now.as_millis())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let mut workspace = lock(&mut tx, id).await?;
+            if workspace.state == WorkspaceState::Deleting {
+                return Err(being_deleted(&workspace));
+            }
+            workspace.spec.resources.disk_mib = size;
+            sqlx::query("UPDATE workspaces SET spec_json = $2, updated_at = $3 WHERE id = $1")
+                .bind(id.to_string())
+                .bind(row::to_json(&workspace.spec)?)
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Removes a workspace that is being deleted, with its prompts and their output.

@@ -16,7 +16,7 @@ use aetherium_image::{
     recipe::{Plan, entries, parse},
 };
 use aetherium_model::{
-    Fault,
+    Fault, TemplateRef,
     build::BuildEvent,
     finding::Finding,
     recipe::{Base, Recipe, Sizes},
@@ -60,7 +60,8 @@ pub(crate) async fn from_recipe(
     };
     let log: Box<dyn BuildLog> =
         if args.json { Box::new(JsonLines) } else { Box::new(Story::new(plan.steps())) };
-    let built = until_interrupted(&ground, &request, &recipe, &plan, log.as_ref()).await;
+    let built =
+        until_interrupted(&ground, &request, &build.name, &recipe, &plan, log.as_ref()).await;
     log.done();
     let template = built?.manifest;
     if args.json {
@@ -121,6 +122,7 @@ fn request(
 async fn until_interrupted(
     ground: &BuildGround,
     request: &BuildRequest,
+    place: &TemplateRef,
     recipe: &Recipe,
     plan: &Plan,
     log: &dyn BuildLog,
@@ -134,7 +136,7 @@ async fn until_interrupted(
         std::future::pending::<Infallible>().await
     };
     let built = tokio::select! {
-        built = Box::pin(build_template(ground, request, recipe, plan, log, &cancelled)) => built,
+        built = Box::pin(build_template(ground, request, place, recipe, plan, log, &cancelled)) => built,
         never = interrupt => match never {},
     };
     built.map_err(|fault| {

@@ -24,7 +24,7 @@ use aetherium_image::{
     recipe::{Plan, StepCache, disk},
 };
 use aetherium_model::{
-    Code, Fault,
+    Code, Fault, TemplateRef,
     build::BuildEvent,
     recipe::{BuildVm as Wanted, Recipe},
     resources::{DriverKind, Resources},
@@ -73,7 +73,8 @@ pub struct BuildGround {
     pub reuse: StepReuse,
 }
 
-/// Builds a template: the base as the request says, then the plan's steps.
+/// Builds a template for a tag of the request's name: the base as the request says, then the plan's
+/// steps.
 ///
 /// # Errors
 /// Why it was not built; the store is then as it was. [`Code::StepFailed`] names the step, with its last
@@ -81,6 +82,7 @@ pub struct BuildGround {
 pub async fn build_template(
     ground: &BuildGround,
     request: &BuildRequest,
+    place: &TemplateRef,
     recipe: &Recipe,
     plan: &Plan,
     log: &dyn BuildLog,
@@ -94,7 +96,7 @@ pub async fn build_template(
         .remedy("build with another driver, such as --driver qemu"));
     }
     let mut draft = tokio::select! {
-        draft = Draft::make(&ground.templates, request, log) => draft?,
+        draft = Draft::make(&ground.templates, request, place, log) => draft?,
         () = cancelled.cancelled() => return Err(was_cancelled()),
     };
     log.event(BuildEvent::Planned { steps: plan.steps() });

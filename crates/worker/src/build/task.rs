@@ -8,7 +8,7 @@ use aetherium_image::{
     recipe::{Plan, entries},
 };
 use aetherium_model::{
-    Code, Fault, Name,
+    Code, Fault, Name, TemplateRef,
     build::BuildEvent,
     finding::Finding,
     recipe::{Base, Recipe, Sizes},
@@ -83,7 +83,8 @@ fn built<'a>(
             boot_deadline: host.settings.boot_deadline,
             reuse: StepReuse::Kept,
         };
-        build_template(&ground, &request, recipe, &plan, &Log(name), cancelled).await
+        let place = TemplateRef::from(name);
+        build_template(&ground, &request, &place, recipe, &plan, &Log(name), cancelled).await
     })
 }
 
