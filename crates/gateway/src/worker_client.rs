@@ -181,7 +181,7 @@ impl WorkerClient {
         name: &Name,
     ) -> Result<Template, Fault> {
         let path = format!("/internal/v1/templates/{name}");
-        let request = request(worker, Method::DELETE, &path, Bytes::new())?;
+        let request = self.request(worker, Method::DELETE, &path, Bytes::new())?;
         let answer = self.call(worker, request, READ_TIMEOUT).await?;
         parse(worker, &answer)
     }

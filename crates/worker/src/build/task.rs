@@ -13,6 +13,7 @@ use aetherium_model::{
     finding::Finding,
     recipe::{Base, Recipe, Sizes},
     resources::Resources,
+    tuning::Tuning,
 };
 use aetherium_queue::{Outcome, TaskContext};
 use futures::future::BoxFuture;
@@ -138,6 +139,8 @@ fn request(host: &Host, name: Name, recipe: &Recipe, replace: bool) -> Result<Bu
         kernel_args: Vec::new(),
         cpu_template: None,
         transport: None,
+        snapshots: None,
+        tuning: Tuning::default(),
         replace,
     })
 }
