@@ -1,8 +1,8 @@
 //! Failures on the real Firecracker, each in its own way, and what is said of them.
 //!
-//! Run by hand, where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL_FIRECRACKER` name a Firecracker and an
-//! uncompressed kernel with all drivers built in whose guests boot here; else each test says that it
-//! was skipped. [`record`] writes what these very boots leave to `tests/fixtures/firecracker`, where
+//! Run by hand, where `AETHERIUM_FIRECRACKER` and `AETHERIUM_TEST_KERNEL_FIRECRACKER` name a
+//! Firecracker and an uncompressed kernel with all drivers built in whose guests boot here; else each
+//! test says that it was skipped. [`record`] writes what these very boots leave to `tests/fixtures/firecracker`, where
 //! the unit tests of the classifier read it. Firecracker is driven by hand: what is wrong with these
 //! VMs is what the driver would not let through.
 
@@ -50,8 +50,8 @@ impl Real {
         let found = found.filter(|(_, kernel)| is_elf(kernel));
         let Some((firecracker, image)) = found else {
             eprintln!(
-                "SKIPPED: no real Firecracker: set AETHERIUM_FIRECRACKER and AETHERIUM_TEST_KERNEL_FIRECRACKER \
-                 (an uncompressed kernel)"
+                "SKIPPED: no real Firecracker: set AETHERIUM_FIRECRACKER and \
+                 AETHERIUM_TEST_KERNEL_FIRECRACKER (an uncompressed kernel)"
             );
             return None;
         };
