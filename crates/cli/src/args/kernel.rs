@@ -25,7 +25,7 @@ pub(crate) enum KernelCommand {
   aetherium kernel import --distribution                 the distribution's own, for VMs")]
     Import(ImportArgs),
     /// Build a lean kernel from the distribution's kernel source and keep it: everything a microVM needs
-    /// built in, for boots in less than a second. Takes ten minutes to an hour, and 2 GB of disk.
+    /// built in, so that it boots fast. Takes long, and room for a kernel's source and build.
     Build(KernelBuildArgs),
     /// List those of the data directory.
     List,

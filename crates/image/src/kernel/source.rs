@@ -4,8 +4,7 @@
 //! ```text
 //! source ─► make tinyconfig ─► + lean.config ─► make olddefconfig ─► all there? ─► make bzImage
 //! ```
-//! All is done in a directory that the caller gives; the source itself is not changed. Compiling takes
-//! from ten minutes on some cores to an hour on few.
+//! All is done in a directory that the caller gives; the source itself is not changed.
 
 use super::package;
 use crate::{
@@ -79,7 +78,7 @@ pub struct KernelBuild {
     pub base: BaseConfig,
     /// A fragment of the caller's own, after [`LEAN_CONFIG`]: its lines go before.
     pub fragment: Option<PathBuf>,
-    /// An existing directory for source and build: some 2 GB.
+    /// An existing directory with room for source and build.
     pub work: PathBuf,
     /// How many compilers run at once.
     pub jobs: NonZeroUsize,
