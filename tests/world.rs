@@ -113,7 +113,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // A test that failed half way must not leave VMs on the machine.
-        for stray in aetherium_vmm::strays(&self.path().join("vms")).unwrap_or_default() {
+        let of = |dir: &str| aetherium_vmm::strays(&self.path().join(dir)).unwrap_or_default();
+        for stray in of("vms").into_iter().chain(of("builds")) {
             for process in stray.processes {
                 let pid = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw);
                 if let Some(pid) = pid {
