@@ -121,10 +121,11 @@ impl Place {
         all.map(|(vm, process)| format!("{vm}: {} {}", process.role, process.pid)).collect()
     }
 
-    /// The same processes by their ids.
+    /// The ids of the same processes, and of those of a build's VMs.
     pub(crate) fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> {
-        let strays = aetherium_vmm::strays(&self.path().join("vms")).unwrap_or_default();
-        let all = strays.into_iter().flat_map(|stray| stray.processes);
+        let of = |dir: &str| aetherium_vmm::strays(&self.path().join(dir)).unwrap_or_default();
+        let strays = of("vms").into_iter().chain(of("builds"));
+        let all = strays.flat_map(|stray| stray.processes);
         all.filter_map(|it| rustix::process::Pid::from_raw(it.pid.try_into().ok()?))
     }
 
