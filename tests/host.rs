@@ -1,6 +1,6 @@
 //! `aetherium host prepare`: whatever happens to it, the image in place is whole.
 
-use crate::world::{AETHERIUM, BOOT, assets};
+use crate::world::{AETHERIUM, BOOT, assets, test_template};
 use aetherium_agent_client::{AgentClient, Deadlines, Endpoint, ExecSpec, Token, collect};
 use aetherium_image::cpio::{Entry, segment};
 use aetherium_model::{
@@ -364,7 +364,7 @@ fn config_disk(host: &Host) -> PathBuf {
 /// The distribution's kernel, as `make test` provides it.
 fn kernel() -> GuestKernel {
     GuestKernel {
-        image: assets().join("data/templates/default/kernel"),
+        image: test_template().kernel(),
         elf: None,
         facts: KernelFacts {
             release: "of the host's distribution".to_owned(),
@@ -380,7 +380,7 @@ fn kernel() -> GuestKernel {
 
 /// The kernel's modules, and in the agent's place a program that only finds the root.
 fn initramfs(host: &Host) -> PathBuf {
-    let mut archive = fs::read(assets().join("data/templates/default/initramfs.cpio")).unwrap();
+    let mut archive = fs::read(test_template().initramfs()).unwrap();
     let init = fs::read(host.at("tree/sbin/init")).unwrap();
     archive.extend(segment(&[Entry::file("/init", 0o755, init)]));
     let path = host.at("initrd");

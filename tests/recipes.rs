@@ -98,11 +98,13 @@ async fn the_documented_recipe_becomes_a_template_whose_vms_start_its_command_by
 fn endless(place: &Place) -> Child {
     let recipe =
         "base = { template = \"default\" }\n[[run]]\ncommand = \"echo here; sleep 1000\"\n";
-    let mut child =
-        build(place, recipe).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let log = place.path().join("build.log");
+    let errors = fs::File::create(&log).unwrap();
+    let mut child = build(place, recipe).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut lines = lines.map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("here\\n")), "the step does not run");
+    let runs = lines.any(|line| line.contains("here\\n"));
+    assert!(runs, "the step does not run: {}", fs::read_to_string(log).unwrap());
     child
 }
 

@@ -4,7 +4,9 @@
 //! that one before it does not. The files were written when the version was, and stay as they are.
 
 use crate::support::*;
-use aetherium_model::{ExecutionId, PromptId, VmId, WorkerId, WorkspaceId, task::Recovery};
+use aetherium_model::{
+    Code, ExecutionId, Fault, PromptId, VmId, WorkerId, WorkspaceId, run::RunState, task::Recovery,
+};
 use aetherium_store::{Created, DatabaseUrl, Idempotency, RunRef, Store};
 use std::{fs, path::Path};
 
@@ -95,7 +97,11 @@ async fn work_goes_on(store: &Store) {
     let added = add_prompt(store, &workspace).await;
 
     let recovered = store.recover_worker(worker, at(9)).await.unwrap();
-    assert!(matches!(recovered[0].verdict, Recovery::Interrupt(_)));
+    // Whether its command still runs is for its worker to find out, which here finds nothing.
+    assert_eq!(recovered[0].verdict, Recovery::Resume);
+    assert_eq!(claim(store, worker).await.unwrap().id, recovered[0].task.id);
+    let lost = RunState::Interrupted { fault: Fault::new(Code::Interrupted, "it is gone") };
+    let _ = store.finish_run(RunRef::Prompt(running), lost, at(9)).await.unwrap();
     let interactive = store.interrupt_interactive_runs(worker, at(9)).await.unwrap();
     assert_eq!(interactive.len(), 1);
     assert_eq!(store.prompt(running).await.unwrap().state.as_str(), "interrupted");
