@@ -137,7 +137,7 @@ pub(crate) async fn start_worker(
     bus: Bus,
 ) -> Result<(Worker, DriverFound), CliError> {
     let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote } = config;
-    let driver = choose_driver(data, &layout, args).await;
+    let driver = Box::pin(choose_driver(data, &layout, args)).await;
     let found = match &driver {
         Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
         Err(fault) => Err(fault.clone()),
@@ -151,7 +151,7 @@ pub(crate) async fn start_worker(
         ..Settings::default()
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };
-    Ok((Worker::start(parts).await.map_err(Fault::from)?, found))
+    Ok((Box::pin(Worker::start(parts)).await.map_err(Fault::from)?, found))
 }
 
 /// Serves the gateway until it is told to stop.
@@ -167,8 +167,8 @@ pub(crate) async fn open_store(data: &DataDir, args: &DatabaseArgs) -> Result<St
     let url = url
         .parse()
         .map_err(|error| Fault::new(Code::InvalidRequest, format!("--database: {error}")))?;
-    let store = Store::open(&url).await.map_err(Fault::from)?;
-    store.migrate().await.map_err(Fault::from)?;
+    let store = Box::pin(Store::open(&url)).await.map_err(Fault::from)?;
+    Box::pin(store.migrate()).await.map_err(Fault::from)?;
     Ok(store)
 }
 

@@ -33,7 +33,7 @@ impl Handler for Handlers {
             TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
             TaskKind::PromptExecute { workspace_id, prompt_id } => {
-                self.prompt_execute(&task, workspace_id, prompt_id, &context).await
+                Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
             }
             TaskKind::TemplateBuild { template, recipe, replace } => {
                 Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
