@@ -4,6 +4,7 @@
 //! turn on at once; nothing ever waits for a transport that is not there.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ pub const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The most dials of a booting guest at once.
 const MAX_DIALS: usize = 32;
+
+/// How long the answer to `CONNECT` is waited for, whoever still wants it: longer than a guest that
+/// is starved of its processor may take.
+const MAX_ASKING: Duration = Duration::from_secs(120);
 
 /// The longest answer to `CONNECT` worth reading, in bytes.
 const MAX_CONNECT_ANSWER: usize = 64;
@@ -201,8 +206,23 @@ async fn open(endpoint: &Endpoint, silence: Duration) -> Result<Connection, Stri
     opened.map_err(|error| error.to_string())
 }
 
+/// Asks for a guest port, and hears the answer even when the dial is given up meanwhile: the helper of
+/// QEMU's vsock writes it without a thought of callers that have gone, and dies of the broken pipe, and
+/// with it the guest's vsock (vhost-device-vsock 0.3, `VsockConnection::send_pkt`).
+async fn connect_vsock(uds: &Path, port: u32) -> io::Result<UnixStream> {
+    let uds = uds.to_owned();
+    // It ends by itself: with the answer, with the VMM, or with its time.
+    let asked =
+        tokio::spawn(tokio::time::timeout(MAX_ASKING, async move { ask_vsock(&uds, port).await }));
+    match asked.await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(_)) => Err(io::ErrorKind::TimedOut.into()),
+        Err(failed) => Err(io::Error::other(failed)),
+    }
+}
+
 /// Asks a VMM's vsock socket for a guest port. Without a listener in the guest the VMM just closes.
-async fn connect_vsock(uds: &std::path::Path, port: u32) -> io::Result<UnixStream> {
+async fn ask_vsock(uds: &Path, port: u32) -> io::Result<UnixStream> {
     let mut socket = UnixStream::connect(uds).await?;
     socket.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     let mut answer = Vec::with_capacity(MAX_CONNECT_ANSWER);
@@ -227,4 +247,28 @@ fn refused(port: u32, answer: &[u8]) -> io::Error {
         io::ErrorKind::ConnectionRefused,
         format!("guest port {port} is not open (answer `{text}`)"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_still_hears_the_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let uds = dir.path().join("vsock.sock");
+        let listener = UnixListener::bind(&uds).unwrap();
+        let dial = tokio::time::timeout(Duration::from_millis(20), connect_vsock(&uds, 9999));
+        let (dialled, accepted) = tokio::join!(dial, listener.accept());
+        assert!(dialled.is_err(), "nobody has answered it");
+        let (mut socket, _) = accepted.unwrap();
+
+        let mut asked = [0; 13];
+        socket.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"CONNECT 9999\n");
+        socket.write_all(b"OK 9999\n").await.unwrap();
+        // Answered, it is closed, as nobody wants it.
+        assert_eq!(socket.read(&mut asked).await.unwrap(), 0);
+    }
 }
