@@ -5,11 +5,12 @@
 
 use crate::{
     Error,
+    metrics::GatewayMetrics,
     problem::{self, Draft},
 };
 use aetherium_model::{Code, Fault};
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -29,8 +30,13 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) HeaderValue);
 
-pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(
+    State(metrics): State<GatewayMetrics>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
+    let _in_progress = metrics.begin();
     let id = request_id(request.headers());
     let id_text = id.to_str().unwrap_or_default().to_owned();
     let method = request.method().clone();
@@ -52,13 +58,15 @@ pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
     response.headers_mut().insert(REQUEST_ID, id);
     // What a guest wrote is text, whatever a browser would like to make of it.
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    let took = began.elapsed();
+    metrics.answered(route.as_ref(), &method, response.status(), took);
     tracing::info!(
         target: "aetherium::access",
         request_id = id_text,
         %method,
         route = route.as_ref().map_or("-", MatchedPath::as_str),
         status = response.status().as_u16(),
-        latency_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
     response
 }
@@ -141,12 +149,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_a_problem_without_its_words() {
-        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
         use tower::ServiceExt as _;
         async fn panics() {
             panic!("the secret is {}", 42)
         }
-        let router = Router::new().route("/", get(panics)).layer(from_fn(edge));
+        let router = Router::new().route("/", get(panics)).layer(from_fn_with_state(GatewayMetrics::default(), edge));
         let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let id = response.headers()[REQUEST_ID].clone();
@@ -161,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_that_a_library_answered_by_itself_becomes_a_problem() {
-        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
         use tower::ServiceExt as _;
         for (status, code) in [
             (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
@@ -170,7 +178,7 @@ mod tests {
             (StatusCode::INSUFFICIENT_STORAGE, "internal"),
         ] {
             let answer = move || async move { (status, "plain text") };
-            let router = Router::new().route("/", get(answer)).layer(from_fn(edge));
+            let router = Router::new().route("/", get(answer)).layer(from_fn_with_state(GatewayMetrics::default(), edge));
             let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
             let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
             let problem: crate::Problem = serde_json::from_slice(&body).unwrap();

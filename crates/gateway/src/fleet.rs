@@ -99,7 +99,7 @@ pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
     }
 }
 
-async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
+pub(crate) async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
     let mut workers = Vec::new();
     let mut page = PageRequest { limit: MAX_PAGE, after: None };
     loop {

@@ -1,6 +1,6 @@
 //! The gateway's state: what every handler shares. It owns nothing durable.
 
-use crate::{Error, GatewayConfig, worker_client::WorkerClient};
+use crate::{Error, GatewayConfig, metrics::GatewayMetrics, worker_client::WorkerClient};
 use aetherium_model::Timestamp;
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
@@ -19,6 +19,7 @@ struct Inner {
     streams: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
+    metrics: GatewayMetrics,
 }
 
 impl Gateway {
@@ -31,6 +32,7 @@ impl Gateway {
             queue,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            metrics: GatewayMetrics::default(),
         }))
     }
 
@@ -65,6 +67,16 @@ impl Gateway {
     /// The tasks that [`Gateway::stop`] waits for.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.0.tasks
+    }
+
+    pub(crate) fn metrics(&self) -> &GatewayMetrics {
+        &self.0.metrics
+    }
+
+    /// How many streams are open, and how many may be.
+    pub(crate) fn streams(&self) -> (usize, usize) {
+        let most = self.0.config.max_streams;
+        (most.saturating_sub(self.0.streams.available_permits()), most)
     }
 
     /// A place among the streams, held for as long as the stream lasts.

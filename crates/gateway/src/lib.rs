@@ -33,6 +33,7 @@ mod events;
 mod extract;
 mod fleet;
 mod gateway;
+mod metrics;
 pub mod placement;
 mod problem;
 mod ready;

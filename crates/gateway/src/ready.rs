@@ -49,7 +49,7 @@ pub(crate) async fn ready(State(gateway): State<Gateway>) -> (StatusCode, Json<R
     (status, Json(Readiness { ready, checks }))
 }
 
-async fn store(gateway: &Gateway) -> Finding {
+pub(crate) async fn store(gateway: &Gateway) -> Finding {
     const WHY: &str = "every request reads or writes the database";
     let failed = |found: String| {
         Finding::fail("store", found, WHY, "see that the database is reachable and has room")
@@ -65,7 +65,7 @@ async fn store(gateway: &Gateway) -> Finding {
 }
 
 /// Whether a notification goes round: announced here, it must be noticed here.
-async fn queue(gateway: &Gateway) -> Finding {
+pub(crate) async fn queue(gateway: &Gateway) -> Finding {
     const WHY: &str = "without notifications work begins late";
     let topic = Topic::Task(TaskId::new());
     let mut subscription = gateway.bus().subscribe(topic);

@@ -8,7 +8,7 @@ use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub fn router(gateway: Gateway) -> Router {
     let state = gateway.clone();
     let deadline = from_fn_with_state(gateway.clone(), within_deadline);
+    let edge = from_fn_with_state(gateway.metrics().clone(), edge::edge);
     let key = from_fn_with_state(gateway, auth::require_key);
     let (api, _) = prompt_routes().layer(deadline).merge(patient_routes()).split_for_parts();
     api.fallback(no_route)
@@ -31,7 +32,7 @@ pub fn router(gateway: Gateway) -> Router {
         // The JSON extractor has its own, smaller limit.
         .layer(DefaultBodyLimit::disable())
         .layer(key)
-        .layer(from_fn(edge::edge))
+        .layer(edge)
         .with_state(state)
 }
 

@@ -79,6 +79,17 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// Every type's name.
+    pub const NAMES: [&'static str; 7] = [
+        "vm:create",
+        "vm:execute",
+        "vm:delete",
+        "workspace:create",
+        "workspace:delete",
+        "prompt:execute",
+        "template:build",
+    ];
+
     /// The type's name, as in JSON.
     pub const fn as_str(&self) -> &'static str {
         match self {

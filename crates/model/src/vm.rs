@@ -76,6 +76,10 @@ pub enum VmEvent {
 }
 
 impl VmState {
+    /// The names of the states of a VM that has not ended.
+    pub const LIVE: [&'static str; 7] =
+        ["creating", "booting", "running", "pausing", "paused", "resuming", "stopping"];
+
     /// The state that follows `event`, or `None` where the event has no place in this state.
     ///
     /// Ending is possible from every state that is not terminal. An end that was asked for keeps

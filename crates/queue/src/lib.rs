@@ -15,6 +15,7 @@
 mod bus;
 mod consumer;
 mod handler;
+mod metrics;
 mod queue;
 mod settle;
 

@@ -8,7 +8,7 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, migrate, transact::within};
+use crate::{DatabaseUrl, StoreError, metrics::StoreMetrics, migrate, transact::within};
 use aetherium_model::limits::MAX_QUEUED_TASKS;
 use sqlx::{
     AnyPool,
@@ -54,6 +54,7 @@ pub struct Store {
     pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
+    pub(crate) metrics: StoreMetrics,
 }
 
 impl Store {
@@ -95,7 +96,8 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS })
+        let metrics = StoreMetrics::new();
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

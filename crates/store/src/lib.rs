@@ -22,12 +22,14 @@
 //! PostgreSQL ends for the sake of another change is done again (`transact.rs`), and no call waits
 //! for a database that cannot be heard.
 
+mod census;
 mod connect;
 mod delivery;
 mod error;
 mod executions;
 mod idempotency;
 mod log;
+mod metrics;
 mod migrate;
 mod page;
 mod prompts;
@@ -41,6 +43,7 @@ mod vms;
 mod workers;
 mod workspaces;
 
+pub use census::Waiting;
 pub use connect::Store;
 pub use delivery::{Recovered, TaskEnd};
 pub use error::StoreError;

@@ -34,20 +34,21 @@ impl Store {
         &self,
         work: impl Fn() -> Work,
     ) -> Result<T, StoreError> {
-        within(CHANGE, async {
+        let tries = async {
             let mut tried = 1;
             loop {
                 match work().await {
                     Err(error) if tried < TRIES && error.asks_for_another_try() => {
                         tracing::debug!(%error, tried, "a change gave way to another");
+                        self.metrics.retries.inc();
                         sleep(pause(tried)).await;
                         tried += 1;
                     }
                     done => return done,
                 }
             }
-        })
-        .await
+        };
+        self.metrics.change(within(CHANGE, tries)).await
     }
 
     /// A transaction that outlives a power cut once it is committed, as far as the database's own
@@ -77,7 +78,8 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Vec<AnyRow>, StoreError> {
-        within(QUESTION, async { Ok(question.fetch_all(&self.read).await?) }).await
+        let rows = async { Ok(question.fetch_all(&self.read).await?) };
+        self.metrics.question(within(QUESTION, rows)).await
     }
 
     /// The first row that answers a question, if any does.
@@ -85,7 +87,8 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Option<AnyRow>, StoreError> {
-        within(QUESTION, async { Ok(question.fetch_optional(&self.read).await?) }).await
+        let row = async { Ok(question.fetch_optional(&self.read).await?) };
+        self.metrics.question(within(QUESTION, row)).await
     }
 }
 
