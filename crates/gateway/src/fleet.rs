@@ -93,6 +93,7 @@ pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
         attempts: 0,
         cancel_requested: false,
         fault: None,
+        trace: aetherium_telemetry::here(),
         created_at: now(),
         started_at: None,
         finished_at: None,

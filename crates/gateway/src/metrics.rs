@@ -102,7 +102,8 @@ impl GatewayMetrics {
         let waiting = gateway.store().waiting().await?;
         for kind in TaskKind::NAMES {
             let of = waiting.iter().find(|it| it.kind == kind);
-            let (tasks, age) = of.map_or((0, Duration::ZERO), |it| (it.tasks, now().since(it.oldest)));
+            let (tasks, age) =
+                of.map_or((0, Duration::ZERO), |it| (it.tasks, now().since(it.oldest)));
             self.waiting.get_or_create(&Kind { kind }).set(int(tasks));
             self.oldest.get_or_create(&Kind { kind }).set(age.as_secs_f64());
         }

@@ -42,11 +42,17 @@ pub(crate) async fn health() -> Json<Health> {
     responses((status = 200, body = Readiness), (status = 503, body = Readiness))
 )]
 pub(crate) async fn ready(State(gateway): State<Gateway>) -> (StatusCode, Json<Readiness>) {
-    let mut checks = vec![store(&gateway).await, queue(&gateway).await];
-    checks.extend(workers(&gateway).await);
+    let checks = checks(&gateway).await;
     let ready = checks.iter().all(|check| check.verdict != Verdict::Fail);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, checks }))
+}
+
+/// What each check finds now.
+pub(crate) async fn checks(gateway: &Gateway) -> Vec<Finding> {
+    let mut checks = vec![store(gateway).await, queue(gateway).await];
+    checks.extend(workers(gateway).await);
+    checks
 }
 
 pub(crate) async fn store(gateway: &Gateway) -> Finding {

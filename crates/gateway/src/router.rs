@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{disks, executions, prompts, tasks, templates, vms, workers, workspaces},
+    routes::{disks, executions, prompts, status, tasks, templates, vms, workers, workspaces},
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
@@ -67,6 +67,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(ready::health))
         .routes(routes!(ready::ready))
         .routes(routes!(description))
+        .routes(routes!(status::get))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))

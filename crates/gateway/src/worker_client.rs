@@ -282,6 +282,9 @@ impl WorkerClient {
         let address = Address::of(worker)?;
         let uri = format!("http://{}{path}", address.authority());
         let mut request = Request::builder().method(method.clone()).uri(uri);
+        if let Some(here) = aetherium_telemetry::here() {
+            request = request.header(aetherium_telemetry::TRACEPARENT, here.to_string());
+        }
         if let Address::Network(_) = address {
             let key = self.key.as_ref().ok_or_else(|| {
                 let detail = format!("worker {} is on another machine and wants a pass", worker.id);

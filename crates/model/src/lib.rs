@@ -22,6 +22,7 @@ pub mod pass;
 pub mod recipe;
 pub mod resources;
 pub mod run;
+pub mod status;
 pub mod task;
 pub mod template;
 pub mod template_ref;

@@ -11,8 +11,8 @@
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
-    recipe::Recipe,
+    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, TraceParent, VmId, WorkerId,
+    WorkspaceId, recipe::Recipe,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -202,6 +202,9 @@ pub struct Task {
     /// Why it failed or was interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// The trace that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When the start mark was written.
@@ -288,6 +291,7 @@ mod tests {
             attempts,
             cancel_requested,
             fault: None,
+            trace: None,
             created_at: Timestamp::from_millis(0),
             started_at: None,
             finished_at: None,

@@ -42,6 +42,8 @@ impl Store {
         let asked = "SELECT state, COUNT(*) AS vms FROM vms WHERE ended_at IS NULL \
                      GROUP BY state ORDER BY state";
         let rows = self.all(sqlx::query(asked)).await?;
-        rows.iter().map(|found| Ok((row::text(found, "state")?, row::number(found, "vms")?))).collect()
+        rows.iter()
+            .map(|found| Ok((row::text(found, "state")?, row::number(found, "vms")?)))
+            .collect()
     }
 }

@@ -145,8 +145,8 @@ pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
     let next = sqlx::query(counter).fetch_one(&mut **tx).await?;
     sqlx::query(
         "INSERT INTO tasks (id, seq, kind, kind_json, serial_key, worker_id, state, attempts, \
-         cancel_requested, not_before, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, 'queued', 0, 0, 0, $7)",
+         cancel_requested, not_before, created_at, trace) \
+         VALUES ($1, $2, $3, $4, $5, $6, 'queued', 0, 0, 0, $7, $8)",
     )
     .bind(task.id.to_string())
     .bind(row::int(&next, "value")?)
@@ -155,6 +155,7 @@ pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
     .bind(task.kind.serial_key())
     .bind(task.worker_id.to_string())
     .bind(task.created_at.as_millis())
+    .bind(task.trace.map(|trace| trace.to_string()))
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -329,6 +330,7 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Task, StoreError> {
         attempts: row::number(from, "attempts")?,
         cancel_requested: row::int(from, "cancel_requested")? != 0,
         fault: row::maybe_json(from, "fault_json")?,
+        trace: row::maybe_parsed(from, "trace")?,
         created_at: row::time(from, "created_at")?,
         started_at: row::maybe_time(from, "started_at")?,
         finished_at: row::maybe_time(from, "finished_at")?,

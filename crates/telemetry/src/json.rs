@@ -122,8 +122,11 @@ mod tests {
             .with_writer(written.clone())
             .finish();
         tracing::subscriber::with_default(log, || {
-            let request =
-                tracing::info_span!("request", request_id = "req_1", trace_id = tracing::field::Empty);
+            let request = tracing::info_span!(
+                "request",
+                request_id = "req_1",
+                trace_id = tracing::field::Empty
+            );
             request.record("trace_id", "4bf9");
             let _request = request.enter();
             let _task = tracing::info_span!("task", task = "tk_1", vm = "vm_outer").entered();

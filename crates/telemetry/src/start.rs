@@ -44,7 +44,9 @@ pub struct Settings<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// Spans cannot be sent there.
-    #[error("traces cannot be sent to {url}: {reason}; name a collector's base URL, such as http://127.0.0.1:4318, with --otlp-endpoint")]
+    #[error(
+        "traces cannot be sent to {url}: {reason}; name a collector's base URL, such as http://127.0.0.1:4318, with --otlp-endpoint"
+    )]
     Endpoint {
         /// As it was given.
         url: String,
@@ -87,9 +89,12 @@ pub fn start(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
             .with_threads(false)
             .with_filter(traced())
     });
-    let filter = EnvFilter::try_from_env("AETHERIUM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(settings.level));
-    tracing_subscriber::registry().with(log(settings.format).with_filter(filter)).with(spans).try_init()?;
+    let filter =
+        EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(settings.level));
+    tracing_subscriber::registry()
+        .with(log(settings.format).with_filter(filter))
+        .with(spans)
+        .try_init()?;
     Ok(Telemetry(provider))
 }
 

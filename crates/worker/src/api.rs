@@ -31,8 +31,9 @@ use aetherium_model::{
 };
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, WebSocketUpgrade},
+    extract::{MatchedPath, Path, Query, Request, State, WebSocketUpgrade},
     http::{StatusCode, header},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post},
 };
@@ -42,6 +43,7 @@ use tokio::{
     net::UnixListener,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 
 /// The most of a console that one answer carries, in bytes.
 const MAX_CONSOLE_BYTES: u64 = 1024 * 1024;
@@ -86,7 +88,18 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/templates/{name}", delete(remove_template))
         .route("/internal/v1/health", get(health))
         .merge(disks::routes())
+        .layer(from_fn(traced))
         .with_state(host)
+}
+
+/// Makes a request a part of its caller's trace and gives its lines in the log the caller's request id.
+async fn traced(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
+    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
+    let span = tracing::info_span!("asked", request_id = id, route, trace_id = Empty);
+    let parent = aetherium_telemetry::parent_of(headers);
+    aetherium_telemetry::within(span, parent, next.run(request)).await
 }
 
 /// A fault as an answer: its JSON, under the status a gateway maps back.

@@ -1,6 +1,7 @@
 //! Telling the rest of the system that this worker lives, what it has, and how much it does.
 
 use crate::{WorkerError, host::Host};
+pub(crate) use aetherium_model::worker::GONE_AFTER;
 use aetherium_model::{
     name::Name,
     worker::{HEARTBEAT, Worker, WorkerState},
@@ -33,6 +34,7 @@ pub(crate) async fn register(host: &Arc<Host>) -> Result<(), WorkerError> {
         heartbeat_at: now,
     };
     host.queue.store().upsert_worker(&worker).await?;
+    host.metrics.heard_of(now);
     Ok(())
 }
 
@@ -51,9 +53,10 @@ pub(crate) async fn keep(host: Arc<Host>, shutdown: CancellationToken) {
 
 /// Says what the worker has now, without waiting for the next time it would.
 pub(crate) async fn beat(host: &Arc<Host>) {
-    let (store, vms) = (host.queue.store(), host.vms.count());
-    if let Err(error) = store.heartbeat(host.id, host.now(), vms, &templates(host)).await {
-        tracing::warn!(%error, "the heartbeat could not be written");
+    let (store, vms, now) = (host.queue.store(), host.vms.count(), host.now());
+    match store.heartbeat(host.id, now, vms, &templates(host)).await {
+        Ok(()) => host.metrics.heard_of(now),
+        Err(error) => tracing::warn!(%error, "the heartbeat could not be written"),
     }
 }
 

@@ -17,6 +17,7 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
+//! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
@@ -35,6 +36,7 @@ mod host;
 mod housekeeping;
 mod journal;
 mod layout;
+mod metrics;
 mod reconcile;
 mod rejoin;
 mod remote;
@@ -56,10 +58,12 @@ use aetherium_image::{BlankDisks, TemplateStore};
 use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
 use aetherium_queue::{Bus, Consumer, Queue};
 use aetherium_store::Store;
+use aetherium_telemetry::Observed;
 use aetherium_vmm::Chosen;
 use disk::DiskClaims;
 use handler::Handlers;
 use host::{Host, Registry};
+use metrics::WorkerMetrics;
 use std::{collections::HashSet, sync::Arc, time::Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +117,7 @@ impl Worker {
             queue: Queue::new(store, bus),
             settings,
             vms: Registry::default(),
+            metrics: WorkerMetrics::new(driver.as_ref().ok().map(|it| it.vmm.kind())),
             driver,
             draining: CancellationToken::new(),
             digests: digest::Digests::default(),
@@ -150,6 +155,11 @@ impl Worker {
     /// The worker's id.
     pub fn id(&self) -> WorkerId {
         self.host.id
+    }
+
+    /// This worker, for whoever watches it.
+    pub fn watched(&self) -> impl Observed + use<> {
+        metrics::Watched(Arc::clone(&self.host))
     }
 
     /// The agent of a VM that runs here, without the layers between: for benchmarks.

@@ -26,6 +26,14 @@ pub(crate) struct GatewayArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7072",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
 }
@@ -41,6 +49,14 @@ pub(crate) struct WorkerArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7073",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
     /// The host and port under which gateways reach it; else the address it listens on.
     #[arg(long, env = "AETHERIUM_WORKER_ADDRESS", value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,

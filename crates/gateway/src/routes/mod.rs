@@ -4,6 +4,7 @@
 pub(crate) mod disks;
 pub(crate) mod executions;
 pub(crate) mod prompts;
+pub(crate) mod status;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod vms;

@@ -264,6 +264,7 @@ impl Server {
             attempts: 0,
             cancel_requested: false,
             fault: None,
+            trace: None,
             created_at: now(),
             started_at: None,
             finished_at: None,

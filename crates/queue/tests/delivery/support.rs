@@ -200,6 +200,7 @@ fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
         attempts: 0,
         cancel_requested: false,
         fault: None,
+        trace: None,
         created_at: now(),
         started_at: None,
         finished_at: None,

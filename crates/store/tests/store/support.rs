@@ -122,6 +122,7 @@ pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
         attempts: 0,
         cancel_requested: false,
         fault: None,
+        trace: None,
         created_at: at(0),
         started_at: None,
         finished_at: None,

@@ -5,7 +5,8 @@
 
 use crate::support::*;
 use aetherium_model::{
-    Code, ExecutionId, Fault, PromptId, VmId, WorkerId, WorkspaceId, run::RunState, task::Recovery,
+    Code, ExecutionId, Fault, PromptId, TaskId, VmId, WorkerId, WorkspaceId, run::RunState,
+    task::Recovery,
 };
 use aetherium_store::{Created, DatabaseUrl, Idempotency, RunRef, Store};
 use std::{fs, path::Path};
@@ -60,6 +61,9 @@ async fn what_an_earlier_version_left_is_kept_and_goes_on(engine: Engine) {
     }
 }
 
+/// The first version, counted from 1, whose tasks have a trace.
+const TRACED: usize = 3;
+
 async fn what_was_there_is_there(store: &Store, version: usize) {
     let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();
     let vm: VmId = format!("vm_{ONE}").parse().unwrap();
@@ -74,6 +78,11 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     assert_eq!(address.as_deref(), (version >= 2).then_some("127.0.0.1"));
     let fault = store.vm(ended).await.unwrap().state;
     assert_eq!(fault.as_str(), "failed");
+
+    let traced: TaskId = format!("tk_{THREE}").parse().unwrap();
+    let trace = store.task(traced).await.unwrap().trace.map(|it| it.trace_id.to_string());
+    let theirs = (version >= TRACED).then_some("0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(trace.as_deref(), theirs);
 
     let done: PromptId = format!("pr_{ONE}").parse().unwrap();
     let prompt = store.prompt(done).await.unwrap();
