@@ -10,7 +10,9 @@ mod roles;
 mod template;
 mod tuning;
 
-pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
+pub(crate) use bench::{
+    AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
+};
 pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
