@@ -70,9 +70,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Whether it can start VMs of this template. A plain process starts from none.
+    /// Whether it can start VMs of this template. Some drivers' VMs start from none.
     pub fn can_start(&self, template: &Name) -> bool {
-        self.driver == Some(DriverKind::Process) || self.templates.contains(template)
+        let needs_none = self.driver.is_some_and(|driver| !driver.starts_from_template());
+        needs_none || self.templates.contains(template)
     }
 
     /// The state as of `now`: a worker that no longer speaks is gone, whatever it said last.

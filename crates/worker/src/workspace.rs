@@ -11,7 +11,6 @@ use crate::{
 use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
-    resources::DriverKind,
     vm::{Vm, VmState},
     workspace::Workspace,
 };
@@ -22,8 +21,7 @@ use std::{io, sync::Arc, time::Duration};
 pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
     let driver = host.driver()?.kind();
     private_dir(&host.layout.workspace(workspace.id))?;
-    // A plain process has no disk of its own.
-    if driver == DriverKind::Process {
+    if !driver.starts_from_template() {
         return Ok(());
     }
     vm::hold_for_workspace(host, workspace.id, &workspace.spec.template)?;

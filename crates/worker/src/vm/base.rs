@@ -7,12 +7,12 @@
 
 use crate::{WorkerError, host::Host};
 use aetherium_image::{Holder, InstalledTemplate};
-use aetherium_model::{Fault, TemplateRef, WorkspaceId, name::Name, resources::DriverKind, vm::Vm};
+use aetherium_model::{Fault, TemplateRef, WorkspaceId, name::Name, vm::Vm};
 
-/// The template of a VM that is about to start, held for it. None where agents run as processes of
-/// the host: they start from no template.
+/// The template of a VM that is about to start, held for it. None where the driver's VMs start from
+/// no template.
 pub(super) fn hold(host: &Host, vm: &Vm) -> Result<Option<InstalledTemplate>, Fault> {
-    if host.driver()?.kind() == DriverKind::Process {
+    if !host.driver()?.kind().starts_from_template() {
         return Ok(None);
     }
     let kept = match (vm.workspace_id, &vm.spec.snapshot) {
@@ -42,7 +42,7 @@ pub(super) fn held(host: &Host, vm: &Vm) -> Result<InstalledTemplate, Fault> {
 
 /// Holds the template of a VM that was started before templates were held, and goes on.
 pub(crate) fn hold_for_adopted(host: &Host, vm: &Vm) -> Result<(), Fault> {
-    if host.driver()?.kind() == DriverKind::Process {
+    if !host.driver()?.kind().starts_from_template() {
         return Ok(());
     }
     let template = held(host, vm)?;

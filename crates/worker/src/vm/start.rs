@@ -223,6 +223,7 @@ async fn prepare(
 ) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
     let Guest { boot, transport, snapshots } = match template {
+        None if host.driver()?.kind() == DriverKind::Simulated => Guest::NONE,
         None => prepare_process(host, &run_dir, &journal.token)?,
         Some(template) => prepare_guest(host, vm, &run_dir, journal, &template).await?,
     };
@@ -246,6 +247,11 @@ struct Guest {
     boot: Boot,
     transport: Option<VirtioTransport>,
     snapshots: Option<SnapshotKind>,
+}
+
+impl Guest {
+    /// What a modelled VM runs.
+    const NONE: Self = Self { boot: Boot::Nothing, transport: None, snapshots: None };
 }
 
 fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Guest, Fault> {
@@ -385,7 +391,7 @@ pub struct GuestIdentity<'a> {
 pub const fn ends_by(driver: DriverKind) -> EndsBy {
     match driver {
         DriverKind::Firecracker => EndsBy::Restart,
-        DriverKind::Qemu | DriverKind::Process => EndsBy::PowerOff,
+        DriverKind::Qemu | DriverKind::Process | DriverKind::Simulated => EndsBy::PowerOff,
     }
 }
 

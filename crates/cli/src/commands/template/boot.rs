@@ -22,7 +22,6 @@ use aetherium_model::{
     Code, Fault, Name, TemplateRef, Timestamp, VmId,
     boot_test::BootTest,
     finding::{Finding, Verdict},
-    resources::DriverKind,
     task::Task,
     vm::Vm,
 };
@@ -166,8 +165,9 @@ async fn boot(
     let kind = server.driver().map(|(kind, _)| *kind).map_err(Clone::clone);
     let tested = async {
         let kind = kind?;
-        if kind == DriverKind::Process {
-            let fault = Fault::new(Code::InvalidRequest, "the process driver boots no template");
+        if !kind.starts_from_template() {
+            let fault =
+                Fault::new(Code::InvalidRequest, format!("the {kind} driver boots no template"));
             return Err(fault.remedy("test with --driver qemu or firecracker").into());
         }
         let began = Instant::now();
