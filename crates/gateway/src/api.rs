@@ -5,7 +5,7 @@
 
 use crate::problem::FieldError;
 use aetherium_model::{
-    Name,
+    Name, TemplateRef,
     assistant::Assistant,
     disk::{GrowDisk, TakeDiskSnapshot},
     finding::Finding,
@@ -15,6 +15,7 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     task::TaskState,
+    template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
@@ -48,7 +49,7 @@ pub struct CreateWorkspace {
     pub ai_assistant: Assistant,
     /// The template of its VMs; `default` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<Name>,
+    pub template: Option<TemplateRef>,
     /// Virtual CPUs; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vcpus>,
@@ -132,7 +133,7 @@ impl Check for CreateWorkspace {
 pub struct CreateVm {
     /// The template it starts from; `default` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<Name>,
+    pub template: Option<TemplateRef>,
     /// Virtual CPUs; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vcpus>,
@@ -212,22 +213,26 @@ impl Check for TakeDiskSnapshot {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildTemplate {
-    /// Its name.
-    pub name: Name,
+    /// Its name, and the tag it gets: `latest` where it says none.
+    pub name: TemplateRef,
     /// What it is made of. Nothing in it may lie on the host's disk.
     pub recipe: Recipe,
-    /// Whether one of that name is replaced.
+    /// Whether the tag may have pointed to another template.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
 }
 
 impl Check for BuildTemplate {
     fn check(&self) -> Vec<FieldError> {
+        let pinned = matches!(self.name.version, Version::Digest(_));
+        let name = pinned.then(|| {
+            wrong("name", "is a digest, which is made, not chosen: give NAME or NAME:TAG")
+        });
         let fields = self.recipe.taken_from_host();
-        fields
+        let fields = fields
             .into_iter()
-            .flat_map(|(field, problem)| wrong(&format!("recipe.{field}"), problem))
-            .collect()
+            .flat_map(|(field, problem)| wrong(&format!("recipe.{field}"), problem));
+        name.into_iter().flatten().chain(fields).collect()
     }
 }
 

@@ -24,12 +24,14 @@ pub enum ImageError {
         name: Name,
     },
     /// No template has the name.
-    #[error("there is no template {name} in {}", dir.display())]
+    #[error("there is no template {name} in {}; there is {}", dir.display(), listed(known))]
     NotFound {
         /// What was asked for.
         name: TemplateRef,
         /// Where templates are kept.
         dir: PathBuf,
+        /// Those of that name; where there are none, all.
+        known: Vec<TemplateRef>,
     },
     /// A digest is given where a tag is to be set or taken away.
     #[error("{template} is what it is for good: only a tag can be set or taken away")]
@@ -520,6 +522,14 @@ fn layer_remedy(problem: &Problem) -> &'static str {
         Problem::PaxSparse => "pack the layer without --sparse, or with tar --format=gnu",
         _ => "do not use this image unless you know why it is so; build it anew to change that",
     }
+}
+
+/// Templates in a row, for a sentence.
+fn listed(templates: &[TemplateRef]) -> String {
+    if templates.is_empty() {
+        return "none at all".to_owned();
+    }
+    templates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn last_line(tail: &[String]) -> String {

@@ -10,6 +10,7 @@ pub mod build;
 pub mod disk;
 pub mod fault;
 pub mod finding;
+pub mod held_template;
 pub mod id;
 pub mod interactive;
 pub mod kernel;
@@ -34,6 +35,7 @@ pub mod worker;
 pub mod workspace;
 
 pub use fault::{Code, Fault};
+pub use held_template::HeldTemplate;
 pub use id::{ExecutionId, PromptId, TaskId, VmId, WorkerId, WorkspaceId};
 pub use name::Name;
 pub use template_ref::{Digest, TemplateRef};

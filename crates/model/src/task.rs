@@ -11,7 +11,7 @@
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, TraceParent, VmId, WorkerId,
+    Code, ExecutionId, Fault, PromptId, TaskId, TemplateRef, Timestamp, TraceParent, VmId, WorkerId,
     WorkspaceId, recipe::Recipe,
 };
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,8 @@ pub enum TaskKind {
     /// Make a template of a recipe.
     #[serde(rename = "template:build")]
     TemplateBuild {
-        /// Its name.
-        template: Name,
+        /// The tag it gets.
+        template: TemplateRef,
         /// What it is made of.
         recipe: Box<Recipe>,
         /// Whether one of that name is replaced.
@@ -115,7 +115,7 @@ impl TaskKind {
             | Self::WorkspaceDelete { workspace_id }
             | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
             Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
-            Self::TemplateBuild { template, .. } => Some(format!("template:{template}")),
+            Self::TemplateBuild { template, .. } => Some(format!("template:{}", template.name)),
             Self::VmExecute { .. } => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{Store, StoreError, page, row};
 use aetherium_model::{
-    Name, Timestamp, WorkerId,
+    HeldTemplate, Timestamp, WorkerId,
     page::{Page, PageRequest},
     worker::{Worker, WorkerState},
 };
@@ -57,7 +57,7 @@ impl Store {
         id: WorkerId,
         now: Timestamp,
         vms: u32,
-        templates: &[Name],
+        templates: &[HeldTemplate],
     ) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin_unsynced().await?;

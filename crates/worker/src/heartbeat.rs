@@ -3,7 +3,7 @@
 use crate::{WorkerError, host::Host};
 pub(crate) use aetherium_model::worker::GONE_AFTER;
 use aetherium_model::{
-    name::Name,
+    HeldTemplate,
     worker::{HEARTBEAT, Worker, WorkerState},
 };
 use std::{fs, sync::Arc};
@@ -67,9 +67,9 @@ pub(crate) async fn announce(host: &Arc<Host>, state: WorkerState) {
     }
 }
 
-fn templates(host: &Host) -> Vec<Name> {
-    match host.templates.list() {
-        Ok(list) => list.into_iter().map(|template| template.name).collect(),
+fn templates(host: &Host) -> Vec<HeldTemplate> {
+    match host.templates.announced() {
+        Ok(held) => held,
         Err(error) => {
             tracing::warn!(%error, "the templates could not be listed");
             Vec::new()

@@ -24,7 +24,7 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     if !driver.starts_from_template() {
         return Ok(());
     }
-    vm::hold_for_workspace(host, workspace.id, &workspace.spec.template)?;
+    vm::hold_for_workspace(host, workspace.id, &workspace.spec)?;
     let disk = host.layout.workspace_disk(workspace.id);
     if !disk.exists() {
         let size = workspace.spec.resources.disk_mib;

@@ -24,7 +24,7 @@ pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
 
 use aetherium_model::{
-    Name,
+    Name, TemplateRef,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
@@ -282,9 +282,9 @@ pub(crate) struct UpArgs {
 /// What a VM is to be; the template's defaults where absent.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct VmArgs {
-    /// The template to start from.
+    /// The template to start from: NAME, NAME:TAG or NAME@sha256:DIGEST.
     #[arg(long, default_value = "default")]
-    pub(crate) template: Option<Name>,
+    pub(crate) template: Option<TemplateRef>,
     /// Virtual CPUs.
     #[arg(long)]
     pub(crate) vcpus: Option<Vcpus>,

@@ -76,6 +76,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         id: VmId::new(),
         spec: VmSpec {
             template: "default".parse().unwrap(),
+            template_digest: None,
             resources: Default::default(),
             tuning: Default::default(),
             network: Default::default(),
@@ -202,6 +203,7 @@ impl Server {
             ai_assistant: Default::default(),
             spec: VmSpec {
                 template: "default".parse().unwrap(),
+                template_digest: None,
                 resources: Default::default(),
                 tuning: Default::default(),
                 network: Default::default(),

@@ -62,6 +62,7 @@ impl World {
             id: VmId::new(),
             spec: VmSpec {
                 template: "debian".parse().unwrap(),
+                template_digest: None,
                 resources: Resources::default(),
                 tuning: Default::default(),
                 network: NetworkMode::Isolated,

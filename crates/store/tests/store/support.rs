@@ -104,6 +104,7 @@ pub(crate) fn far() -> Timestamp {
 pub(crate) fn spec() -> VmSpec {
     VmSpec {
         template: "debian".parse().unwrap(),
+        template_digest: None,
         resources: Resources::default(),
         tuning: Default::default(),
         network: NetworkMode::Isolated,

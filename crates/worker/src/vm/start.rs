@@ -76,6 +76,10 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         None => Token::from_random(rand::random()),
     };
     let template = base::hold(host, &vm)?;
+    if let Some(template) = &template {
+        let digest = template.digest().map_err(WorkerError::from)?;
+        record.amend(|vm| vm.spec.template_digest = Some(digest));
+    }
     let said = template.as_ref().map(|it| &it.manifest);
     let image = said.and_then(|it| it.image.clone()).unwrap_or_default();
     let snapshots = vm.spec.snapshots.or(said.and_then(|it| it.snapshots));
