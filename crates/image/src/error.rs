@@ -89,6 +89,14 @@ pub enum ImageError {
         /// The package that has it.
         package: &'static str,
     },
+    /// Programs or headers that a kernel's build needs are not installed.
+    #[error("a kernel cannot be built here: {} {} missing", missing.join(", "), if missing.len() > 1 { "are" } else { "is" })]
+    BuildToolsMissing {
+        /// Programs and headers.
+        missing: Vec<&'static str>,
+        /// The packages that have them.
+        packages: Vec<&'static str>,
+    },
     /// A program ended with an error.
     #[error("`{command}` failed with {status}{}", last_line(tail))]
     CommandFailed {
@@ -368,6 +376,9 @@ impl ImageError {
             Self::ProgramMissing { package, .. } => {
                 format!("install the package {package} (as root: apt-get install {package})")
             }
+            Self::BuildToolsMissing { packages, .. } => {
+                format!("as root: apt-get install {}", packages.join(" "))
+            }
             Self::CommandFailed { remedy, .. } => remedy.clone(),
             Self::CommandTimedOut { .. } => {
                 "try again when the machine or the network is less busy".into()
@@ -479,6 +490,7 @@ impl ImageError {
             }
             Self::CommandTimedOut { .. } => Code::DeadlineExceeded,
             Self::ProgramMissing { .. }
+            | Self::BuildToolsMissing { .. }
             | Self::CommandFailed { .. }
             | Self::PackageUnknown { .. }
             | Self::RegistryDenied { .. }
