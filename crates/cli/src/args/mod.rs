@@ -1,9 +1,11 @@
 //! The grammar of the command line.
 
 mod bench;
+mod config;
 mod disk;
 mod host;
 mod kernel;
+mod migrate;
 mod parse;
 mod plan;
 mod roles;
@@ -14,9 +16,11 @@ mod watch;
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
+pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
+pub(crate) use migrate::MigrateArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
@@ -166,8 +170,14 @@ Examples:
     Top(TopArgs),
     /// Check this host: what is there, what is missing, why it matters, what to do.
     Doctor(DriverArgs),
-    /// Bring the database's schema up to date; `up` does this by itself.
-    Migrate(DatabaseArgs),
+    /// Bring the database's schema up to date; every server does this by itself when it starts.
+    Migrate(MigrateArgs),
+    /// What can be configured.
+    Config {
+        /// What to show of it.
+        #[command(subcommand)]
+        verb: ConfigCommand,
+    },
     /// Print the API's OpenAPI 3.1 document.
     Openapi,
     /// Make a template, start a server, run a prompt in a real VM, and stop again.

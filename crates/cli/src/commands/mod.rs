@@ -2,11 +2,13 @@
 
 mod bench;
 mod build;
+mod config;
 mod disk;
 mod doctor;
 mod exec;
 mod host;
 mod kernel;
+mod migrate;
 mod plan;
 mod quickstart;
 mod roles;
@@ -21,9 +23,8 @@ mod ws;
 
 use crate::{
     args::{Args, Command, ListArgs},
-    datadir::DataDir,
     error::CliError,
-    print, server,
+    print,
 };
 use clap::CommandFactory as _;
 use std::process::ExitCode;
@@ -48,14 +49,8 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
         Command::Bench { verb } => return bench::dispatch(&args, verb).await,
-        Command::Migrate(database) => {
-            let data = DataDir::locate(args.data_dir.as_deref())?;
-            data.create()?;
-            let store = server::open_store(&data, database).await?;
-            let version = store.schema_version().await.map_err(aetherium_model::Fault::from)?;
-            println!("the schema is at version {version}");
-            store.close().await;
-        }
+        Command::Migrate(wanted) => migrate::migrate(&args, wanted).await?,
+        Command::Config { verb } => config::dispatch(verb)?,
         Command::Openapi => print::json(&aetherium_gateway::openapi())?,
         Command::Completion { shell } => {
             clap_complete::generate(

@@ -26,7 +26,7 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let mut signals = Signals::new()?;
     data.create()?;
     let _lock = data.lock()?;
-    let keys = ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?;
+    let keys = role.keys(&data)?;
     let fleet_key = Some(role.fleet.key()?);
     let store = server::open_store(&data, role.fleet.database()?).await?;
     let (listener, address) = listen(role.listen).await?;
@@ -98,6 +98,27 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         }
     }
     Ok(())
+}
+
+impl GatewayArgs {
+    /// The keys of the file that was named, else the data directory's own.
+    fn keys(&self, data: &DataDir) -> Result<ApiKeys, CliError> {
+        let Some(path) = &self.api_keys_file else {
+            return Ok(ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?);
+        };
+        let refuse = |why: String| {
+            Fault::new(Code::InvalidRequest, format!("{}: {why}", path.display()))
+                .remedy("write one key per line, such as `openssl rand -hex 24` makes")
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
+        let lines = text.lines().map(str::trim);
+        let keys: Vec<_> = lines.filter(|it| !it.is_empty() && !it.starts_with('#')).collect();
+        if keys.is_empty() {
+            return Err(refuse("there is no API key in it, so nobody could speak".into()).into());
+        }
+        ApiKeys::new(keys).map_err(|error| refuse(error.to_string()).into())
+    }
 }
 
 impl FleetArgs {
