@@ -84,6 +84,7 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         ai_assistant: Assistant::Shell,
         spec: VmSpec {
             template: "default".parse().map_err(Fault::internal)?,
+            template_digest: None,
             resources: Resources::default(),
             tuning: Tuning::default(),
             network: Default::default(),
@@ -112,5 +113,6 @@ fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
         created_at: now(),
         started_at: None,
         finished_at: None,
+        trace: None,
     }
 }
