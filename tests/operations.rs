@@ -21,7 +21,7 @@ async fn operations(server: &Server<'_>) -> String {
     let deadline = Instant::now() + SOON;
     loop {
         let log = server.log();
-        let said = log.lines().filter(|line| line.contains("operations: /metrics")).next_back();
+        let said = log.lines().rfind(|line| line.contains("operations: /metrics"));
         if let Some(line) = said {
             let after = |mark| line.split_once(mark).map(|(_, rest)| rest);
             let rest = after("address=").or(after("\"address\":\"")).unwrap();
@@ -244,7 +244,7 @@ async fn one_prompt_is_one_trace_over_gateway_worker_and_agent_and_its_ids_are_i
     let complete = |line: &&Value| {
         ["task", "prompt", "workspace", "worker", "vm"].iter().all(|it| line[*it].is_string())
     };
-    assert!(lines.iter().find(complete).is_some(), "{}", worker.log());
+    assert!(lines.iter().any(|line| complete(&line)), "{}", worker.log());
     for (server, role) in [(&gateway, "gateway"), (&worker, "worker")] {
         let text = scrape(&operations(server).await).await;
         assert_eq!(printed(&text), documented(&[role]), "{role}");
@@ -267,5 +267,40 @@ async fn a_worker_that_cannot_work_is_not_ready_and_says_why() {
     assert!(failed.unwrap()["remedy"].as_str().is_some_and(|it| !it.is_empty()), "{told:#}");
     // It lives all the same.
     assert_eq!(reqwest::get(format!("{operations}/health")).await.unwrap().status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn status_tells_on_one_screen_what_is_wrong_and_top_what_vms_use() {
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Process).await;
+    let workspace = server.workspace("shown").await;
+    assert_eq!(server.answer(&workspace, "echo one").await, "one\n");
+    let said = |args: &[&str]| {
+        let ran = place.aetherium().args(args).output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+    };
+    let (code, screen) = said(&["status"]);
+    assert_eq!(code, Some(0), "{screen}");
+    for wanted in
+        [": healthy\n", "workers  1 active\n", "VMs      1 running\n", "waiting  nothing\n"]
+    {
+        assert!(screen.contains(wanted), "no {wanted:?} in\n{screen}");
+    }
+    let (_, table) = said(&["top", "--once"]);
+    assert!(table.lines().nth(1).is_some_and(|row| row.contains("  shown  ")), "{table}");
+    let (_, rows) = said(&["top", "--json"]);
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    assert!(rows[0]["memory_bytes"].as_u64().is_some_and(|it| it > 0), "{rows:#}");
+    assert!(rows[0]["cpu_percent"].is_number(), "{rows:#}");
+    server.stop().await;
+
+    let server = Server::start_with(&place, DriverKind::Qemu, &["--qemu", AETHERIUM]).await;
+    let (code, screen) = said(&["status"]);
+    assert_eq!(code, Some(1), "{screen}");
+    assert!(screen.contains(": not healthy\n") && screen.contains("what to do: "), "{screen}");
+    let (code, told) = said(&["status", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &told["healthy"]), (Some(1), &json!(false)), "{told:#}");
     server.stop().await;
 }

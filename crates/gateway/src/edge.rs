@@ -67,7 +67,8 @@ pub(crate) async fn edge(
         note_ids(&mut request).await;
         AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked)
     };
-    let response = within(span.clone(), parent, answer).await;
+    let placed = async { (answer.await, aetherium_telemetry::here()) };
+    let (response, here) = within(span.clone(), parent, placed).await;
     span.set_attribute("http.request.method", method.to_string());
     span.set_attribute("http.route", route.as_ref().map_or("-", MatchedPath::as_str).to_owned());
     span.set_attribute("http.response.status_code", i64::from(response.status().as_u16()));
@@ -81,6 +82,7 @@ pub(crate) async fn edge(
     tracing::info!(
         target: "aetherium::access",
         request_id = id_text,
+        trace_id = here.map(|here| tracing::field::display(here.trace_id)),
         %method,
         route = route.as_ref().map_or("-", MatchedPath::as_str),
         status = response.status().as_u16(),

@@ -4,10 +4,9 @@ use crate::{json::FlatJson, otlp};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::{io::IsTerminal as _, time::Duration};
-use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer,
-    filter::Targets,
     fmt::{self, format::JsonFields},
     layer::SubscriberExt as _,
     registry::LookupSpan,
@@ -87,22 +86,26 @@ pub fn start(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
             .with_tracer(provider.tracer("aetherium"))
             .with_location(false)
             .with_threads(false)
-            .with_filter(traced())
     });
-    let filter =
-        EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(settings.level));
+    // One filter for both. A filter of each layer's own would be asked less than once a span, and what
+    // others ask in between (sqlx does) would count as its answer: spans and lines would be missing.
+    let filter = filter(settings.level, provider.is_some());
     tracing_subscriber::registry()
-        .with(log(settings.format).with_filter(filter))
+        .with(filter)
+        .with(log(settings.format))
         .with(spans)
         .try_init()?;
     Ok(Telemetry(provider))
 }
 
-/// What is traced: our own work, and each call to an agent.
-fn traced() -> Targets {
-    Targets::new()
-        .with_target("aetherium", LevelFilter::INFO)
-        .with_target("aetherium_agent_client", LevelFilter::DEBUG)
+/// What is told: what `AETHERIUM_LOG` says, and where spans are kept also each call to an agent, which
+/// logs nothing.
+fn filter(level: &str, traced: bool) -> EnvFilter {
+    let filter = EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    match (traced, "aetherium_agent_client=debug".parse()) {
+        (true, Ok(calls)) => filter.add_directive(calls),
+        _ => filter,
+    }
 }
 
 fn log<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>

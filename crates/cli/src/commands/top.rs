@@ -234,8 +234,10 @@ impl Screen {
     /// Shows as many lines of `text` as the terminal has.
     fn show(text: &str) -> Result<(), CliError> {
         let size = rustix::termios::tcgetwinsize(std::io::stdout());
+        // A terminal that does not know its size says that it has none.
+        let known = |cells: u16, unknown| if cells == 0 { unknown } else { usize::from(cells) };
         let (lines, columns) = size.map_or((LINES, usize::MAX), |size| {
-            (usize::from(size.ws_row).max(1), usize::from(size.ws_col).max(1))
+            (known(size.ws_row, LINES), known(size.ws_col, usize::MAX))
         });
         let shown = text.lines().take(lines).map(|line| {
             // Up to the line's end, what was there before is wiped out.
