@@ -4,11 +4,11 @@
 
 use crate::{Error, Gateway, api, gateway::now, placement};
 use aetherium_model::{
-    Digest, Name, TaskId, TemplateRef, WorkerId,
+    Digest, Name, TemplateRef, WorkerId,
     page::{MAX_PAGE, PageRequest},
     recipe::Base,
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     template::Template,
     tuning::{Misfit, Tuning},
     vm::{SnapshotKind, Vm, VmSpec},
@@ -101,19 +101,7 @@ pub(crate) async fn answering(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
 
 /// A task for `worker_id`, not yet written.
 pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        trace: aetherium_telemetry::here(),
-        created_at: now(),
-        started_at: None,
-        finished_at: None,
-    }
+    Task { trace: aetherium_telemetry::here(), ..Task::new(worker_id, kind, now()) }
 }
 
 pub(crate) async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {

@@ -122,6 +122,7 @@ async fn read_in_guest(client: &Client, vm: &Vm, base: &Path) -> Result<(), CliE
     let size = fs::metadata(base).map_err(|error| local(base.display(), error))?.len();
     let count = format!("cat {ROOT_DISK} | wc -c");
     let request = Execute {
+        schedule: Default::default(),
         argv: ["sh", "-c", &count].map(str::to_owned).into(),
         env: BTreeMap::new(),
         cwd: None,
