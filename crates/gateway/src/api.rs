@@ -14,7 +14,7 @@ use aetherium_model::{
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
-    task::TaskState,
+    task::{Schedule, TaskState},
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
@@ -243,11 +243,15 @@ pub struct CreatePrompt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86_400_000)]
     pub timeout_ms: Option<u64>,
+    /// When it may run, and how soon.
+    #[serde(default, skip_serializing_if = "Schedule::is_default")]
+    pub schedule: Schedule,
 }
 
 impl Check for CreatePrompt {
     fn check(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
+        errors.extend(unmet(self.schedule));
         match self.prompt.len() {
             0 => errors.extend(wrong("prompt", "is empty")),
             bytes if bytes > MAX_PROMPT_BYTES => errors
@@ -289,6 +293,9 @@ pub struct Execute {
     /// Whether to queue the command and answer at once, rather than wait for its end.
     #[serde(default, rename = "async", skip_serializing_if = "std::ops::Not::not")]
     pub detached: bool,
+    /// When it may run, and how soon, where it is queued.
+    #[serde(default, skip_serializing_if = "Schedule::is_default")]
+    pub schedule: Schedule,
 }
 
 impl Execute {
@@ -306,11 +313,23 @@ impl Execute {
 
 impl Check for Execute {
     fn check(&self) -> Vec<FieldError> {
-        match self.command().validate() {
+        let mut errors = match self.command().validate() {
             Ok(()) => Vec::new(),
             Err(invalid) => wrong(invalid.field, invalid.problem),
+        };
+        errors.extend(unmet(self.schedule));
+        if !self.detached && !self.schedule.is_default() {
+            errors.extend(wrong("schedule", "is only for what is queued: say `async` besides"));
         }
+        errors
     }
+}
+
+fn unmet(schedule: Schedule) -> Vec<FieldError> {
+    if schedule.leaves_time() {
+        return Vec::new();
+    }
+    wrong("schedule.deadline", "must be later than `run_at`")
 }
 
 fn wrong(field: &str, problem: impl Into<String>) -> Vec<FieldError> {
@@ -377,6 +396,8 @@ pub struct TaskQuery {
     /// Only those of this type, such as `vm:create`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
+    /// Only those that were tried as often as allowed and failed each time, or only others.
+    pub dead: Option<bool>,
     /// At most so many entries.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub limit: Option<u32>,

@@ -4,11 +4,11 @@
 
 use crate::{Error, Gateway, api, gateway::now, placement};
 use aetherium_model::{
-    Name, TaskId, WorkerId,
+    Name, WorkerId,
     page::{MAX_PAGE, PageRequest},
     recipe::Base,
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     template::Template,
     tuning::{Misfit, Tuning},
     vm::{SnapshotKind, Vm, VmSpec},
@@ -85,18 +85,7 @@ pub(crate) async fn answering(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
 
 /// A task for `worker_id`, not yet written.
 pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        created_at: now(),
-        started_at: None,
-        finished_at: None,
-    }
+    Task::new(worker_id, kind, now())
 }
 
 async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {

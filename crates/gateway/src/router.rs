@@ -89,6 +89,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::requeue))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))

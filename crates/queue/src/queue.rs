@@ -157,8 +157,19 @@ impl Queue {
         Ok(task)
     }
 
+    /// See [`Store::requeue_failed`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn requeue_failed(&self, id: TaskId) -> Result<Task> {
+        let task = self.store.requeue_failed(id).await?;
+        self.enqueued(&task);
+        announce_task(&self.bus, &task);
+        Ok(task)
+    }
+
     fn enqueued(&self, task: &Task) {
-        self.bus.wake(task.worker_id);
+        self.bus.hint(task.worker_id, task.id);
     }
 
     fn cancelling(&self, task: &Task) {

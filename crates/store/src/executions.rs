@@ -3,7 +3,7 @@
 use crate::{
     Store, StoreError,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, row,
     transact::Tx,
     vms,
 };
@@ -44,8 +44,7 @@ impl Store {
                 });
             }
             if let Some(task) = task {
-                tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-                tasks::insert(&mut tx, task).await?;
+                self.enqueue(&mut tx, task).await?;
             }
             sqlx::query(
                 "INSERT INTO runs (id, vm_id, task_id, command_json, state, state_json, last_seq, \

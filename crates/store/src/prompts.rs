@@ -35,8 +35,7 @@ impl Store {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
             workspaces::lock_for_work(&mut tx, prompt.workspace_id).await?;
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue(&mut tx, task).await?;
             sqlx::query(
                 "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, vm_id, state, \
                  state_json, last_seq, output_bytes, truncated, created_at) \

@@ -69,7 +69,8 @@ pub enum Start {
     Marked,
     /// Somebody cancelled it: finish the run as [`RunState::Cancelled`].
     Cancelled,
-    /// The task's claim was lost, or the run was started or ended before: leave it alone.
+    /// The task's claim was lost, its deadline has passed, or the run was started or ended before:
+    /// leave it alone.
     NotOurs,
 }
 
@@ -103,6 +104,12 @@ impl Store {
                     Some(task) if task.state == TaskState::Claimed => {
                         if task.cancel_requested {
                             return Ok(Start::Cancelled);
+                        }
+                        if let Some(fault) = task.overdue(now) {
+                            tasks::end(&mut tx, &task, TaskState::Failed, Some(&fault), now)
+                                .await?;
+                            tx.commit().await?;
+                            return Ok(Start::NotOurs);
                         }
                         tasks::write_start(&mut tx, task.id, now).await?;
                     }

@@ -42,8 +42,7 @@ impl Store {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
             insert(&mut tx, vm).await?;
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(vm.clone()))
         })
@@ -168,7 +167,7 @@ impl Store {
             {
                 return Ok(done);
             }
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue_anyway(&mut tx, task).await?;
             tx.commit().await?;
             Ok(task.clone())
         })

@@ -58,8 +58,7 @@ impl Store {
                     remedy: "choose another name, or delete that workspace first",
                 });
             }
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(workspace.clone()))
         })
@@ -127,7 +126,7 @@ impl Store {
             }
             write_state(&mut tx, id, &WorkspaceState::Deleting, task.created_at).await?;
             tasks::cancel_runs_of(&mut tx, &key, task.created_at).await?;
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue_anyway(&mut tx, task).await?;
             tx.commit().await?;
             Ok(task.clone())
         })

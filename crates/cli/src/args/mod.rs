@@ -7,6 +7,7 @@ mod kernel;
 mod parse;
 mod plan;
 mod roles;
+mod schedule;
 mod template;
 mod tuning;
 
@@ -18,6 +19,7 @@ pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
+pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 
@@ -387,6 +389,8 @@ pub(crate) enum WsCommand {
         /// How long it may take, such as `15m`.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        schedule: ScheduleArgs,
         /// Only submit it and print its id.
         #[arg(long)]
         detach: bool,
@@ -502,16 +506,25 @@ pub(crate) enum TaskCommand {
         /// Only those in this state.
         #[arg(long)]
         state: Option<String>,
+        /// Only those that were tried as often as allowed and failed each time.
+        #[arg(long)]
+        dead: bool,
         #[command(flatten)]
         list: ListArgs,
     },
     /// Show one.
+    #[command(visible_alias = "show")]
     Get {
         /// Its id.
         task: String,
     },
     /// Cancel one.
     Cancel {
+        /// Its id.
+        task: String,
+    },
+    /// Have one done again that failed.
+    Requeue {
         /// Its id.
         task: String,
     },

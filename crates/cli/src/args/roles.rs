@@ -11,6 +11,11 @@ pub(crate) struct FleetArgs {
     /// the whole fleet, such as `openssl rand -hex 32` makes.
     #[arg(long, env = "AETHERIUM_FLEET_KEY_FILE", value_name = "FILE")]
     pub(crate) fleet_key_file: Option<PathBuf>,
+    /// The Redis (7 or newer) that tells the fleet's processes of each other's work at once, such as
+    /// `redis://:password@host:6379`, or `rediss://` for TLS. Nothing is kept in it; while it is away, or
+    /// when none is named, they look into the database several times a second.
+    #[arg(long, env = "AETHERIUM_REDIS", hide_env_values = true, value_name = "URL")]
+    pub(crate) redis: Option<String>,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 }

@@ -16,8 +16,8 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How often a process looks for what others have changed: the delay until a worker begins, and until
-/// a reader sees output.
+/// How often a process looks for what others have changed, without a Redis: the delay until a worker
+/// begins, and until a reader sees output.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliError> {
@@ -30,7 +30,7 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let store = server::open_store(&data, role.fleet.database()?).await?;
     let (listener, address) = listen(role.listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
-    let gateway = Gateway::new(config, Queue::new(store, Bus::polling(LOOK_AGAIN)));
+    let gateway = Gateway::new(config, Queue::new(store, role.fleet.bus()?));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server::serve(listener, gateway, stop.clone()));
     let url = format!("http://{address}");
@@ -69,7 +69,7 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         boot_deadline: role.boot_deadline,
         remote: Some(remote),
     };
-    let started = server::start_worker(config, store, Bus::polling(LOOK_AGAIN));
+    let started = server::start_worker(config, store, role.fleet.bus()?);
     let (worker, _) = tokio::select! {
         started = started => started?,
         () = signals.next() => return Ok(()),
@@ -102,6 +102,16 @@ impl FleetArgs {
             .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
         FleetKey::new(&secret).map_err(|error| {
             Fault::new(Code::InvalidRequest, format!("{}: {error}", path.display())).into()
+        })
+    }
+
+    /// What tells the fleet's processes of each other's work.
+    fn bus(&self) -> Result<Bus, CliError> {
+        let Some(url) = &self.redis else { return Ok(Bus::polling(LOOK_AGAIN)) };
+        Bus::redis(url).map_err(|error| {
+            Fault::new(Code::InvalidRequest, format!("--redis: {error}"))
+                .remedy("name it as redis://:password@host:6379, or rediss:// for TLS")
+                .into()
         })
     }
 

@@ -46,7 +46,7 @@ pub(crate) async fn create(
     refuse_if_unrunnable(&workspace, &body)?;
     let id = PromptId::new();
     let kind = TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id };
-    let task = fleet::task(workspace.worker_id, kind);
+    let task = fleet::task(workspace.worker_id, kind).scheduled(body.schedule);
     let prompt = Prompt {
         id,
         workspace_id: workspace.id,

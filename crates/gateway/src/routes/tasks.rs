@@ -22,7 +22,8 @@ pub(crate) async fn list(
     Query(query): Query<TaskQuery>,
 ) -> Result<Json<Page<Task>>, Error> {
     let page = page(query.limit, query.cursor)?;
-    let filter = TaskFilter { state: query.state, kind: query.kind, worker_id: None };
+    let TaskQuery { state, kind, dead, .. } = query;
+    let filter = TaskFilter { state, kind, worker_id: None, dead };
     Ok(Json(gateway.store().tasks(&filter, &page).await?))
 }
 
@@ -37,6 +38,22 @@ pub(crate) async fn get(
     At(id): At<TaskId>,
 ) -> Result<Json<Task>, Error> {
     Ok(Json(gateway.store().task(id).await?))
+}
+
+/// Do a failed task again
+///
+/// With as many tries as a new one. Refused where that is of no use or not safe: what ran a command, or
+/// was to make something, is asked for anew instead.
+#[utoipa::path(
+    post, path = "/api/v1/tasks/{task}/requeue", tag = "tasks",
+    params(("task" = TaskId, Path, description = "The task's id.")),
+    responses((status = 200, body = Task))
+)]
+pub(crate) async fn requeue(
+    State(gateway): State<Gateway>,
+    At(id): At<TaskId>,
+) -> Result<Json<Task>, Error> {
+    Ok(Json(gateway.queue().requeue_failed(id).await?))
 }
 
 /// Cancel a task

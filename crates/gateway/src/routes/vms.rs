@@ -284,7 +284,7 @@ async fn queue(
         finished_at: None,
     };
     let kind = TaskKind::VmExecute { vm_id: vm.id, execution_id: execution.id };
-    let task = fleet::task(vm.worker_id, kind);
+    let task = fleet::task(vm.worker_id, kind).scheduled(body.schedule);
     let created = gateway.queue().create_execution(&execution, Some(&task), key.as_ref()).await?;
     let task = created.is_new().then_some(task.id);
     let execution = created.into_inner();

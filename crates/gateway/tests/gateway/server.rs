@@ -3,10 +3,10 @@
 use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
-    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    ExecutionId, PromptId, Timestamp, VmId, WorkerId, WorkspaceId,
     resources::DriverKind,
     run::{Command, Execution, Exit, ExitReport, RunState},
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     vm::{Vm, VmSpec, VmState},
     worker::{Worker, WorkerState},
     workspace::{Prompt, Workspace, WorkspaceState},
@@ -256,18 +256,7 @@ impl Server {
     }
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
-        Task {
-            id: TaskId::new(),
-            kind,
-            worker_id: self.worker_id,
-            state: TaskState::Queued,
-            attempts: 0,
-            cancel_requested: false,
-            fault: None,
-            created_at: now(),
-            started_at: None,
-            finished_at: None,
-        }
+        Task::new(self.worker_id, kind, now())
     }
 }
 
