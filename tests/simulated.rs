@@ -30,7 +30,8 @@ fn bench(place: &Place, arguments: &[&str]) -> BTreeMap<String, f64> {
     let ran = place.aetherium().args(["--json", "bench"]).args(arguments).output().unwrap();
     let figures: Vec<Value> = serde_json::from_slice(&ran.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&ran.stderr)));
-    let named = |it: &Value| (it["name"].as_str().unwrap().to_owned(), it["value"].as_f64().unwrap());
+    let named =
+        |it: &Value| (it["name"].as_str().unwrap().to_owned(), it["value"].as_f64().unwrap());
     figures.iter().map(named).collect()
 }
 

@@ -8,13 +8,18 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, migrate, transact::within};
+use crate::{DatabaseUrl, StoreError, backlog::Backlog, migrate, transact::within};
 use aetherium_model::limits::MAX_QUEUED_TASKS;
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
-use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Once, time::Duration};
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 /// Connections that read from SQLite at once.
 const SQLITE_READERS: u32 = 4;
@@ -54,6 +59,7 @@ pub struct Store {
     pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
+    pub(crate) backlog: Arc<Backlog>,
 }
 
 impl Store {
@@ -95,7 +101,7 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS })
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, backlog: Arc::default() })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].
