@@ -22,6 +22,7 @@ mod recipes;
 mod runs;
 mod seed;
 mod server;
+mod simulated;
 mod snapshots;
 mod templates;
 mod transports;

@@ -8,13 +8,20 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, metrics::StoreMetrics, migrate, transact::within};
+use crate::{
+    DatabaseUrl, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate, transact::within,
+};
 use aetherium_model::limits::MAX_QUEUED_TASKS;
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
-use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Once, time::Duration};
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 /// Connections that read from SQLite at once.
 const SQLITE_READERS: u32 = 4;
@@ -55,6 +62,7 @@ pub struct Store {
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
     pub(crate) metrics: StoreMetrics,
+    pub(crate) backlog: Arc<Backlog>,
 }
 
 impl Store {
@@ -96,8 +104,8 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        let metrics = StoreMetrics::new();
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics })
+        let (metrics, backlog) = (StoreMetrics::new(), Arc::default());
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

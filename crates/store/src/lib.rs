@@ -22,6 +22,8 @@
 //! PostgreSQL ends for the sake of another change is done again (`transact.rs`), and no call waits
 //! for a database that cannot be heard.
 
+mod accept;
+mod backlog;
 mod census;
 mod connect;
 mod delivery;

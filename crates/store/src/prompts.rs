@@ -2,6 +2,7 @@
 
 use crate::{
     RunRef, Store, StoreError,
+    connect::Engine,
     idempotency::{self, Created, Idempotency},
     page, row, tasks,
     transact::Tx,
@@ -28,6 +29,10 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Prompt>, StoreError> {
+        let may_be_new = key.is_none() && self.engine == Engine::Postgres;
+        if may_be_new && self.accept_at_once(prompt, task).await? {
+            return Ok(Created::New(prompt.clone()));
+        }
         self.change(|| async {
             let mut tx = self.begin().await?;
             let id = prompt.id.to_string();

@@ -166,7 +166,7 @@ const fn insertion(engine: Engine) -> &'static str {
                  cancel_requested, priority, turn, not_before, run_at, deadline, created_at, trace) SELECT $1, ",
                 $next,
                 ", $2, $3, $4, $5, 'queued', 0, 0, $6, $7, COALESCE($8, 0), $8, $9, $10, $12 \
-                 WHERE (SELECT COUNT(*) FROM \
+                 WHERE $11 IS NULL OR (SELECT COUNT(*) FROM \
                  (SELECT 1 AS one FROM tasks WHERE state = 'queued' LIMIT $11) AS waiting) < $11"
             )
         };
@@ -180,15 +180,16 @@ const fn insertion(engine: Engine) -> &'static str {
 impl Store {
     /// Adds a task behind all others, unless as many wait as may.
     pub(crate) async fn enqueue(&self, tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
-        self.insert(tx, task, self.max_queued).await
+        let most = self.bound(&mut **tx).await?;
+        self.insert(tx, task, most).await
     }
 
     /// Adds a task behind all others, however many wait.
     pub(crate) async fn enqueue_anyway(&self, tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
-        self.insert(tx, task, i64::MAX).await
+        self.insert(tx, task, None).await
     }
 
-    async fn insert(&self, tx: &mut Tx, task: &Task, most: i64) -> Result<(), StoreError> {
+    async fn insert(&self, tx: &mut Tx, task: &Task, most: Option<i64>) -> Result<(), StoreError> {
         let inserted = sqlx::query(insertion(self.engine))
             .bind(task.id.to_string())
             .bind(task.kind.as_str())
@@ -204,7 +205,8 @@ impl Store {
             .bind(task.trace.map(|trace| trace.to_string()))
             .execute(&mut **tx)
             .await?;
-        if inserted.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Busy { waiting: most }) }
+        let full = StoreError::Busy { waiting: self.max_queued };
+        if inserted.rows_affected() == 1 { Ok(()) } else { Err(full) }
     }
 }
 

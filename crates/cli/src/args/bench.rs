@@ -115,6 +115,10 @@ pub(crate) struct BenchStoreArgs {
     /// there, and dropped in the end. Without it SQLite in a temporary directory.
     #[arg(long, value_name = "URL")]
     pub(crate) database: Option<String>,
+    /// The Redis that carries calls and changes, as redis://host:port. Without it they stay in this
+    /// process.
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis: Option<String>,
 }
 
 /// Arguments of `bench api`.

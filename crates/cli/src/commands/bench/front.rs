@@ -7,7 +7,7 @@ use crate::{
     server,
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
-use aetherium_model::{Fault, pass::FleetKey};
+use aetherium_model::{Code, Fault, pass::FleetKey};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
 use std::{net::Ipv4Addr, time::Duration};
@@ -18,6 +18,33 @@ use tokio_util::sync::CancellationToken;
 const THREADS: &str = "ae-gateway";
 /// Whoever may ask it: it listens on the loopback for as long as a benchmark lasts.
 const KEY_BYTES: usize = 16;
+
+/// What carries calls and changes between gateway and workers.
+#[derive(Clone)]
+pub(super) enum Carrier {
+    /// One bus that both have.
+    Shared(Bus),
+    /// A Redis, to which each has connections of its own.
+    Redis(String),
+}
+
+impl Carrier {
+    /// The Redis that was named, or else this bus.
+    pub(super) fn named(redis: Option<&str>, shared: Bus) -> Self {
+        redis.map_or(Self::Shared(shared), |url| Self::Redis(url.to_owned()))
+    }
+
+    /// A bus for one of them, whose work is done by the runtime that this is called in.
+    pub(super) fn bus(&self) -> Result<Bus, Fault> {
+        match self {
+            Self::Shared(bus) => Ok(bus.clone()),
+            Self::Redis(url) => Bus::redis(url).map_err(|error| {
+                Fault::new(Code::InvalidRequest, format!("--redis: {error}"))
+                    .remedy("name it as redis://host:6379")
+            }),
+        }
+    }
+}
 
 /// A gateway. It stops with this value.
 pub(super) struct Front {
@@ -32,7 +59,7 @@ impl Front {
     /// Opens a gateway over a database, with so many threads.
     pub(super) async fn open(
         database: &str,
-        bus: Bus,
+        carrier: Carrier,
         fleet_key: Option<FleetKey>,
         threads: usize,
     ) -> Result<Self, CliError> {
@@ -52,9 +79,9 @@ impl Front {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
             let listener =
                 listener.map_err(|error| local("cannot listen on the loopback", error))?;
-            Ok::<_, Fault>((store, listener))
+            Ok::<_, Fault>((store, listener, carrier.bus()?))
         });
-        let (store, listener) = opened.await.map_err(Fault::internal)??;
+        let (store, listener, bus) = opened.await.map_err(Fault::internal)??;
         let address =
             listener.local_addr().map_err(|error| local("the listener's address", error))?;
         let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };

@@ -7,16 +7,20 @@
 mod accept;
 mod dispatch;
 
-use super::{Figure, database::Database, front::Front};
+use super::{
+    Figure,
+    database::Database,
+    front::{Carrier, Front},
+};
 use crate::{
     args::ApiBenchArgs,
     error::{CliError, local},
 };
 use aetherium_model::{
-    Fault, TaskId, Timestamp, WorkerId, WorkspaceId,
+    Fault, Timestamp, WorkerId, WorkspaceId,
     assistant::Assistant,
     resources::Resources,
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     tuning::Tuning,
     vm::VmSpec,
     workspace::{Workspace, WorkspaceState},
@@ -37,9 +41,10 @@ pub(super) async fn api(wanted: &ApiBenchArgs) -> Result<Vec<Figure>, CliError> 
 }
 
 async fn measure(wanted: &ApiBenchArgs, database: &Database) -> Result<Vec<Figure>, CliError> {
-    let bus = Bus::in_process();
+    let carrier = Carrier::named(wanted.store.redis.as_deref(), Bus::in_process());
     // One thread: what it does in a second is what one core does.
-    let front = Front::open(database.url(), bus.clone(), None, 1).await?;
+    let front = Front::open(database.url(), carrier.clone(), None, 1).await?;
+    let bus = carrier.bus()?;
     let url = database.url().parse().map_err(Fault::from)?;
     let queue = Queue::new(Box::pin(Store::open(&url)).await.map_err(Fault::from)?, bus);
     let ground = Ground { front, queue };
@@ -63,7 +68,10 @@ impl Ground {
         for _ in 0..WORKSPACES {
             let workspace = workspace(worker_id)?;
             let kind = TaskKind::WorkspaceCreate { workspace_id: workspace.id };
-            let made = self.queue.create_workspace(&workspace, &task(worker_id, kind), None).await;
+            let made = self
+                .queue
+                .create_workspace(&workspace, &Task::new(worker_id, kind, now()), None)
+                .await;
             made.map_err(Fault::from)?;
             paths.push(format!("/workspaces/{}/prompts", workspace.id));
         }
@@ -99,20 +107,4 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         created_at: now,
         updated_at: now,
     })
-}
-
-fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        created_at: now(),
-        started_at: None,
-        finished_at: None,
-        trace: None,
-    }
 }

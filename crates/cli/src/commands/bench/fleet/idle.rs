@@ -3,7 +3,11 @@
 use super::{Drive, Figure, THREADS};
 use crate::{
     args::FleetBenchArgs,
-    commands::bench::{database::Database, front::Front, proc},
+    commands::bench::{
+        database::Database,
+        front::{Carrier, Front},
+        proc,
+    },
     error::{CliError, local},
     progress::Bars,
 };
@@ -36,10 +40,11 @@ pub(super) async fn idle(
     let key_file = dir.join("fleet-key");
     fs::write(&key_file, &secret).map_err(|error| local(key_file.display(), error))?;
     let key = FleetKey::new(&secret).map_err(Fault::internal)?;
-    let bus = Bus::polling(LOOK_AGAIN);
-    let front = Front::open(database.url(), bus, Some(key), THREADS).await?;
+    let redis = wanted.store.redis.as_deref();
+    let carrier = Carrier::named(redis, Bus::polling(LOOK_AGAIN));
+    let front = Front::open(database.url(), carrier, Some(key), THREADS).await?;
     let bars = Bars::new();
-    let worker = OneWorker::start(database.url(), dir, &key_file)?;
+    let worker = OneWorker::start(database.url(), redis, dir, &key_file)?;
     worker.joined(database).await?;
     let drive = Drive { wanted, client: front.client()?, bars: &bars };
     let driven = drive.run(database).await?;
@@ -66,7 +71,12 @@ pub(super) async fn idle(
 struct OneWorker(Child);
 
 impl OneWorker {
-    fn start(database: &str, dir: &Path, key_file: &Path) -> Result<Self, CliError> {
+    fn start(
+        database: &str,
+        redis: Option<&str>,
+        dir: &Path,
+        key_file: &Path,
+    ) -> Result<Self, CliError> {
         let program =
             std::env::current_exe().map_err(|error| local("this program's path", error))?;
         let started = Command::new(program)
@@ -75,6 +85,7 @@ impl OneWorker {
             .args(["worker", "--driver", "simulated", "--no-slots"])
             .args(["--listen", "127.0.0.1:0", "--database", database, "--fleet-key-file"])
             .arg(key_file)
+            .args(redis.into_iter().flat_map(|url| ["--redis", url]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

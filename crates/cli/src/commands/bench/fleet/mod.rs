@@ -9,7 +9,11 @@ mod drive;
 mod figures;
 mod idle;
 
-use super::{Figure, database::Database, front::Front};
+use super::{
+    Figure,
+    database::Database,
+    front::{Carrier, Front},
+};
 use crate::{
     args::FleetBenchArgs,
     error::{CliError, local},
@@ -43,8 +47,9 @@ async fn measure(
     database: &mut Database,
     dir: &Path,
 ) -> Result<Vec<Figure>, CliError> {
-    let bus = Bus::in_process();
-    let front = Front::open(database.url(), bus.clone(), None, THREADS).await?;
+    let carrier = Carrier::named(wanted.store.redis.as_deref(), Bus::in_process());
+    let front = Front::open(database.url(), carrier.clone(), None, THREADS).await?;
+    let bus = carrier.bus()?;
     let url = database.url().parse().map_err(Fault::from)?;
     let store = Box::pin(Store::open(&url)).await.map_err(Fault::from)?;
     let bars = Bars::new();
