@@ -29,6 +29,9 @@ pub enum Topic {
     Run(RunRef),
     /// A task's state changed.
     Task(TaskId),
+    /// Anything changed: there may be more in the event log. Every other announcement tells this
+    /// too, so nobody makes it.
+    Anything,
 }
 
 /// Whether a change was announced in time.
@@ -69,8 +72,11 @@ impl Bus {
 
     /// Tells the subscribers of a topic that it changed. Write the change to the store first.
     pub fn announce(&self, topic: Topic) {
-        if let Some(subscribers) = self.topics().get(&topic) {
-            subscribers.send_replace(());
+        let topics = self.topics();
+        for told in [topic, Topic::Anything] {
+            if let Some(subscribers) = topics.get(&told) {
+                subscribers.send_replace(());
+            }
         }
     }
 
@@ -154,6 +160,17 @@ mod tests {
         assert_eq!(work.changed(LONG).await, Changed::Yes);
         assert_eq!(work.changed(Duration::ZERO).await, Changed::TimedOut);
         assert_eq!(work.changed(pause).await, Changed::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_to_anything_is_told_of_every_topic() {
+        let bus = Bus::in_process();
+        let mut anything = bus.subscribe(Topic::Anything);
+        for topic in [Topic::Vm(VmId::new()), Topic::Worker(WorkerId::new())] {
+            bus.announce(topic);
+            assert_eq!(anything.changed(LONG).await, Changed::Yes);
+        }
+        assert_eq!(anything.changed(Duration::ZERO).await, Changed::TimedOut);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use crate::{Bus, Topic};
 use aetherium_model::{
     PromptId, TaskId, Timestamp, VmId, WorkspaceId,
+    event::By,
     output::EventBody,
     resources::DiskMib,
     run::{Execution, RunState},
@@ -27,6 +28,12 @@ impl Queue {
     /// A queue of the tasks in `store`.
     pub const fn new(store: Store, bus: Bus) -> Self {
         Self { store, bus }
+    }
+
+    /// The same queue, for changes that are made on behalf of `by`.
+    #[must_use]
+    pub fn on_behalf_of(&self, by: By) -> Self {
+        Self { store: self.store.on_behalf_of(by), bus: self.bus.clone() }
     }
 
     /// The store, for reading and for what nobody waits for.
@@ -268,8 +275,8 @@ impl Queue {
     ///
     /// # Errors
     /// The store's.
-    pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<()> {
-        self.store.remove_workspace(id).await?;
+    pub async fn remove_workspace(&self, id: WorkspaceId, now: Timestamp) -> Result<()> {
+        self.store.remove_workspace(id, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

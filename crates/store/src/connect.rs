@@ -9,12 +9,17 @@
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
 use crate::{DatabaseUrl, StoreError, migrate, transact::within};
-use aetherium_model::limits::MAX_QUEUED_TASKS;
+use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
-use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Once, time::Duration};
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 /// Connections that read from SQLite at once.
 const SQLITE_READERS: u32 = 4;
@@ -54,6 +59,8 @@ pub struct Store {
     pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
+    /// On whose behalf changes are made.
+    pub(crate) by: Arc<By>,
 }
 
 impl Store {
@@ -95,7 +102,7 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS })
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, by: Arc::default() })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].
@@ -103,6 +110,13 @@ impl Store {
     pub fn with_max_queued(mut self, tasks: i64) -> Self {
         self.max_queued = tasks.min(MAX_QUEUED_TASKS);
         self
+    }
+
+    /// The same database, for changes that are made on behalf of `by`; the event log says so. Until
+    /// it is told, the store changes things by itself.
+    #[must_use]
+    pub fn on_behalf_of(&self, by: By) -> Self {
+        Self { by: Arc::new(by), ..self.clone() }
     }
 
     /// Asks the database a small question, over a connection for reading and one for writing.

@@ -2,7 +2,8 @@
 //! rooms of this crate take with a task's row inside their transactions.
 
 use crate::{
-    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, transact::Tx,
+    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, task_events,
+    transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
@@ -157,7 +158,7 @@ pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
     .bind(task.created_at.as_millis())
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    task_events::queued(tx, task).await
 }
 
 /// Reads a task and holds its row until the transaction ends.
@@ -258,6 +259,7 @@ pub(crate) async fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
+    task_events::ended(tx, task, state, fault, now).await?;
     match RunRef::of(&task.kind) {
         Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
         None => Ok(()),

@@ -92,6 +92,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now(),
         updated_at: now(),
     }
@@ -256,18 +257,22 @@ impl Server {
     }
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
-        Task {
-            id: TaskId::new(),
-            kind,
-            worker_id: self.worker_id,
-            state: TaskState::Queued,
-            attempts: 0,
-            cancel_requested: false,
-            fault: None,
-            created_at: now(),
-            started_at: None,
-            finished_at: None,
-        }
+        task(self.worker_id, kind)
+    }
+}
+
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task {
+        id: TaskId::new(),
+        kind,
+        worker_id,
+        state: TaskState::Queued,
+        attempts: 0,
+        cancel_requested: false,
+        fault: None,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
     }
 }
 
