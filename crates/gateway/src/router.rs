@@ -2,7 +2,9 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{disks, executions, prompts, status, tasks, templates, vms, workers, workspaces},
+    routes::{
+        disks, events, executions, prompts, status, tasks, templates, vms, workers, workspaces,
+    },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
@@ -88,6 +90,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(executions::get))
         .routes(routes!(executions::events))
         .routes(routes!(executions::output))
+        .routes(routes!(events::list))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
@@ -149,6 +152,7 @@ fn preface() -> OpenApi {
             (name = "vms", description = "MicroVMs."),
             (name = "executions", description = "Commands in a VM."),
             (name = "tasks", description = "The durable work behind what was taken on."),
+            (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),

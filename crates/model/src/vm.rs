@@ -319,6 +319,9 @@ pub struct Vm {
     /// How long its start took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<StartTimings>,
+    /// When it is ended, whatever it does then; absent if it may live as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When its state last changed.
@@ -403,6 +406,7 @@ mod tests {
             virtio_transport: None,
             address: None,
             timings: None,
+            expires_at: None,
             created_at: Timestamp::from_millis(0),
             updated_at: Timestamp::from_millis(0),
         };

@@ -3,6 +3,7 @@
 use crate::{Bus, Topic, metrics::QueueMetrics};
 use aetherium_model::{
     PromptId, TaskId, Timestamp, VmId, WorkspaceId,
+    event::By,
     output::EventBody,
     resources::DiskMib,
     run::{Execution, RunState},
@@ -28,6 +29,12 @@ impl Queue {
     /// A queue of the tasks in `store`.
     pub fn new(store: Store, bus: Bus) -> Self {
         Self { store, bus, metrics: QueueMetrics::new() }
+    }
+
+    /// The same queue, for changes that are made on behalf of `by`.
+    #[must_use]
+    pub fn on_behalf_of(&self, by: By) -> Self {
+        Self { store: self.store.on_behalf_of(by), ..self.clone() }
     }
 
     /// The store, for reading and for what nobody waits for.
@@ -289,8 +296,8 @@ impl Queue {
     ///
     /// # Errors
     /// The store's.
-    pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<()> {
-        self.store.remove_workspace(id).await?;
+    pub async fn remove_workspace(&self, id: WorkspaceId, now: Timestamp) -> Result<()> {
+        self.store.remove_workspace(id, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
+    task_events,
     transact::Tx,
 };
 use aetherium_model::{
@@ -206,7 +207,10 @@ impl Store {
             .execute(&mut **tx)
             .await?;
         let full = StoreError::Busy { waiting: self.max_queued };
-        if inserted.rows_affected() == 1 { Ok(()) } else { Err(full) }
+        if inserted.rows_affected() != 1 {
+            return Err(full);
+        }
+        task_events::queued(tx, task).await
     }
 }
 
@@ -308,6 +312,7 @@ pub(crate) async fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
+    task_events::ended(tx, task, state, fault, now).await?;
     match RunRef::of(&task.kind) {
         Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
         None => Ok(()),

@@ -8,12 +8,17 @@
 //! end the wait for a server that cannot be heard any more.
 
 use crate::{Store, StoreError, connect::Engine};
+use aetherium_model::event::By;
 use sqlx::{
-    Any, Transaction,
+    Any, AnyConnection, Transaction,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
-use std::time::Duration;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::{sleep, timeout};
 
 /// What a change may take, with all its tries.
@@ -25,7 +30,31 @@ const TRIES: u32 = 8;
 /// The longest pause before the second try; each further one may be twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 
-pub(crate) type Tx = Transaction<'static, Any>;
+/// A transaction, and on whose behalf it is made. Dropped before it is committed, it leaves nothing.
+pub(crate) struct Tx {
+    inner: Transaction<'static, Any>,
+    pub(crate) by: Arc<By>,
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.inner.commit().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+}
 
 impl Store {
     /// Makes a change, whose transaction `work` begins and commits. `work` may be done several times:
@@ -59,7 +88,7 @@ impl Store {
             Engine::Sqlite => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
             Engine::Postgres => "BEGIN",
         };
-        Ok(self.write.begin_with(begin).await?)
+        self.begin_as(begin).await
     }
 
     /// A transaction that outlives this process once it is committed, but perhaps not a power cut:
@@ -70,7 +99,12 @@ impl Store {
             Engine::Sqlite => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
             Engine::Postgres => "BEGIN; SET LOCAL synchronous_commit = off",
         };
-        Ok(self.write.begin_with(begin).await?)
+        self.begin_as(begin).await
+    }
+
+    async fn begin_as(&self, begin: &'static str) -> Result<Tx, StoreError> {
+        let inner = self.write.begin_with(begin).await?;
+        Ok(Tx { inner, by: Arc::clone(&self.by) })
     }
 
     /// Every row that answers a question.

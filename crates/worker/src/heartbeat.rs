@@ -62,7 +62,7 @@ pub(crate) async fn beat(host: &Arc<Host>) {
 
 /// Says that the worker is about to stop, or has.
 pub(crate) async fn announce(host: &Arc<Host>, state: WorkerState) {
-    if let Err(error) = host.queue.store().set_worker_state(host.id, state).await {
+    if let Err(error) = host.queue.store().set_worker_state(host.id, state, host.now()).await {
         tracing::warn!(%error, state = state.as_str(), "the worker's state could not be written");
     }
 }

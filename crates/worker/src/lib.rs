@@ -18,7 +18,8 @@
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `metrics.rs` is what operators watch.
-//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
+//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes;
+//!   `expiry.rs` ends VMs whose time is over.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
 //! The worker must never answer anyone but its owner and, in a fleet, gateways that show a pass
@@ -30,6 +31,7 @@ mod digest;
 mod disk;
 mod error;
 mod execution;
+mod expiry;
 mod handler;
 mod heartbeat;
 mod host;
@@ -55,7 +57,7 @@ pub use vm::{
 
 use aetherium_agent_client::AgentClient;
 use aetherium_image::{BlankDisks, TemplateStore};
-use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
+use aetherium_model::{Code, Fault, VmId, WorkerId, event::By, worker::WorkerState};
 use aetherium_queue::{Bus, Consumer, Queue};
 use aetherium_store::Store;
 use aetherium_telemetry::Observed;
@@ -114,7 +116,7 @@ impl Worker {
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             layout,
-            queue: Queue::new(store, bus),
+            queue: Queue::new(store.on_behalf_of(By::worker(id)), bus),
             settings,
             vms: Registry::default(),
             metrics: WorkerMetrics::new(driver.as_ref().ok().map(|it| it.vmm.kind())),
@@ -135,6 +137,7 @@ impl Worker {
             tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
             tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
             tokio::spawn(housekeeping::keep_house(Arc::clone(&host), stop_serving.clone())),
+            tokio::spawn(expiry::end_expired(Arc::clone(&host), stop_serving.clone())),
         ];
         if let Some(remote) = remote {
             let served = remote::serve(Arc::clone(&host), remote, stop_serving.clone());

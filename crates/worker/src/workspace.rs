@@ -66,6 +66,7 @@ pub(crate) async fn ensure_vm(
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -114,6 +115,6 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
         _ => {}
     }
     host.templates.release(&Holder::Workspace(id)).map_err(WorkerError::from)?;
-    host.queue.remove_workspace(id).await?;
+    host.queue.remove_workspace(id, host.now()).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 use crate::{
     Error, Gateway,
     api::{Accepted, BuildTemplate, ListQuery},
+    auth::Acting,
     extract::{self, At, IdempotencyKey, Query, page},
     fleet,
     routes::links,
@@ -30,7 +31,7 @@ use std::collections::BTreeMap;
     responses((status = 202, body = Accepted<Task>))
 )]
 pub(crate) async fn create(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     key: IdempotencyKey,
     extract::Json(body): extract::Json<BuildTemplate>,
 ) -> Result<(StatusCode, Json<Accepted<Task>>), Error> {

@@ -93,6 +93,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now(),
         updated_at: now(),
     }
@@ -258,8 +259,12 @@ impl Server {
     }
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
-        Task::new(self.worker_id, kind, now())
+        task(self.worker_id, kind)
     }
+}
+
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task::new(worker_id, kind, now())
 }
 
 pub(crate) fn now() -> Timestamp {

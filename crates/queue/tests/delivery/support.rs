@@ -150,6 +150,7 @@ impl World {
             virtio_transport: None,
             address: None,
             timings: None,
+            expires_at: None,
             created_at: now(),
             updated_at: now(),
         };
