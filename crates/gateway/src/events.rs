@@ -32,7 +32,7 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// come back.
 pub(crate) async fn serve(gateway: Gateway, run: RunRef, seen: i64) -> Result<Response, Error> {
     let permit = gateway.stream_permit()?;
-    let subscription = gateway.bus().subscribe(Topic::Run(run));
+    let subscription = gateway.bus().subscribe(Topic::of(run));
     let ended = gateway.store().run_state(run).await?.is_terminal();
     let page = gateway.store().events(run, seen, PAGE).await?;
     if ended && page.is_empty() {
@@ -134,6 +134,7 @@ fn sse(event: &OutputEvent) -> Result<Event, axum::Error> {
         EventBody::Status { .. } => "status",
         EventBody::Output { .. } => "output",
         EventBody::OutputBytes { .. } => "output_bytes",
+        EventBody::Build { .. } => "build",
         EventBody::Missing { .. } => "missing",
         EventBody::Truncated { .. } => "truncated",
         EventBody::End { .. } => "end",

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{disks, executions, prompts, tasks, templates, vms, workers, workspaces},
+    routes::{disks, executions, prompts, task_events, tasks, templates, vms, workers, workspaces},
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
@@ -89,6 +89,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
+        .routes(routes!(task_events::events))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))

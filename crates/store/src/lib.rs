@@ -34,6 +34,7 @@ mod prompts;
 mod prune;
 mod row;
 mod runs;
+mod task_log;
 mod tasks;
 mod transact;
 mod url;

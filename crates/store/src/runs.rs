@@ -13,13 +13,15 @@ use aetherium_model::{
 use sqlx::any::AnyRow;
 use std::fmt;
 
-/// A prompt or an execution.
+/// A prompt or an execution; or a task that keeps a log as they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunRef {
     /// A prompt.
     Prompt(PromptId),
     /// An execution.
     Execution(ExecutionId),
+    /// A task that is no run, by its own log.
+    Task(TaskId),
 }
 
 impl RunRef {
@@ -36,6 +38,7 @@ impl RunRef {
         match self {
             Self::Prompt(_) => "prompt",
             Self::Execution(_) => "execution",
+            Self::Task(_) => "log of task",
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for RunRef {
         match self {
             Self::Prompt(id) => id.fmt(f),
             Self::Execution(id) => id.fmt(f),
+            Self::Task(id) => id.fmt(f),
         }
     }
 }

@@ -2,7 +2,8 @@
 //! rooms of this crate take with a task's row inside their transactions.
 
 use crate::{
-    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, transact::Tx,
+    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, task_log,
+    transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
@@ -42,6 +43,7 @@ impl Store {
             }
             refuse_if_full(&mut tx, self.max_queued).await?;
             insert(&mut tx, task).await?;
+            task_log::begin(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(task.clone()))
         })
@@ -258,14 +260,14 @@ pub(crate) async fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
-    match RunRef::of(&task.kind) {
-        Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
+    match RunRef::log_of(task) {
+        Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault, now), now).await,
         None => Ok(()),
     }
 }
 
 /// How a run ends whose task ends first.
-fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>) -> RunState {
+fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>, now: Timestamp) -> RunState {
     let fault = || {
         fault.cloned().unwrap_or_else(|| {
             Fault::internal(format!(
@@ -277,6 +279,7 @@ fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>) -> RunState {
     };
     match state {
         TaskState::Cancelled => RunState::Cancelled,
+        TaskState::Succeeded if RunRef::of(&task.kind).is_none() => task_log::done(task, now),
         TaskState::Interrupted => RunState::Interrupted { fault: fault() },
         _ => RunState::Failed { fault: fault() },
     }

@@ -9,6 +9,7 @@ mod host;
 mod kernel;
 mod plan;
 mod quickstart;
+mod remote_build;
 mod roles;
 mod task;
 mod template;

@@ -4,6 +4,7 @@
 pub(crate) mod disks;
 pub(crate) mod executions;
 pub(crate) mod prompts;
+pub(crate) mod task_events;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod vms;
