@@ -3,7 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, events, executions, prompts, status, tasks, templates, vms, workers, workspaces,
+        disks, events, executions, prompts, status, task_events, tasks, templates, vms, workers,
+        workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -95,6 +96,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::requeue))
+        .routes(routes!(task_events::events))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))

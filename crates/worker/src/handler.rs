@@ -66,7 +66,7 @@ impl Handlers {
                 Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
             }
             TaskKind::TemplateBuild { template, recipe, replace } => {
-                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
+                Ok(build::from_task(&self.host, task.id, template, &recipe, replace, &context).await)
             }
         };
         done.unwrap_or_else(Outcome::Failed)

@@ -5,7 +5,7 @@
 //! | row | journal and process | then |
 //! | --- | --- | --- |
 //! | creating, by a task | whatever | released; the task makes it anew |
-//! | alive | its VMM lives and its agent answers | taken over: it runs on |
+//! | alive | its VMM lives and its agent answers | taken over: it runs on, or its start goes on |
 //! | pausing, paused, resuming | its VMM lives | taken over: it is paused |
 //! | alive | anything else | released; the row ends as `not_adopted` |
 //! | stopping | whatever | released; the row ends as it was meant to |

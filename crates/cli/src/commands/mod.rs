@@ -11,6 +11,7 @@ mod kernel;
 mod migrate;
 mod plan;
 mod quickstart;
+mod remote_build;
 mod roles;
 mod status;
 mod task;

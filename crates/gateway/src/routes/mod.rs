@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod executions;
 pub(crate) mod prompts;
 pub(crate) mod status;
+pub(crate) mod task_events;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod vms;

@@ -81,12 +81,11 @@ async fn every_described_operation_is_done_as_described() {
         let prompt = server.prompt(&workspace).await;
         let vm = server.vm().await;
         let execution = server.execution(&vm).await;
-        for run in [RunRef::Prompt(prompt.id), RunRef::Execution(execution.id)] {
-            // So that streams end. A prompt that waits can only be cancelled.
-            let state = match run {
-                RunRef::Prompt(_) => aetherium_model::run::RunState::Cancelled,
-                RunRef::Execution(_) => completed(0),
-            };
+        // So that streams end. A prompt that waits can only be cancelled.
+        for (run, state) in [
+            (RunRef::Prompt(prompt.id), aetherium_model::run::RunState::Cancelled),
+            (RunRef::Execution(execution.id), completed(0)),
+        ] {
             let _ = server.queue.finish_run(run, state, now()).await.unwrap();
         }
         let concrete = path

@@ -14,6 +14,7 @@ mod activity;
 mod actor;
 mod base;
 mod disk;
+mod go_on;
 mod network;
 mod pause;
 mod preview;
