@@ -7,13 +7,13 @@
 //! The servers' own deadlines (see [`crate::connect`]) end what they work on too long. The ones here
 //! end the wait for a server that cannot be heard any more.
 
-use crate::{Store, StoreError, connect::Engine};
+use crate::{Store, StoreError, connect::Engine, metrics::Asked};
 use sqlx::{
     Any, Transaction,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// What a change may take, with all its tries.
@@ -34,7 +34,8 @@ impl Store {
         &self,
         work: impl Fn() -> Work,
     ) -> Result<T, StoreError> {
-        let tries = async {
+        let began = Instant::now();
+        let done = within(CHANGE, async {
             let mut tried = 1;
             loop {
                 match work().await {
@@ -47,8 +48,10 @@ impl Store {
                     done => return done,
                 }
             }
-        };
-        self.metrics.change(within(CHANGE, tries)).await
+        })
+        .await;
+        self.metrics.done(&Asked::CHANGE, began, &done);
+        done
     }
 
     /// A transaction that outlives a power cut once it is committed, as far as the database's own
@@ -78,8 +81,10 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Vec<AnyRow>, StoreError> {
-        let rows = async { Ok(question.fetch_all(&self.read).await?) };
-        self.metrics.question(within(QUESTION, rows)).await
+        let began = Instant::now();
+        let rows = within(QUESTION, async { Ok(question.fetch_all(&self.read).await?) }).await;
+        self.metrics.done(&Asked::QUESTION, began, &rows);
+        rows
     }
 
     /// The first row that answers a question, if any does.
@@ -87,8 +92,10 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Option<AnyRow>, StoreError> {
-        let row = async { Ok(question.fetch_optional(&self.read).await?) };
-        self.metrics.question(within(QUESTION, row)).await
+        let began = Instant::now();
+        let row = within(QUESTION, async { Ok(question.fetch_optional(&self.read).await?) }).await;
+        self.metrics.done(&Asked::QUESTION, began, &row);
+        row
     }
 }
 
