@@ -28,7 +28,7 @@ impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
         let begun = self.host.metrics.begin_task(&task, self.host.now());
         let (span, trace) = (span(&self.host, &task), task.trace);
-        let outcome = within(span, trace, self.perform(task, context)).await;
+        let outcome = within(span, trace, Box::pin(self.perform(task, context))).await;
         begun.ended(&outcome);
         outcome
     }
