@@ -7,9 +7,10 @@ target  := x86_64-unknown-linux-gnu
 agent   := target/$(target)/guest/fc-agent
 assets  := target/test-assets
 helper  := $(assets)/tools/bin/vhost-device-vsock
+python  := $(assets)/python
 static  := RUSTFLAGS='-C target-feature=+crt-static'
 
-.PHONY: quickstart test unit lint build agent assets fuzz clean
+.PHONY: quickstart test unit lint build deb agent assets fuzz clean
 
 quickstart:
 	@scripts/install-deps quickstart
@@ -21,6 +22,10 @@ quickstart:
 build: agent
 	cargo build --release --locked -p aetherium
 	@cp -f $(agent) target/release/fc-agent
+
+# A Debian package with the programs and systemd's units. Needs `cargo install cargo-deb`.
+deb: build
+	cargo deb --locked -p aetherium --no-build --no-strip
 
 # Static, so that it runs in any guest.
 agent:
@@ -38,12 +43,17 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 # What the tests boot: the agent, a template made as a user makes it, a helper for vsock, and a
-# stand-in for Firecracker.
+# stand-in for Firecracker. And Helm's engine with Kubernetes' schemas, for the tests of deploy/.
 assets: agent
 	@scripts/install-deps test
 	@mkdir -p $(assets)
 	@cp -f $(agent) $(assets)/fc-agent
 	@test -x $(helper) || cargo install --locked --debug --root $(assets)/tools vhost-device-vsock@0.3.0
+	@cmp -s deploy/tests/requirements.txt $(python)/installed || { \
+	  rm -rf $(python) && /usr/bin/python3 -m venv $(python) && \
+	  $(python)/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: \
+	    --require-hashes -r deploy/tests/requirements.txt && \
+	  cp deploy/tests/requirements.txt $(python)/installed; }
 	cargo build --locked -p aetherium -p fake-firecracker
 	@cp -f target/debug/fake-firecracker $(assets)/fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)

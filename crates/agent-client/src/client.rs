@@ -12,6 +12,7 @@ use aetherium_agent_proto::{
 };
 use bytes::Bytes;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::connection::{Connection, SINCE_1_1, WeakConnection};
 use crate::dial::{self, Dial, DialError, Waiting, Winner};
@@ -81,6 +82,7 @@ impl AgentClient {
             let winner = dial::until_ready(self.dial(&self.order()), waiting).await?;
             Ok(self.settle(&mut slot, winner))
         });
+        let dial = dial.instrument(tracing::debug_span!("agent.wait_ready"));
         match self.unless_ended(dial).await? {
             Ok(Ok((_, Some(hello)))) => Ok(hello),
             Ok(Ok((connection, None))) => self.call("hello", connection.hello()).await,
@@ -323,6 +325,7 @@ impl AgentClient {
         work: impl Future<Output = Result<T, AgentError>>,
     ) -> Result<T, AgentError> {
         let after = self.inner.deadlines.call;
+        let work = work.instrument(tracing::debug_span!("agent.call", call));
         match self.unless_ended(tokio::time::timeout(after, work)).await? {
             Ok(outcome) => outcome,
             Err(_) => Err(AgentError::DeadlineExceeded { call, after }),

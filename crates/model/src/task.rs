@@ -11,8 +11,8 @@
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
-    recipe::Recipe,
+    Code, ExecutionId, Fault, PromptId, TaskId, TemplateRef, Timestamp, TraceParent, VmId, WorkerId,
+    WorkspaceId, recipe::Recipe,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -69,8 +69,8 @@ pub enum TaskKind {
     /// Make a template of a recipe.
     #[serde(rename = "template:build")]
     TemplateBuild {
-        /// Its name.
-        template: Name,
+        /// The tag it gets.
+        template: TemplateRef,
         /// What it is made of.
         recipe: Box<Recipe>,
         /// Whether one of that name is replaced.
@@ -79,6 +79,17 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// Every type's name.
+    pub const NAMES: [&'static str; 7] = [
+        "vm:create",
+        "vm:execute",
+        "vm:delete",
+        "workspace:create",
+        "workspace:delete",
+        "prompt:execute",
+        "template:build",
+    ];
+
     /// The type's name, as in JSON.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -104,7 +115,7 @@ impl TaskKind {
             | Self::WorkspaceDelete { workspace_id }
             | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
             Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
-            Self::TemplateBuild { template, .. } => Some(format!("template:{template}")),
+            Self::TemplateBuild { template, .. } => Some(format!("template:{}", template.name)),
             Self::VmExecute { .. } => None,
         }
     }
@@ -285,6 +296,9 @@ pub struct Task {
     /// Why it failed or was interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// The trace that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When the start mark was written.
@@ -309,6 +323,7 @@ impl Task {
             attempts: 0,
             cancel_requested: false,
             fault: None,
+            trace: None,
             created_at,
             started_at: None,
             finished_at: None,

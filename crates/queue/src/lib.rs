@@ -14,6 +14,7 @@
 mod bus;
 mod consumer;
 mod handler;
+mod metrics;
 mod queue;
 mod redis;
 mod settle;

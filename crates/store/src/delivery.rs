@@ -5,7 +5,7 @@
 //! holds changes nothing. What becomes of a lost claim is decided by
 //! [`recover`](aetherium_model::task::recover), and only there.
 
-use crate::{Store, StoreError, row, tasks, transact::Tx};
+use crate::{Store, StoreError, row, task_events, tasks, transact::Tx};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
     task::{Loss, Recovery, Task, TaskState, recover},
@@ -409,6 +409,9 @@ async fn write_recovery(
         }
         verdict => verdict,
     };
+    if matches!(verdict, Recovery::Requeue | Recovery::Resume) {
+        task_events::retried(tx, task, why, now).await?;
+    }
     match &verdict {
         Recovery::Requeue => {
             sqlx::query(

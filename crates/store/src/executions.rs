@@ -1,9 +1,9 @@
 //! Executions: commands in a VM, queued with a task or interactive without one.
 
 use crate::{
-    Store, StoreError,
+    RunRef, Store, StoreError, event_log,
     idempotency::{self, Created, Idempotency},
-    page, row,
+    page, row, runs,
     transact::Tx,
     vms,
 };
@@ -61,6 +61,10 @@ impl Store {
             .bind(execution.started_at.map(aetherium_model::Timestamp::as_millis))
             .execute(&mut *tx)
             .await?;
+            let (run, task_id) = (RunRef::Execution(execution.id), task.map(|task| task.id));
+            let mut note = runs::noted(run, &execution.state, None, task_id);
+            note.data.vm_id = Some(execution.vm_id);
+            event_log::note(&mut tx, note, execution.created_at).await?;
             tx.commit().await?;
             Ok(Created::New(execution.clone()))
         })

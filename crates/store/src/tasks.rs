@@ -3,6 +3,7 @@
 
 use crate::{
     Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
+    task_events,
     transact::Tx,
 };
 use aetherium_model::{
@@ -163,9 +164,9 @@ const fn insertion(engine: Engine) -> &'static str {
         ($next:literal) => {
             concat!(
                 "INSERT INTO tasks (id, seq, kind, kind_json, serial_key, worker_id, state, attempts, \
-                 cancel_requested, priority, turn, not_before, run_at, deadline, created_at) SELECT $1, ",
+                 cancel_requested, priority, turn, not_before, run_at, deadline, created_at, trace) SELECT $1, ",
                 $next,
-                ", $2, $3, $4, $5, 'queued', 0, 0, $6, $7, COALESCE($8, 0), $8, $9, $10 \
+                ", $2, $3, $4, $5, 'queued', 0, 0, $6, $7, COALESCE($8, 0), $8, $9, $10, $12 \
                  WHERE $11 IS NULL OR (SELECT COUNT(*) FROM \
                  (SELECT 1 AS one FROM tasks WHERE state = 'queued' LIMIT $11) AS waiting) < $11"
             )
@@ -202,10 +203,14 @@ impl Store {
             .bind(task.deadline.map(Timestamp::as_millis))
             .bind(task.created_at.as_millis())
             .bind(most)
+            .bind(task.trace.map(|trace| trace.to_string()))
             .execute(&mut **tx)
             .await?;
         let full = StoreError::Busy { waiting: self.max_queued };
-        if inserted.rows_affected() == 1 { Ok(()) } else { Err(full) }
+        if inserted.rows_affected() != 1 {
+            return Err(full);
+        }
+        task_events::queued(tx, task).await
     }
 }
 
@@ -307,6 +312,7 @@ pub(crate) async fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
+    task_events::ended(tx, task, state, fault, now).await?;
     match RunRef::of(&task.kind) {
         Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
         None => Ok(()),
@@ -381,6 +387,7 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Task, StoreError> {
         attempts: row::number(from, "attempts")?,
         cancel_requested: row::int(from, "cancel_requested")? != 0,
         fault: row::maybe_json(from, "fault_json")?,
+        trace: row::maybe_parsed(from, "trace")?,
         created_at: row::time(from, "created_at")?,
         started_at: row::maybe_time(from, "started_at")?,
         finished_at: row::maybe_time(from, "finished_at")?,

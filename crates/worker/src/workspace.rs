@@ -24,7 +24,7 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     if !driver.starts_from_template() {
         return Ok(());
     }
-    vm::hold_for_workspace(host, workspace.id, &workspace.spec.template)?;
+    vm::hold_for_workspace(host, workspace.id, &workspace.spec)?;
     let disk = host.layout.workspace_disk(workspace.id);
     if !disk.exists() {
         let size = workspace.spec.resources.disk_mib;
@@ -66,6 +66,7 @@ pub(crate) async fn ensure_vm(
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -114,6 +115,6 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
         _ => {}
     }
     host.templates.release(&Holder::Workspace(id)).map_err(WorkerError::from)?;
-    host.queue.remove_workspace(id).await?;
+    host.queue.remove_workspace(id, host.now()).await?;
     Ok(())
 }

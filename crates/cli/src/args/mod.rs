@@ -1,30 +1,36 @@
 //! The grammar of the command line.
 
 mod bench;
+mod config;
 mod disk;
 mod host;
 mod kernel;
+mod migrate;
 mod parse;
 mod plan;
 mod roles;
 mod schedule;
 mod template;
 mod tuning;
+mod watch;
 
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
+pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
+pub(crate) use migrate::MigrateArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
+pub(crate) use watch::{TopArgs, TopOrder};
 
 use aetherium_model::{
-    Name,
+    Name, TemplateRef,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
@@ -67,8 +73,19 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// How the log on standard error looks; AETHERIUM_LOG sets what it shows (`info`, `debug`, …).
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "AETHERIUM_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub(crate) log_format: LogFormat,
+    /// Where a server sends its traces: the base URL of a collector that takes OTLP over HTTP, such as
+    /// http://127.0.0.1:4318.
+    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -149,10 +166,20 @@ Examples:
         #[command(flatten)]
         role: Box<WorkerArgs>,
     },
+    /// Show on one screen how a server or fleet is; exits with 1 if something fails.
+    Status,
+    /// Show what each VM uses, over and over, until Ctrl-C.
+    Top(TopArgs),
     /// Check this host: what is there, what is missing, why it matters, what to do.
     Doctor(DriverArgs),
-    /// Bring the database's schema up to date; `up` does this by itself.
-    Migrate(DatabaseArgs),
+    /// Bring the database's schema up to date; every server does this by itself when it starts.
+    Migrate(MigrateArgs),
+    /// What can be configured.
+    Config {
+        /// What to show of it.
+        #[command(subcommand)]
+        verb: ConfigCommand,
+    },
     /// Print the API's OpenAPI 3.1 document.
     Openapi,
     /// Make a template, start a server, run a prompt in a real VM, and stop again.
@@ -176,7 +203,17 @@ Examples:
 impl Command {
     /// Whether the verb is a server, whose log is worth reading.
     pub(crate) const fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker { verb: None, .. })
+        self.service().is_some()
+    }
+
+    /// The role's name in traces, where the verb is a server.
+    pub(crate) const fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(_) => Some("aetherium"),
+            Self::Gateway(_) => Some("aetherium-gateway"),
+            Self::Worker { verb: None, .. } => Some("aetherium-worker"),
+            _ => None,
+        }
     }
 }
 
@@ -239,6 +276,9 @@ pub(crate) struct UpArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; nowhere unless it is given.
+    #[arg(long, env = "AETHERIUM_OPERATIONS_LISTEN", value_name = "ADDRESS")]
+    pub(crate) operations_listen: Option<SocketAddr>,
     /// How long commands may go on after Ctrl-C, such as `10s`.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub(crate) grace: Duration,
@@ -254,9 +294,9 @@ pub(crate) struct UpArgs {
 /// What a VM is to be; the template's defaults where absent.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct VmArgs {
-    /// The template to start from.
+    /// The template to start from: NAME, NAME:TAG or NAME@sha256:DIGEST.
     #[arg(long, default_value = "default")]
-    pub(crate) template: Option<Name>,
+    pub(crate) template: Option<TemplateRef>,
     /// Virtual CPUs.
     #[arg(long)]
     pub(crate) vcpus: Option<Vcpus>,

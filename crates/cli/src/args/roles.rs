@@ -31,6 +31,18 @@ pub(crate) struct GatewayArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7072",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
+    /// The file with the API keys that it takes, one per line, each of 16 characters or more; else one
+    /// key of its own, made in the data directory.
+    #[arg(long, env = "AETHERIUM_API_KEYS_FILE", value_name = "FILE")]
+    pub(crate) api_keys_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
 }
@@ -46,6 +58,14 @@ pub(crate) struct WorkerArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7073",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
     /// The host and port under which gateways reach it; else the address it listens on.
     #[arg(long, env = "AETHERIUM_WORKER_ADDRESS", value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,

@@ -11,7 +11,7 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    AgentStamp, ImageError,
+    AgentStamp, Check, ImageError, Placement,
     kernel::{Examined, Unpacked},
     prepare::{self, PreparedRootfs, RootfsJob},
 };
@@ -45,7 +45,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &HostCommand) -> Result<ExitCode
 struct Report {
     /// Whether VMs can start from these files on this host.
     ready: bool,
-    /// Whether this run changed the root filesystem.
+    /// Whether this run changed what VMs start from: the root filesystem, or the template.
     changed: bool,
     checks: Vec<Finding>,
     /// The agent in the root filesystem.
@@ -56,13 +56,32 @@ struct Report {
     fault: Option<Fault>,
 }
 
+impl Report {
+    /// Of these checks alone.
+    fn of(checks: Vec<Finding>) -> Self {
+        let ready = checks.iter().all(|it| it.verdict != Verdict::Fail);
+        Self { ready, changed: false, checks, agent: None, previous: None, fault: None }
+    }
+}
+
 async fn prepare(args: &Args, wanted: &PrepareArgs) -> Result<ExitCode, CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
     let bars = Bars::new();
     let device = bearable(kvm_device(), wanted);
     let has_kvm = device.verdict == Verdict::Ok;
     let mut checks = vec![device];
-    match look_at_kernel(&data, wanted, &bars).await {
+    let Parts { kernel, rootfs: image, findings, taken_in } =
+        match parts(&data, wanted, &bars).await {
+            Ok(parts) => parts,
+            Err(fault) => {
+                bars.clear();
+                checks.push(failed("template", "VMs start from it", &fault));
+                let report = Report { fault: Some(fault), ..Report::of(checks) };
+                return finish(args, &report, FAILED);
+            }
+        };
+    checks.extend(findings);
+    match look_at_kernel(&data, &kernel, wanted, &bars).await {
         Ok((image, examined)) => {
             checks.extend(aetherium_image::kernel::findings(&examined));
             if has_kvm && !wanted.no_probe {
@@ -72,15 +91,65 @@ async fn prepare(args: &Args, wanted: &PrepareArgs) -> Result<ExitCode, CliError
         }
         Err(fault) => checks.push(failed("kernel.image", "VMs start from it", &fault)),
     }
-    let prepared = rootfs(wanted, &bars).await;
+    let prepared = rootfs(wanted, image, &bars).await;
     bars.clear();
-    let (report, code) = report(checks, prepared);
+    let (mut report, code) = report(checks, prepared);
+    report.changed |= taken_in;
+    finish(args, &report, code)
+}
+
+fn finish(args: &Args, report: &Report, code: u8) -> Result<ExitCode, CliError> {
     if args.json {
-        print::json(&report)?;
+        print::json(report)?;
     } else {
-        show(&report);
+        show(report);
     }
     Ok(ExitCode::from(code))
+}
+
+/// What VMs start from.
+struct Parts {
+    kernel: PathBuf,
+    rootfs: PathBuf,
+    /// What was found about the two together.
+    findings: Vec<Finding>,
+    /// Whether they are those of a template that this run took in.
+    taken_in: bool,
+}
+
+/// The files that were named, or those of the template, which is taken in first if there is a file of it.
+async fn parts(data: &DataDir, wanted: &PrepareArgs, bars: &Bars) -> Result<Parts, Fault> {
+    let Some(name) = &wanted.template else {
+        // The grammar asks for both where no template is named.
+        let [kernel, rootfs] =
+            [&wanted.kernel, &wanted.rootfs].map(|it| it.clone().unwrap_or_default());
+        return Ok(Parts { kernel, rootfs, findings: Vec::new(), taken_in: false });
+    };
+    let store = super::template::open(data).map_err(|error| error.fault().clone())?;
+    let before = store.get(name).ok().map(|it| it.digest()).transpose()?;
+    let template = match &wanted.import {
+        Some(file) => {
+            let place = Placement { name: Some(name.clone()), replace: true };
+            aetherium_image::import(&store, file, &place, bars).await?
+        }
+        None => store.get(name)?,
+    };
+    let taken_in = before.as_ref() != Some(&template.digest()?);
+    let manifest = &template.manifest;
+    let found = format!(
+        "{name}{}: {}, with agent {} in its initramfs",
+        if taken_in { ", taken in now" } else { "" },
+        manifest.rootfs.origin,
+        manifest.initramfs.agent_version
+    );
+    let (kernel, rootfs) = (template.kernel(), template.rootfs());
+    let mut findings = vec![Finding::ok("template", found, "VMs start from it")];
+    bars.spin(&format!("verifying template {name}"));
+    let verified = tokio::task::spawn_blocking(move || {
+        [template.verify(Check::Full), template.verify_kernel()].concat()
+    });
+    findings.extend(verified.await.map_err(Fault::internal)?);
+    Ok(Parts { kernel, rootfs, findings, taken_in })
 }
 
 /// What KVM lacks is a failure, unless VMs may be emulated.
@@ -94,10 +163,11 @@ fn bearable(finding: Finding, wanted: &PrepareArgs) -> Finding {
 
 async fn look_at_kernel(
     data: &DataDir,
+    named: &Path,
     wanted: &PrepareArgs,
     bars: &Bars,
 ) -> Result<(PathBuf, Examined), Fault> {
-    let resolved = kernel::resolve(data, &wanted.kernel);
+    let resolved = kernel::resolve(data, named);
     let image = resolved.map_err(|error| error.fault().clone())?.image;
     bars.spin(&format!("reading kernel {}", image.display()));
     let examined = kernel::examine(image.clone(), wanted.config.clone()).await?;
@@ -182,7 +252,11 @@ impl Drop for ProbeFiles {
     }
 }
 
-async fn rootfs(wanted: &PrepareArgs, bars: &Bars) -> Result<PreparedRootfs, RootfsFault> {
+async fn rootfs(
+    wanted: &PrepareArgs,
+    image: PathBuf,
+    bars: &Bars,
+) -> Result<PreparedRootfs, RootfsFault> {
     let driver = DriverArgs { agent: wanted.agent.clone(), ..DriverArgs::default() };
     let agent = match (wanted.install_agent, server::agent_binary(&driver)) {
         (false, _) => None,
@@ -193,7 +267,7 @@ async fn rootfs(wanted: &PrepareArgs, bars: &Bars) -> Result<PreparedRootfs, Roo
             return Err(RootfsFault { fault, code: FAILED });
         }
     };
-    let job = RootfsJob { rootfs: wanted.rootfs.clone(), agent, patience: wanted.wait };
+    let job = RootfsJob { rootfs: image, agent, patience: wanted.wait };
     prepare::rootfs(&job, bars).await.map_err(|error| RootfsFault {
         code: match error {
             ImageError::RootfsDamaged { .. } | ImageError::RootfsInUse { .. } => ROOTFS,
@@ -221,13 +295,14 @@ fn report(mut checks: Vec<Finding>, prepared: Result<PreparedRootfs, RootfsFault
     let (findings, agent, previous) =
         prepared.map_or_else(Default::default, |it| (it.findings, it.agent, it.previous));
     checks.extend(findings);
-    let ready = checks.iter().all(|it| it.verdict != Verdict::Fail);
-    let code = match (ready, rootfs_code) {
+    let report =
+        Report { changed: previous.is_some(), agent, previous, fault, ..Report::of(checks) };
+    let code = match (report.ready, rootfs_code) {
         (true, _) => 0,
         (false, 0) => FAILED,
         (false, code) => code,
     };
-    (Report { ready, changed: previous.is_some(), checks, agent, previous, fault }, code)
+    (report, code)
 }
 
 fn failed(check: &str, why: &str, fault: &Fault) -> Finding {
@@ -242,7 +317,7 @@ fn show(report: &Report) {
     let failed = report.checks.iter().filter(|it| it.verdict == Verdict::Fail).count();
     println!();
     match (report.ready, report.changed) {
-        (true, true) => println!("ready: the root filesystem has been changed"),
+        (true, true) => println!("ready: what VMs start from has been changed"),
         (true, false) => println!("ready: there was nothing to do"),
         (false, _) => println!("not ready: {failed} of {} checks failed", report.checks.len()),
     }

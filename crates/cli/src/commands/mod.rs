@@ -2,16 +2,20 @@
 
 mod bench;
 mod build;
+mod config;
 mod disk;
 mod doctor;
 mod exec;
 mod host;
 mod kernel;
+mod migrate;
 mod plan;
 mod quickstart;
 mod roles;
+mod status;
 mod task;
 mod template;
+mod top;
 mod up;
 mod vm;
 mod worker;
@@ -19,9 +23,8 @@ mod ws;
 
 use crate::{
     args::{Args, Command, ListArgs},
-    datadir::DataDir,
     error::CliError,
-    print, server,
+    print,
 };
 use clap::CommandFactory as _;
 use std::process::ExitCode;
@@ -41,17 +44,13 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Gateway(role) => roles::gateway(&args, role).await?,
         Command::Worker { verb: Some(verb), .. } => worker::dispatch(&args, verb).await?,
         Command::Worker { verb: None, role } => roles::worker(&args, role).await?,
+        Command::Status => return status::status(&args).await,
+        Command::Top(arguments) => top::top(&args, arguments).await?,
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
         Command::Bench { verb } => return bench::dispatch(&args, verb).await,
-        Command::Migrate(database) => {
-            let data = DataDir::locate(args.data_dir.as_deref())?;
-            data.create()?;
-            let store = server::open_store(&data, database).await?;
-            let version = store.schema_version().await.map_err(aetherium_model::Fault::from)?;
-            println!("the schema is at version {version}");
-            store.close().await;
-        }
+        Command::Migrate(wanted) => migrate::migrate(&args, wanted).await?,
+        Command::Config { verb } => config::dispatch(verb)?,
         Command::Openapi => print::json(&aetherium_gateway::openapi())?,
         Command::Completion { shell } => {
             clap_complete::generate(

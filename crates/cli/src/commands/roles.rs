@@ -6,6 +6,7 @@ use crate::{
     args::{Args, FleetArgs, GatewayArgs, WorkerArgs},
     datadir::DataDir,
     error::{CliError, local},
+    operations::Bound,
     server::{self, WorkerConfig},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
@@ -25,12 +26,14 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let mut signals = Signals::new()?;
     data.create()?;
     let _lock = data.lock()?;
-    let keys = ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?;
+    let keys = role.keys(&data)?;
     let fleet_key = Some(role.fleet.key()?);
     let store = server::open_store(&data, role.fleet.database()?).await?;
     let (listener, address) = listen(role.listen).await?;
+    let operations = Bound::at(role.operations_listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
-    let gateway = Gateway::new(config, Queue::new(store, role.fleet.bus()?));
+    let gateway = Gateway::new(config, Queue::new(store.clone(), role.fleet.bus()?));
+    let operations = operations.serve("gateway", |parts| parts.watch(store).watch(gateway.clone()));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server::serve(listener, gateway, stop.clone()));
     let url = format!("http://{address}");
@@ -41,9 +44,11 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     data.retract();
     stop.cancel();
     tokio::select! {
-        ended = serving => ended.map_err(|error| Fault::internal(error).into()),
-        () = signals.next() => Ok(()),
+        ended = serving => ended.map_err(Fault::internal)?,
+        () = signals.next() => return Ok(()),
     }
+    operations.stop().await;
+    Ok(())
 }
 
 pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliError> {
@@ -54,6 +59,7 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
     let key = role.fleet.key()?;
     let layout = Layout::open(data.path()).map_err(Fault::from)?;
     let store = server::open_store(&data, role.fleet.database()?).await?;
+    let operations = Bound::at(role.operations_listen).await?;
     let (listener, address) = listen(role.listen).await?;
     let address = match &role.address {
         Some(named) => named.clone(),
@@ -69,11 +75,12 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         boot_deadline: role.boot_deadline,
         remote: Some(remote),
     };
-    let started = server::start_worker(config, store, role.fleet.bus()?);
+    let started = server::start_worker(config, store.clone(), role.fleet.bus()?);
     let (worker, _) = tokio::select! {
         started = started => started?,
         () = signals.next() => return Ok(()),
     };
+    let operations = operations.serve("worker", |parts| parts.watch(store).watch(worker.watched()));
     let version = env!("CARGO_PKG_VERSION");
     eprintln!("aetherium {version} is worker {} at {address}", worker.id());
     signals.next().await;
@@ -82,12 +89,36 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         role.grace.as_secs()
     );
     tokio::select! {
-        () = worker.drain() => eprintln!("stopped"),
+        () = worker.drain() => {
+            operations.stop().await;
+            eprintln!("stopped");
+        }
         () = signals.next() => {
             eprintln!("stopped at once: the next start takes over or removes what still runs");
         }
     }
     Ok(())
+}
+
+impl GatewayArgs {
+    /// The keys of the file that was named, else the data directory's own.
+    fn keys(&self, data: &DataDir) -> Result<ApiKeys, CliError> {
+        let Some(path) = &self.api_keys_file else {
+            return Ok(ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?);
+        };
+        let refuse = |why: String| {
+            Fault::new(Code::InvalidRequest, format!("{}: {why}", path.display()))
+                .remedy("write one key per line, such as `openssl rand -hex 24` makes")
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
+        let lines = text.lines().map(str::trim);
+        let keys: Vec<_> = lines.filter(|it| !it.is_empty() && !it.starts_with('#')).collect();
+        if keys.is_empty() {
+            return Err(refuse("there is no API key in it, so nobody could speak".into()).into());
+        }
+        ApiKeys::new(keys).map_err(|error| refuse(error.to_string()).into())
+    }
 }
 
 impl FleetArgs {

@@ -3,6 +3,7 @@
 use crate::{
     Error, Gateway,
     api::TaskQuery,
+    auth::Acting,
     extract::{At, Query, page},
     gateway::now,
 };
@@ -66,7 +67,7 @@ pub(crate) async fn requeue(
     responses((status = 200, body = Task))
 )]
 pub(crate) async fn cancel(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(id): At<TaskId>,
 ) -> Result<Json<Task>, Error> {
     Ok(Json(gateway.queue().request_cancel_task(id, now()).await?))

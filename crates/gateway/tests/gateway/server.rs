@@ -76,6 +76,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         id: VmId::new(),
         spec: VmSpec {
             template: "default".parse().unwrap(),
+            template_digest: None,
             resources: Default::default(),
             tuning: Default::default(),
             network: Default::default(),
@@ -92,6 +93,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now(),
         updated_at: now(),
     }
@@ -202,6 +204,7 @@ impl Server {
             ai_assistant: Default::default(),
             spec: VmSpec {
                 template: "default".parse().unwrap(),
+                template_digest: None,
                 resources: Default::default(),
                 tuning: Default::default(),
                 network: Default::default(),
@@ -256,8 +259,12 @@ impl Server {
     }
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
-        Task::new(self.worker_id, kind, now())
+        task(self.worker_id, kind)
     }
+}
+
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task::new(worker_id, kind, now())
 }
 
 pub(crate) fn now() -> Timestamp {

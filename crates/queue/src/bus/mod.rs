@@ -39,6 +39,9 @@ pub enum Topic {
     Run(RunRef),
     /// A task's state changed.
     Task(TaskId),
+    /// Anything changed: there may be more in the event log. Every other announcement tells this
+    /// too, so nobody makes it.
+    Anything,
 }
 
 /// Whether a change was announced in time.
@@ -112,6 +115,7 @@ impl Bus {
         if !is_here {
             self.send(Message::Call { worker_id, task_id });
         }
+        self.tell(Topic::Anything);
     }
 
     /// Tells the subscribers of a topic that it changed. Write the change to the store first.
@@ -119,10 +123,15 @@ impl Bus {
         match topic {
             Topic::Worker(worker_id) => self.wake(worker_id),
             topic => {
-                self.local.announce(topic);
-                self.send(Message::Changed(topic));
+                self.tell(topic);
+                self.tell(Topic::Anything);
             }
         }
+    }
+
+    fn tell(&self, topic: Topic) {
+        self.local.announce(topic);
+        self.send(Message::Changed(topic));
     }
 
     fn send(&self, message: Message) {
@@ -232,6 +241,17 @@ mod tests {
         assert_eq!(work.changed(LONG).await, Changed::Yes);
         assert_eq!(work.changed(Duration::ZERO).await, Changed::TimedOut);
         assert_eq!(work.changed(pause).await, Changed::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_to_anything_is_told_of_every_topic() {
+        let bus = Bus::in_process();
+        let mut anything = bus.subscribe(Topic::Anything);
+        for topic in [Topic::Vm(VmId::new()), Topic::Worker(WorkerId::new())] {
+            bus.announce(topic);
+            assert_eq!(anything.changed(LONG).await, Changed::Yes);
+        }
+        assert_eq!(anything.changed(Duration::ZERO).await, Changed::TimedOut);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ pub(super) fn channel(topic: Topic) -> Option<String> {
         Topic::Vm(id) => Some(format!("aetherium:vm:{id}")),
         Topic::Run(run) => Some(format!("aetherium:run:{run}")),
         Topic::Task(id) => Some(format!("aetherium:task:{id}")),
+        Topic::Anything => Some("aetherium:anything".to_owned()),
     }
 }
 

@@ -133,6 +133,7 @@ impl World {
             id: VmId::new(),
             spec: VmSpec {
                 template: "debian".parse().unwrap(),
+                template_digest: None,
                 resources: Resources::default(),
                 tuning: Default::default(),
                 network: NetworkMode::Isolated,
@@ -149,6 +150,7 @@ impl World {
             virtio_transport: None,
             address: None,
             timings: None,
+            expires_at: None,
             created_at: now(),
             updated_at: now(),
         };

@@ -110,6 +110,7 @@ pub(crate) fn far() -> Timestamp {
 pub(crate) fn spec() -> VmSpec {
     VmSpec {
         template: "debian".parse().unwrap(),
+        template_digest: None,
         resources: Resources::default(),
         tuning: Default::default(),
         network: NetworkMode::Isolated,
@@ -136,6 +137,7 @@ pub(crate) fn vm(worker_id: WorkerId, workspace_id: Option<WorkspaceId>) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: at(0),
         updated_at: at(0),
     }

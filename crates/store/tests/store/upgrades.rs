@@ -6,7 +6,9 @@
 use crate::support::*;
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, TaskId, VmId, WorkerId, WorkspaceId,
+    event::{EventFilter, EventType},
     page::PageRequest,
+    project::{Limits, ProjectId},
     run::RunState,
     task::{Priority, Recovery, Schedule},
 };
@@ -70,6 +72,9 @@ async fn what_an_earlier_version_left_is_kept_and_goes_on(engine: Engine) {
     }
 }
 
+/// The first version, counted from 1, whose tasks have a trace.
+const TRACED: usize = 3;
+
 async fn what_was_there_is_there(store: &Store, version: usize) {
     let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();
     let vm: VmId = format!("vm_{ONE}").parse().unwrap();
@@ -84,6 +89,11 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     assert_eq!(address.as_deref(), (version >= 2).then_some("127.0.0.1"));
     let fault = store.vm(ended).await.unwrap().state;
     assert_eq!(fault.as_str(), "failed");
+
+    let traced: TaskId = format!("tk_{THREE}").parse().unwrap();
+    let trace = store.task(traced).await.unwrap().trace.map(|it| it.trace_id.to_string());
+    let theirs = (version >= TRACED).then_some("0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(trace.as_deref(), theirs);
 
     let done: PromptId = format!("pr_{ONE}").parse().unwrap();
     let prompt = store.prompt(done).await.unwrap();
@@ -102,6 +112,26 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
         let schedule = Schedule { priority: Priority::Batch, run_at, deadline };
         assert_eq!(put_off.clone().scheduled(schedule), put_off);
     }
+
+    let told = store.history(&EventFilter::default(), 0, 9).await.unwrap();
+    let told: Vec<_> = told.items.iter().map(|event| (event.seq, event.kind)).collect();
+    let project = store.project(&ProjectId::default()).await.unwrap();
+    if version >= number_of("0005_events.sql") {
+        assert_eq!(told, [(1, EventType::VmCreating), (2, EventType::VmBooting)]);
+        assert_eq!((project.limits.vms, project.usage.memory_mib), (Some(9), 512));
+        assert_eq!(live[0].expires_at, Some(at(4_000_000_000_000)));
+        assert_eq!(store.active_webhooks().await.unwrap()[0].url, "https://example.com/");
+    } else {
+        assert_eq!(told, []);
+        assert_eq!((project.limits, project.usage.vms), (Limits::default(), 1));
+    }
+}
+
+/// The version of the schema that a file makes.
+fn number_of(migration: &str) -> usize {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(here.join("migrations")).unwrap().map(|it| it.unwrap().file_name());
+    files.filter(|name| name.as_os_str() <= std::ffi::OsStr::new(migration)).count()
 }
 
 async fn work_goes_on(store: &Store) {

@@ -46,10 +46,17 @@ impl Hierarchy {
             .into_iter()
             .filter(|wanted| !listed.split_whitespace().any(|it| it == *wanted))
             .collect();
-        if missing.is_empty() {
-            return Ok(Self { root });
+        if !missing.is_empty() {
+            return Err(format!(
+                "the cgroup v2 at {} lacks {}",
+                root.display(),
+                missing.join(", ")
+            ));
         }
-        Err(format!("the cgroup v2 at {} lacks {}", root.display(), missing.join(", ")))
+        // In a container it may be there to be looked at only.
+        let writable = rustix::fs::access(&root, rustix::fs::Access::WRITE_OK);
+        writable.map_err(|error| format!("the cgroup v2 at {}: {error}", root.display()))?;
+        Ok(Self { root })
     }
 
     /// Where the cgroup of the jail `id` is.

@@ -161,7 +161,7 @@ async fn server(args: &Args, bench: &BenchArgs) -> Result<Server, CliError> {
 }
 
 async fn create(client: &Client, template: &Name) -> Result<Vm, CliError> {
-    let request = CreateVm { template: Some(template.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(template.into()), ..CreateVm::default() };
     client.post("/vms", &request).await
 }
 
@@ -180,7 +180,7 @@ impl Output for FirstByte {
 /// The time from the request for a VM to the first byte of a command's output, and the VM as it was
 /// then. The VM is ended, and gone, when this returns.
 async fn to_first_output(client: &Client, template: &Name) -> Result<(Duration, Vm), CliError> {
-    let request = CreateVm { template: Some(template.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(template.into()), ..CreateVm::default() };
     first_output(client, &request).await
 }
 

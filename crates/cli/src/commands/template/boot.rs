@@ -196,7 +196,7 @@ async fn boot(
 /// Starts a VM, checks it, and ends it.
 async fn run(server: &Server, subject: &Name) -> Result<(Option<String>, Vec<Finding>), CliError> {
     let client = server.client()?;
-    let request = CreateVm { template: Some(subject.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(subject.into()), ..CreateVm::default() };
     let made: Vm = client.post("/vms", &request).await?;
     let id = made.id.to_string();
     let why = "nothing runs in a VM whose agent does not answer";

@@ -92,6 +92,7 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         ai_assistant: Assistant::Shell,
         spec: VmSpec {
             template: "default".parse().map_err(Fault::internal)?,
+            template_digest: None,
             resources: Resources::default(),
             tuning: Tuning::default(),
             network: Default::default(),
