@@ -3,8 +3,7 @@
 
 use crate::{
     Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
-    task_events,
-    transact::Tx,
+    task_events, transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,

@@ -7,7 +7,9 @@ use sqlx::{Connection as _, Row as _};
 
 /// Every column of a prompt's rows but for what no two prompts share, as JSON.
 const ROWS: &str = "SELECT (SELECT to_jsonb(tasks) - 'id' - 'seq' - 'kind_json' FROM tasks \
-     WHERE id = $1)::text || (SELECT to_jsonb(runs) - 'id' - 'task_id' FROM runs WHERE id = $2)::text";
+     WHERE id = $1)::text || (SELECT to_jsonb(runs) - 'id' - 'task_id' FROM runs WHERE id = $2)::text \
+     || (SELECT to_jsonb(event_log) - 'id' - 'ordinal' - 'subject_id' - 'task_id' FROM event_log \
+     WHERE subject_id = $2 AND task_id = $1)::text";
 
 async fn rows(db: &Db, prompt: &Prompt) -> String {
     let url = db.postgres_url();
