@@ -11,8 +11,8 @@
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{
-    Code, ExecutionId, Fault, PromptId, TaskId, TemplateRef, Timestamp, TraceParent, VmId, WorkerId,
-    WorkspaceId, recipe::Recipe,
+    Code, ExecutionId, Fault, PromptId, TaskId, TemplateRef, Timestamp, TraceParent, VmId,
+    WorkerId, WorkspaceId, recipe::Recipe,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -8,6 +8,7 @@
     reason = "helpers of tests are tests: they fail by panicking"
 )]
 
+mod accept;
 mod claims;
 mod crash;
 mod deletion;

@@ -69,6 +69,12 @@ impl Db {
         Store::open(&self.url).await.unwrap()
     }
 
+    /// Its address, where it is PostgreSQL's.
+    pub(crate) fn postgres_url(&self) -> String {
+        let DatabaseUrl::Postgres(url) = &self.url else { panic!("{} is none", self.url) };
+        url.clone()
+    }
+
     /// Speaks to the database itself.
     pub(crate) async fn raw(&self, statements: &str) -> Result<(), sqlx::Error> {
         raw(&self.url, statements.to_owned()).await
