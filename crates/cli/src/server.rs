@@ -1,7 +1,7 @@
 //! Gateway and worker in one process.
 
 use crate::{
-    args::{DatabaseArgs, DriverArgs},
+    args::{DatabaseArgs, DriverArgs, EventLogArgs},
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
@@ -24,6 +24,7 @@ pub(crate) struct ServerConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
+    pub(crate) events: EventLogArgs,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
 }
@@ -36,6 +37,7 @@ impl ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             driver,
             database: DatabaseArgs::default(),
+            events: EventLogArgs::default(),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
         }
@@ -82,7 +84,8 @@ impl Server {
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store, bus));
+        let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
+        let gateway = Gateway::new(gateway_config, Queue::new(store, bus));
         let stop_gateway = CancellationToken::new();
         let gateway = tokio::spawn(serve(listener, gateway, stop_gateway.clone()));
         let url = format!("http://{address}");

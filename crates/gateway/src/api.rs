@@ -12,6 +12,7 @@ use aetherium_model::{
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    project::Limits,
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
@@ -23,7 +24,10 @@ use aetherium_store::MAX_EVENTS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod webhooks;
+
 pub use crate::problem::Problem;
+pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.
 pub trait Check {
@@ -170,6 +174,39 @@ pub struct CreateVm {
     /// `diff` the pages it writes are noted. As the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// It is ended after so many seconds, whatever it does then; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+}
+
+/// The longest time that a VM may be given: 30 days, in seconds.
+pub const MAX_TTL_S: u32 = 30 * 24 * 3600;
+
+/// Gives a VM another time to live.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_s": 3600}))]
+pub struct SetTtl {
+    /// It is ended so many seconds from now; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+}
+
+impl Check for SetTtl {
+    fn check(&self) -> Vec<FieldError> {
+        check_ttl(self.ttl_s)
+    }
+}
+
+fn check_ttl(ttl_s: Option<u32>) -> Vec<FieldError> {
+    match ttl_s {
+        Some(s) if !(1..=MAX_TTL_S).contains(&s) => {
+            wrong("ttl_s", format!("{s} is not allowed: give 1 to {MAX_TTL_S} seconds"))
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl CreateVm {
@@ -182,8 +219,9 @@ impl CreateVm {
 
 impl Check for CreateVm {
     fn check(&self) -> Vec<FieldError> {
+        let mut errors = check_ttl(self.ttl_s);
         if self.snapshot.is_none() {
-            return Vec::new();
+            return errors;
         }
         let Tuning { balloon_mib, huge_pages, limits } = self.tuning();
         let given = [
@@ -192,7 +230,9 @@ impl Check for CreateVm {
             ("limits", !limits.is_empty()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
-        given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out")).collect()
+        let wrong = |(field, _)| wrong(field, "is the snapshot's own: leave it out");
+        errors.extend(given.flat_map(wrong));
+        errors
     }
 }
 
@@ -204,6 +244,8 @@ impl Check for ChangeVm {
         Vec::new()
     }
 }
+
+impl Check for Limits {}
 
 impl Check for TakeSnapshot {}
 

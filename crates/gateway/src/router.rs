@@ -2,7 +2,10 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{disks, events, executions, prompts, tasks, templates, vms, workers, workspaces},
+    routes::{
+        disks, events, executions, projects, prompts, tasks, templates, vms, webhooks, workers,
+        workspaces,
+    },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
@@ -80,6 +83,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(prompts::output_short))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::ttl))
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
         .routes(routes!(vms::exec))
@@ -94,6 +98,12 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
         .routes(routes!(workers::get))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::get, webhooks::change, webhooks::delete))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::redeliver))
+        .routes(routes!(projects::get))
+        .routes(routes!(projects::limit))
 }
 
 /// What waits for a command to end, or for work on a disk, whose own timeout is its deadline.
@@ -149,6 +159,8 @@ fn preface() -> OpenApi {
             (name = "tasks", description = "The durable work behind what was taken on."),
             (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
+            (name = "webhooks", description = "Addresses that are told of events."),
+            (name = "projects", description = "Who shares a quota."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),
         ),

@@ -30,6 +30,7 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let store = server::open_store(&data, role.fleet.database()?).await?;
     let (listener, address) = listen(role.listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
+    let config = role.events.applied_to(config);
     let gateway = Gateway::new(config, Queue::new(store, Bus::polling(LOOK_AGAIN)));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server::serve(listener, gateway, stop.clone()));

@@ -18,6 +18,7 @@ pub(crate) async fn up(args: &Args, up: &UpArgs) -> Result<(), CliError> {
             listen: up.listen,
             driver: up.driver.clone(),
             database: up.database.clone(),
+            events: up.events.clone(),
             grace: up.grace,
             boot_deadline: up.boot_deadline,
         }) => server?,
