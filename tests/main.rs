@@ -16,6 +16,7 @@ mod images;
 mod indicators;
 mod kernels;
 mod layout;
+mod lifetimes;
 mod postgres;
 mod recipes;
 mod runs;

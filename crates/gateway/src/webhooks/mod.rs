@@ -29,7 +29,7 @@ const PARTS: usize = 10;
 /// Without a word from the bus, how long until it is looked for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The least time between two looks, however much happens.
-const BREATH: Duration = Duration::from_millis(100);
+const BREATH: Duration = Duration::from_millis(50);
 
 /// How webhooks are told of events.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,7 +78,7 @@ pub(crate) async fn run(gateway: Gateway) {
         let woken = async {
             tokio::select! {
                 _ = subscription.changed(LOOK_EVERY) => {}
-                Some(()) = dispatcher.one_sent() => {}
+                Some(()) = dispatcher.some_sent() => {}
             }
             sleep(BREATH).await;
         };
@@ -131,20 +131,22 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Waits until one was sent; for ever if none is being.
-    async fn one_sent(&mut self) -> Option<()> {
-        match self.sends.join_next().await? {
-            Ok(id) => {
-                if let Some(sending) = self.busy.get_mut(&id) {
-                    *sending -= 1;
-                    if *sending == 0 {
-                        self.busy.remove(&id);
+    /// Waits until one was sent, and takes along all that were; `None` if none is being.
+    async fn some_sent(&mut self) -> Option<()> {
+        let mut next = Some(self.sends.join_next().await?);
+        while let Some(sent) = next {
+            match sent {
+                Ok(id) => {
+                    if let Some(sending) = self.busy.get_mut(&id) {
+                        *sending = sending.saturating_sub(1);
                     }
                 }
+                // Whose it was is not known any more; at worst a webhook has fewer at once.
+                Err(error) => tracing::error!(%error, "sending a delivery failed"),
             }
-            // Whose it was is not known any more; at worst a webhook has fewer at once.
-            Err(error) => tracing::error!(%error, "sending a delivery failed"),
+            next = self.sends.try_join_next();
         }
+        self.busy.retain(|_, sending| *sending > 0);
         Some(())
     }
 }

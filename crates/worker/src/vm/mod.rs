@@ -127,6 +127,12 @@ impl VmHandle {
         self.activity.hold().ok_or_else(|| self.gone())
     }
 
+    /// Keeps the VM from counting as idle for a while, since something runs in it whose task will be
+    /// gone on with.
+    pub(crate) fn expect_use(&self, within: Duration) {
+        self.activity.expect_use(within);
+    }
+
     /// Whether somebody uses the VM now.
     pub(crate) fn is_in_use(&self) -> bool {
         self.activity.idle_for().is_none()
