@@ -46,6 +46,7 @@ use aetherium_model::{
 use std::{
     fs::File,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
