@@ -5,6 +5,7 @@ mod build;
 mod config;
 mod disk;
 mod doctor;
+mod events;
 mod exec;
 mod host;
 mod kernel;
@@ -38,6 +39,9 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Exec(exec) => return exec::exec(&args, exec).await,
         Command::Ws { verb } => return ws::dispatch(&args, verb).await,
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
+        Command::Events(list) => events::events(&args, list).await?,
+        Command::Webhook { verb } => events::webhook(&args, verb).await?,
+        Command::Project { verb } => events::project(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
         Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,
