@@ -1,7 +1,8 @@
 //! The store of templates as a person meets it, and what running VMs can rely on.
 
-use crate::world::{BOOT, Place, Server, state, test_template};
+use crate::world::{BOOT, Place, Server, id, state, test_template};
 use aetherium_model::resources::DriverKind;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -60,11 +61,25 @@ fn a_template_is_tried_and_what_came_of_it_is_listed() {
 #[tokio::test]
 async fn what_a_vm_or_a_workspaces_disk_is_made_over_outlives_its_name() {
     let place = Place::new();
-    let digest = told(&place, &["inspect", "default"])["digest"].clone();
+    let digest = told(&place, &["tag", "default", "base:v1"])["digest"].clone();
+    let pinned = json!(format!("sha256:{}", digest.as_str().unwrap()));
     let server = Server::start(&place, DriverKind::Qemu).await;
     let workspace = server.workspace("kept").await;
     assert_eq!(server.answer(&workspace, "echo mine > /etc/mine; echo done").await, "done\n");
     let vm = server.get(&workspace).await["vm_id"].as_str().unwrap().to_owned();
+    let tagged = server.vm(json!({ "template": "base:v1" })).await;
+    for (made, template) in [(&tagged, "base:v1"), (&server.get(&workspace).await, "default")] {
+        assert_eq!((&made["template"], &made["template_digest"]), (&json!(template), &pinned));
+    }
+    let (status, refused) =
+        server.call(Method::POST, "/vms", Some(json!({ "template": "base:v9" }))).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refused:#}");
+    let detail = refused["detail"].as_str().unwrap();
+    assert_eq!(detail, "no worker holds the template base:v9; there is base:v1");
+    server.delete("/templates/base:v1").await;
+    let path = format!("/vms/{}", id(&tagged));
+    server.delete(&path).await;
+    server.until(&path, BOOT, |vm| state(vm) == "stopped").await;
 
     // The name comes to mean another template, and what it meant has no tag any more.
     place.template("default", |manifest| {
@@ -78,6 +93,9 @@ async fn what_a_vm_or_a_workspaces_disk_is_made_over_outlives_its_name() {
     let workspace_id = workspace.rsplit('/').next().unwrap();
     assert_eq!(users(), Some(json!([vm, workspace_id])));
     assert_eq!(told(&place, &["gc"])["templates"], json!([]));
+    let execute = format!("/vms/{vm}/execute");
+    let ran = server.post(&execute, json!({ "argv": ["cat", "/etc/mine"] })).await;
+    assert_eq!(ran["stdout"], "mine\n", "the VM goes on");
 
     server.delete(&format!("/vms/{vm}")).await;
     let path = format!("/vms/{vm}");
@@ -86,6 +104,8 @@ async fn what_a_vm_or_a_workspaces_disk_is_made_over_outlives_its_name() {
     assert_eq!(told(&place, &["gc"])["templates"], json!([]));
     // The next VM of the workspace has the same root below its disk.
     assert_eq!(server.answer(&workspace, "cat /etc/mine").await, "mine\n");
+    let next = server.get(&workspace).await["vm_id"].as_str().unwrap().to_owned();
+    assert_eq!(server.get(&format!("/vms/{next}")).await["template_digest"], pinned);
 
     server.delete(&workspace).await;
     let deadline = Instant::now() + BOOT;
@@ -112,7 +132,12 @@ fn names_tags_and_digests_are_given_taken_and_collected() {
     }
     let (error, code) = template(&place, &["remove", "base:v1"]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("no template base:v1") && error.contains("what to do"), "{error}");
+    assert!(
+        error.contains("no template base:v1")
+            && error.contains("; there is ")
+            && error.contains("what to do"),
+        "{error}"
+    );
 
     let would = told(&place, &["gc", "--dry-run"]);
     assert_eq!(would["templates"][0]["template"], json!(pinned.replace("base@", "default@")));

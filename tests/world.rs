@@ -108,6 +108,7 @@ impl Place {
             .arg(self.path())
             .env("AETHERIUM_AGENT", assets().join("fc-agent"))
             .env("AETHERIUM_VSOCK_HELPER", assets().join("tools/bin/vhost-device-vsock"))
+            .env("AETHERIUM_OPERATIONS_LISTEN", "127.0.0.1:0")
             .env_remove("AETHERIUM_DATA_DIR")
             .env_remove("AETHERIUM_URL")
             .env_remove("AETHERIUM_API_KEY");

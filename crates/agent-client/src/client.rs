@@ -2,7 +2,7 @@
 //!
 //! Owns the current connection, the memory of which endpoint works, and the VM's end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aetherium_agent_proto::rpc::wire;
@@ -12,8 +12,9 @@ use aetherium_agent_proto::{
 };
 use bytes::Bytes;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
-use crate::connection::{Connection, SINCE_1_1};
+use crate::connection::{Connection, SINCE_1_1, WeakConnection};
 use crate::dial::{self, Dial, DialError, Waiting, Winner};
 use crate::process::{self, Process, Role};
 use crate::stdin::Stdin;
@@ -81,6 +82,7 @@ impl AgentClient {
             let winner = dial::until_ready(self.dial(&self.order()), waiting).await?;
             Ok(self.settle(&mut slot, winner))
         });
+        let dial = dial.instrument(tracing::debug_span!("agent.wait_ready"));
         match self.unless_ended(dial).await? {
             Ok(Ok((_, Some(hello)))) => Ok(hello),
             Ok(Ok((connection, None))) => self.call("hello", connection.hello()).await,
@@ -323,6 +325,7 @@ impl AgentClient {
         work: impl Future<Output = Result<T, AgentError>>,
     ) -> Result<T, AgentError> {
         let after = self.inner.deadlines.call;
+        let work = work.instrument(tracing::debug_span!("agent.call", call));
         match self.unless_ended(tokio::time::timeout(after, work)).await? {
             Ok(outcome) => outcome,
             Err(_) => Err(AgentError::DeadlineExceeded { call, after }),
@@ -379,7 +382,7 @@ impl AgentClient {
         let dial = tokio::time::timeout(after, async {
             let mut slot = self.inner.connection.lock().await;
             if let Some(connection) = slot.as_ref().filter(|it| it.is_open()) {
-                return Ok(connection.clone());
+                return Ok(connection.in_use());
             }
             let winner = dial::race(self.dial(&self.order())).await?;
             Ok(self.settle(&mut slot, winner).0)
@@ -399,6 +402,9 @@ impl AgentClient {
         let Winner { index, connection, hello } = winner;
         *self.inner.works.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
         *slot = Some(connection.clone());
+        // It ends by itself, soon after the connection does.
+        let rest = self.inner.deadlines.silence;
+        tokio::spawn(close_at_rest(Arc::downgrade(&self.inner), connection.downgrade(), rest));
         (connection, Some(hello))
     }
 
@@ -418,6 +424,24 @@ impl AgentClient {
         let mut order: Vec<usize> = (0..self.inner.endpoints.len()).collect();
         order.sort_by_key(|&index| (Some(index) != works, self.inner.endpoints[index].rank()));
         order
+    }
+}
+
+/// Closes a connection once nobody has used it for some time. The guest of an idle VM is then left alone,
+/// and so is the host that has a thousand of them: whoever wants something of it dials.
+async fn close_at_rest(client: Weak<Inner>, watched: WeakConnection, look_every: Duration) {
+    loop {
+        tokio::time::sleep(look_every).await;
+        let Some(client) = client.upgrade() else { return };
+        let mut slot = client.connection.lock().await;
+        match slot.as_ref().filter(|open| watched.is(open)) {
+            None => return,
+            Some(open) if open.rests() => {
+                *slot = None;
+                return;
+            }
+            Some(_) => {}
+        }
     }
 }
 

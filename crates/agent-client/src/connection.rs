@@ -3,7 +3,8 @@
 //! Owns the HTTP/2 session and the task that drives it; the task ends when the last user of the
 //! connection is gone. Must never dial: it is given a socket that is already open.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use aetherium_agent_proto::rpc::{self, wire};
@@ -39,6 +40,8 @@ struct Shared {
     /// What the agent speaks, once it has been greeted.
     protocol: OnceLock<ProtocolVersion>,
     driver: JoinHandle<()>,
+    /// Whether somebody was given it since it was last asked whether it rests.
+    used: AtomicBool,
 }
 
 impl Drop for Shared {
@@ -82,7 +85,8 @@ impl Connection {
         });
         let authorization = token.and_then(bearer);
         let protocol = OnceLock::new();
-        let shared = Shared { sender, authorization, transport, endpoint, protocol, driver };
+        let used = AtomicBool::new(true);
+        let shared = Shared { sender, authorization, transport, endpoint, protocol, driver, used };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -93,6 +97,22 @@ impl Connection {
     /// Whether a new call can still be made.
     pub(crate) fn is_open(&self) -> bool {
         !self.shared.sender.is_closed()
+    }
+
+    /// Another holder of it, who is about to use it.
+    pub(crate) fn in_use(&self) -> Self {
+        self.shared.used.store(true, Ordering::Relaxed);
+        self.clone()
+    }
+
+    /// Whether only the caller has it, and nobody was given it since this was last asked.
+    pub(crate) fn rests(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1 && !self.shared.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// It, without keeping it open.
+    pub(crate) fn downgrade(&self) -> WeakConnection {
+        WeakConnection(Arc::downgrade(&self.shared))
     }
 
     /// The generated client over this connection.
@@ -161,6 +181,16 @@ impl Connection {
     /// Reads a failed call on this connection.
     pub(crate) fn error(&self, call: &'static str, error: &connectrpc::ConnectError) -> AgentError {
         AgentError::from_wire(call, &self.shared.endpoint, self.shared.transport, error)
+    }
+}
+
+/// A connection that is not kept open by this.
+pub(crate) struct WeakConnection(Weak<Shared>);
+
+impl WeakConnection {
+    /// Whether `other` is this connection.
+    pub(crate) fn is(&self, other: &Connection) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&other.shared))
     }
 }
 

@@ -10,8 +10,8 @@
 //!      └─ system ─► metrics, clock, entropy, identity, secrets
 //! ```
 //!
-//! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection and dials again when
-//! that is gone, over whatever worked before. Every call has a deadline or ends with the
+//! One [`AgentClient`] belongs to one VM. It keeps one multiplexed connection for as long as somebody
+//! uses it, and a little longer, and dials again when that is gone, over whatever worked before. Every call has a deadline or ends with the
 //! connection, which a keep-alive declares dead after [`Deadlines::silence`].
 //!
 //! Owns dialling, the choice of transport and the mapping of wire errors. Must never run a command

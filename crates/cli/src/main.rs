@@ -6,6 +6,7 @@
 //! - `commands/roles.rs` runs the two apart, as a fleet has them.
 //! - `client.rs` and `attach.rs` talk to a server, whoever runs it. Every verb that touches VMs goes
 //!   through them: there is no second way in.
+//! - `operations.rs` is the listener that operators of a server ask.
 //! - `datadir.rs` knows where a server and its clients find each other.
 
 mod args;
@@ -14,18 +15,19 @@ mod client;
 mod commands;
 mod datadir;
 mod error;
+mod operations;
 mod print;
 mod progress;
 mod server;
 
+use aetherium_telemetry::{LogFormat, Settings, Telemetry, TelemetryError};
 use clap::Parser as _;
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 /// Parses the arguments, runs the verb, prints what went wrong, and says how it ended.
 fn main() -> ExitCode {
     tune_allocator();
     let args = args::Args::parse();
-    start_log(&args);
     aetherium_image::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -34,7 +36,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = match runtime.block_on(async { start_telemetry(&args) }) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let ended = runtime.block_on(commands::dispatch(args));
+    // It still needs the runtime.
+    telemetry.end();
     // A thread may be waiting for standard input for ever.
     runtime.shutdown_background();
     match ended {
@@ -64,14 +75,16 @@ fn tune_allocator() {
 #[cfg(not(target_env = "gnu"))]
 fn tune_allocator() {}
 
-fn start_log(args: &args::Args) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let default = if args.command.is_server() { "info" } else { "error" };
-    let filter =
-        EnvFilter::try_from_env("AETHERIUM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match args.log_format {
-        args::LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        args::LogFormat::Json => log.json().init(),
-    }
+/// Begins to log and, for a server that is told where to, to trace.
+fn start_telemetry(args: &args::Args) -> Result<Telemetry, TelemetryError> {
+    let service = args.command.service();
+    aetherium_telemetry::start(&Settings {
+        format: match args.log_format {
+            args::LogFormat::Text => LogFormat::Text,
+            args::LogFormat::Json => LogFormat::Json,
+        },
+        level: if args.command.is_server() { "info" } else { "error" },
+        otlp_endpoint: service.and(args.otlp_endpoint.as_deref()),
+        service: service.unwrap_or("aetherium"),
+    })
 }

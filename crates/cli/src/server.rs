@@ -5,6 +5,7 @@ use crate::{
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
+    operations::{Bound, Serving},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_image::TemplateStore;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct ServerConfig {
     pub(crate) data: DataDir,
     pub(crate) listen: SocketAddr,
+    pub(crate) operations: Option<SocketAddr>,
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
     pub(crate) grace: Duration,
@@ -34,6 +36,7 @@ impl ServerConfig {
         Self {
             data,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            operations: None,
             driver,
             database: DatabaseArgs::default(),
             grace: Duration::ZERO,
@@ -51,6 +54,7 @@ pub(crate) struct Server {
     pub(crate) worker: Worker,
     gateway: JoinHandle<()>,
     stop_gateway: CancellationToken,
+    operations: Option<Serving>,
     _lock: Lock,
 }
 
@@ -71,6 +75,11 @@ impl Server {
         let address =
             listener.local_addr().map_err(|error| local("the listener's address", error))?;
 
+        let operations = match config.operations {
+            Some(address) => Some(Bound::at(address).await?),
+            None => None,
+        };
+
         let parts = WorkerConfig {
             data: &data,
             layout,
@@ -82,12 +91,17 @@ impl Server {
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store, bus));
+        let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store.clone(), bus));
+        let operations = operations.map(|bound| {
+            bound.serve("up", |parts| {
+                parts.watch(store).watch(gateway.clone()).watch(worker.watched())
+            })
+        });
         let stop_gateway = CancellationToken::new();
         let gateway = tokio::spawn(serve(listener, gateway, stop_gateway.clone()));
         let url = format!("http://{address}");
         data.announce(&url)?;
-        Ok(Self { data, url, key, driver, worker, gateway, stop_gateway, _lock: lock })
+        Ok(Self { data, url, key, driver, worker, gateway, stop_gateway, operations, _lock: lock })
     }
 
     /// The API's base URL.
@@ -113,6 +127,9 @@ impl Server {
         self.stop_gateway.cancel();
         if let Err(error) = self.gateway.await {
             tracing::error!(%error, "the gateway did not end well");
+        }
+        if let Some(operations) = self.operations {
+            operations.stop().await;
         }
     }
 }

@@ -5,19 +5,22 @@
 
 use crate::problem::FieldError;
 use aetherium_model::{
-    Name,
+    Name, TemplateRef,
     assistant::Assistant,
     disk::{GrowDisk, TakeDiskSnapshot},
+    event::{EventType, MAX_FILTER_TYPES, SubjectKind},
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
-    task::TaskState,
+    task::{Schedule, TaskState},
+    template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
+use aetherium_store::MAX_EVENTS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,7 +51,7 @@ pub struct CreateWorkspace {
     pub ai_assistant: Assistant,
     /// The template of its VMs; `default` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<Name>,
+    pub template: Option<TemplateRef>,
     /// Virtual CPUs; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vcpus>,
@@ -132,7 +135,7 @@ impl Check for CreateWorkspace {
 pub struct CreateVm {
     /// The template it starts from; `default` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<Name>,
+    pub template: Option<TemplateRef>,
     /// Virtual CPUs; the template's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vcpus>,
@@ -212,22 +215,26 @@ impl Check for TakeDiskSnapshot {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildTemplate {
-    /// Its name.
-    pub name: Name,
+    /// Its name, and the tag it gets: `latest` where it says none.
+    pub name: TemplateRef,
     /// What it is made of. Nothing in it may lie on the host's disk.
     pub recipe: Recipe,
-    /// Whether one of that name is replaced.
+    /// Whether the tag may have pointed to another template.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
 }
 
 impl Check for BuildTemplate {
     fn check(&self) -> Vec<FieldError> {
+        let pinned = matches!(self.name.version, Version::Digest(_));
+        let name = pinned.then(|| {
+            wrong("name", "is a digest, which is made, not chosen: give NAME or NAME:TAG")
+        });
         let fields = self.recipe.taken_from_host();
-        fields
+        let fields = fields
             .into_iter()
-            .flat_map(|(field, problem)| wrong(&format!("recipe.{field}"), problem))
-            .collect()
+            .flat_map(|(field, problem)| wrong(&format!("recipe.{field}"), problem));
+        name.into_iter().flatten().chain(fields).collect()
     }
 }
 
@@ -243,11 +250,15 @@ pub struct CreatePrompt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86_400_000)]
     pub timeout_ms: Option<u64>,
+    /// When it may run, and how soon.
+    #[serde(default, skip_serializing_if = "Schedule::is_default")]
+    pub schedule: Schedule,
 }
 
 impl Check for CreatePrompt {
     fn check(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
+        errors.extend(unmet(self.schedule));
         match self.prompt.len() {
             0 => errors.extend(wrong("prompt", "is empty")),
             bytes if bytes > MAX_PROMPT_BYTES => errors
@@ -289,6 +300,9 @@ pub struct Execute {
     /// Whether to queue the command and answer at once, rather than wait for its end.
     #[serde(default, rename = "async", skip_serializing_if = "std::ops::Not::not")]
     pub detached: bool,
+    /// When it may run, and how soon, where it is queued.
+    #[serde(default, skip_serializing_if = "Schedule::is_default")]
+    pub schedule: Schedule,
 }
 
 impl Execute {
@@ -306,11 +320,23 @@ impl Execute {
 
 impl Check for Execute {
     fn check(&self) -> Vec<FieldError> {
-        match self.command().validate() {
+        let mut errors = match self.command().validate() {
             Ok(()) => Vec::new(),
             Err(invalid) => wrong(invalid.field, invalid.problem),
+        };
+        errors.extend(unmet(self.schedule));
+        if !self.detached && !self.schedule.is_default() {
+            errors.extend(wrong("schedule", "is only for what is queued: say `async` besides"));
         }
+        errors
     }
+}
+
+fn unmet(schedule: Schedule) -> Vec<FieldError> {
+    if schedule.leaves_time() {
+        return Vec::new();
+    }
+    wrong("schedule.deadline", "must be later than `run_at`")
 }
 
 fn wrong(field: &str, problem: impl Into<String>) -> Vec<FieldError> {
@@ -377,6 +403,8 @@ pub struct TaskQuery {
     /// Only those of this type, such as `vm:create`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
+    /// Only those that were tried as often as allowed and failed each time, or only others.
+    pub dead: Option<bool>,
     /// At most so many entries.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub limit: Option<u32>,
@@ -415,6 +443,56 @@ pub struct ConsoleQuery {
 
 /// The most of a console that one request may ask for, in bytes.
 pub const MAX_CONSOLE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Which part of the event log is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventLogQuery {
+    /// Only events about this kind of thing.
+    pub subject: Option<SubjectKind>,
+    /// Only events about the thing of this id, or the template of this name.
+    pub id: Option<String>,
+    /// Only events about this workspace and what belongs to it: its id or name.
+    pub workspace: Option<String>,
+    /// Only events of these types, such as `vm.running,vm.failed`: at most eight.
+    #[serde(rename = "type")]
+    #[param(rename = "type")]
+    pub kind: Option<String>,
+    /// The number of the last event already seen; the Last-Event-ID header goes before it.
+    #[param(minimum = 0)]
+    pub after: Option<i64>,
+    /// The most events on a page, 1 to 500; 100 where absent. A stream has no end.
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<u32>,
+}
+
+impl EventLogQuery {
+    /// The types it names.
+    ///
+    /// # Errors
+    /// The first that there is not.
+    pub(crate) fn types(&self) -> Result<Vec<EventType>, crate::Error> {
+        let named = self.kind.iter().flat_map(|it| it.split(','));
+        named.map(|it| it.parse().map_err(|e: String| crate::Error::field("type", e))).collect()
+    }
+}
+
+impl Check for EventLogQuery {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if let Some(limit) = self.limit.filter(|limit| !(1..=MAX_EVENTS).contains(limit)) {
+            errors
+                .extend(wrong("limit", format!("{limit} is not allowed: give 1 to {MAX_EVENTS}")));
+        }
+        let types = self.kind.iter().flat_map(|it| it.split(',')).count();
+        if types > MAX_FILTER_TYPES {
+            errors
+                .extend(wrong("type", format!("names {types} types; at most {MAX_FILTER_TYPES}")));
+        }
+        errors
+    }
+}
 
 impl Check for ListQuery {}
 impl Check for VmQuery {}

@@ -5,18 +5,22 @@
 
 use crate::{
     Error,
+    metrics::GatewayMetrics,
     problem::{self, Draft},
 };
 use aetherium_model::{Code, Fault};
+use aetherium_telemetry::within;
 use axum::{
-    extract::{MatchedPath, Request},
+    RequestExt as _,
+    extract::{MatchedPath, RawPathParams, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
-use tracing::Instrument;
+use tracing::{Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// Where a request's id is given and answered.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,38 +33,75 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) HeaderValue);
 
-pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(
+    State(metrics): State<GatewayMetrics>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
+    let _in_progress = metrics.begin();
     let id = request_id(request.headers());
     let id_text = id.to_str().unwrap_or_default().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(RequestId(id.clone()));
 
-    let span = tracing::info_span!("request", request_id = id_text);
+    let span = tracing::info_span!(
+        "request",
+        request_id = id_text,
+        trace_id = Empty,
+        workspace = Empty,
+        prompt = Empty,
+        vm = Empty,
+        task = Empty,
+        execution = Empty,
+        worker = Empty,
+    );
+    let parent = aetherium_telemetry::parent_of(request.headers());
     let too_long = request.uri().to_string().len() > MAX_URI_BYTES;
     let answer = async {
         if too_long {
             let detail = format!("the path and query are longer than {MAX_URI_BYTES} bytes");
             return Error::Malformed(detail).into_response();
         }
+        note_ids(&mut request).await;
         AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked)
     };
-    let response = answer.instrument(span).await;
+    let placed = async { (answer.await, aetherium_telemetry::here()) };
+    let (response, here) = within(span.clone(), parent, placed).await;
+    span.set_attribute("http.request.method", method.to_string());
+    span.set_attribute("http.route", route.as_ref().map_or("-", MatchedPath::as_str).to_owned());
+    span.set_attribute("http.response.status_code", i64::from(response.status().as_u16()));
 
     let mut response = as_problem(response, &id_text);
     response.headers_mut().insert(REQUEST_ID, id);
     // What a guest wrote is text, whatever a browser would like to make of it.
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    let took = began.elapsed();
+    metrics.answered(route.as_ref(), &method, response.status(), took);
     tracing::info!(
         target: "aetherium::access",
         request_id = id_text,
+        trace_id = here.map(|here| tracing::field::display(here.trace_id)),
         %method,
         route = route.as_ref().map_or("-", MatchedPath::as_str),
         status = response.status().as_u16(),
-        latency_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
     response
+}
+
+/// Notes in the log what the path names, where it may be an id or a workspace's name.
+async fn note_ids(request: &mut Request) {
+    let Ok(named) = request.extract_parts::<RawPathParams>().await else { return };
+    for (field, value) in &named {
+        if value.len() <= 64
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            // What the span has no field for is left out.
+            Span::current().record(field, value);
+        }
+    }
 }
 
 /// The id the caller gave if it is safe in logs and headers, else a new one.
@@ -141,12 +182,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_a_problem_without_its_words() {
-        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
         use tower::ServiceExt as _;
         async fn panics() {
             panic!("the secret is {}", 42)
         }
-        let router = Router::new().route("/", get(panics)).layer(from_fn(edge));
+        let router = Router::new()
+            .route("/", get(panics))
+            .layer(from_fn_with_state(GatewayMetrics::default(), edge));
         let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let id = response.headers()[REQUEST_ID].clone();
@@ -161,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_that_a_library_answered_by_itself_becomes_a_problem() {
-        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
         use tower::ServiceExt as _;
         for (status, code) in [
             (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
@@ -170,7 +213,9 @@ mod tests {
             (StatusCode::INSUFFICIENT_STORAGE, "internal"),
         ] {
             let answer = move || async move { (status, "plain text") };
-            let router = Router::new().route("/", get(answer)).layer(from_fn(edge));
+            let router = Router::new()
+                .route("/", get(answer))
+                .layer(from_fn_with_state(GatewayMetrics::default(), edge));
             let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
             let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
             let problem: crate::Problem = serde_json::from_slice(&body).unwrap();

@@ -5,7 +5,7 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    ExecutionId, Name, PromptId, TaskId, VmId, WorkerId, WorkspaceId,
+    ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WorkerId, WorkspaceId,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
 };
@@ -164,7 +164,7 @@ path_params! {
     ExecutionId = "execution";
     TaskId = "task";
     WorkerId = "worker";
-    Name = "template";
+    TemplateRef = "template";
 }
 
 /// The name of a disk's snapshot.

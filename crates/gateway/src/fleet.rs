@@ -4,11 +4,11 @@
 
 use crate::{Error, Gateway, api, gateway::now, placement};
 use aetherium_model::{
-    Name, TaskId, WorkerId,
+    Digest, Name, TemplateRef, WorkerId,
     page::{MAX_PAGE, PageRequest},
     recipe::Base,
     resources::{DiskMib, MemoryMib, NetworkMode, Resources, Vcpus, VirtioTransport},
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     template::Template,
     tuning::{Misfit, Tuning},
     vm::{SnapshotKind, Vm, VmSpec},
@@ -17,7 +17,7 @@ use aetherium_model::{
 
 /// What a creator said of a VM; the rest is defaults.
 pub(crate) struct Wanted {
-    pub(crate) template: Option<Name>,
+    pub(crate) template: Option<TemplateRef>,
     pub(crate) vcpus: Option<Vcpus>,
     pub(crate) memory_mib: Option<MemoryMib>,
     pub(crate) disk_mib: Option<DiskMib>,
@@ -37,6 +37,12 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
     let workers = all(gateway).await?;
     let worker = placement::place(&workers, &template, now())?.clone();
     let held = held_by(gateway, &worker, &template).await;
+    // What its tag means now is what it gets, whatever it means once the worker comes to it. A
+    // snapshot has a template of its own.
+    let template_digest = match &wanted.snapshot {
+        None => held.as_ref().and_then(|it| Digest::from_hex(&it.digest).ok()),
+        Some(_) => None,
+    };
     let defaults = held.as_ref().map(|it| it.defaults).unwrap_or_default();
     let resources = Resources {
         vcpus: wanted.vcpus.unwrap_or(defaults.vcpus),
@@ -50,7 +56,17 @@ pub(crate) async fn place(gateway: &Gateway, wanted: Wanted) -> Result<(Worker, 
         _ => wanted.tuning,
     };
     tuning.check(resources.memory_mib).map_err(misfit)?;
-    Ok((worker, VmSpec { template, resources, tuning, network, transport, snapshot, snapshots }))
+    let spec = VmSpec {
+        template,
+        template_digest,
+        resources,
+        tuning,
+        network,
+        transport,
+        snapshot,
+        snapshots,
+    };
+    Ok((worker, spec))
 }
 
 /// The problem of a field that does not fit the VM's size.
@@ -85,21 +101,10 @@ pub(crate) async fn answering(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
 
 /// A task for `worker_id`, not yet written.
 pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        created_at: now(),
-        started_at: None,
-        finished_at: None,
-    }
+    Task { trace: aetherium_telemetry::here(), ..Task::new(worker_id, kind, now()) }
 }
 
-async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
+pub(crate) async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
     let mut workers = Vec::new();
     let mut page = PageRequest { limit: MAX_PAGE, after: None };
     loop {
@@ -113,9 +118,12 @@ async fn all(gateway: &Gateway) -> Result<Vec<Worker>, Error> {
 }
 
 /// The template as this worker holds it, if it says so.
-async fn held_by(gateway: &Gateway, worker: &Worker, name: &Name) -> Option<Template> {
-    match gateway.workers().templates(worker).await {
-        Ok(templates) => templates.into_iter().find(|template| template.name == *name),
+async fn held_by(gateway: &Gateway, worker: &Worker, wanted: &TemplateRef) -> Option<Template> {
+    if !worker.holds(wanted) {
+        return None;
+    }
+    match gateway.workers().template(worker, wanted).await {
+        Ok(template) => Some(template),
         Err(fault) => {
             tracing::warn!(%fault, "a template's defaults cannot be read");
             None

@@ -1,7 +1,7 @@
 //! The gateway's state: what every handler shares. It owns nothing durable.
 
-use crate::{Error, GatewayConfig, worker_client::WorkerClient};
-use aetherium_model::Timestamp;
+use crate::{Error, GatewayConfig, metrics::GatewayMetrics, worker_client::WorkerClient};
+use aetherium_model::{Timestamp, event::By};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
 use std::{sync::Arc, time::SystemTime};
@@ -10,78 +10,97 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Everything a request needs. Clones share it.
 #[derive(Clone)]
-pub struct Gateway(Arc<Inner>);
+pub struct Gateway {
+    inner: Arc<Inner>,
+    queue: Queue,
+}
 
 struct Inner {
     config: GatewayConfig,
-    queue: Queue,
     workers: WorkerClient,
     streams: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
+    metrics: GatewayMetrics,
 }
 
 impl Gateway {
     /// A gateway in front of `queue` and its store.
     pub fn new(config: GatewayConfig, queue: Queue) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             streams: Arc::new(Semaphore::new(config.max_streams)),
             workers: WorkerClient::new(config.fleet_key.clone()),
             config,
-            queue,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        }))
+            metrics: GatewayMetrics::default(),
+        };
+        Self { inner: Arc::new(inner), queue }
+    }
+
+    /// The same gateway, changing things on behalf of `by`.
+    pub(crate) fn on_behalf_of(&self, by: By) -> Self {
+        Self { inner: Arc::clone(&self.inner), queue: self.queue.on_behalf_of(by) }
     }
 
     pub(crate) fn config(&self) -> &GatewayConfig {
-        &self.0.config
+        &self.inner.config
     }
 
     /// For writing: whom a write concerns is told of it.
     pub(crate) fn queue(&self) -> &Queue {
-        &self.0.queue
+        &self.queue
     }
 
     /// For reading.
     pub(crate) fn store(&self) -> &Store {
-        self.0.queue.store()
+        self.queue.store()
     }
 
     /// For waiting.
     pub(crate) fn bus(&self) -> &Bus {
-        self.0.queue.bus()
+        self.queue.bus()
     }
 
     pub(crate) fn workers(&self) -> &WorkerClient {
-        &self.0.workers
+        &self.inner.workers
     }
 
     /// Cancelled when the gateway begins to stop: streams end then.
     pub(crate) fn stopping(&self) -> &CancellationToken {
-        &self.0.stopping
+        &self.inner.stopping
     }
 
     /// The tasks that [`Gateway::stop`] waits for.
     pub(crate) fn tasks(&self) -> &TaskTracker {
-        &self.0.tasks
+        &self.inner.tasks
+    }
+
+    pub(crate) fn metrics(&self) -> &GatewayMetrics {
+        &self.inner.metrics
+    }
+
+    /// How many streams are open, and how many may be.
+    pub(crate) fn streams(&self) -> (usize, usize) {
+        let most = self.inner.config.max_streams;
+        (most.saturating_sub(self.inner.streams.available_permits()), most)
     }
 
     /// A place among the streams, held for as long as the stream lasts.
     pub(crate) fn stream_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
-        if self.0.stopping.is_cancelled() {
+        if self.inner.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        Arc::clone(&self.0.streams)
+        Arc::clone(&self.inner.streams)
             .try_acquire_owned()
-            .map_err(|_| Error::StreamsExhausted(self.0.config.max_streams))
+            .map_err(|_| Error::StreamsExhausted(self.inner.config.max_streams))
     }
 
     /// Ends every stream and waits for every connection; each bounds its own end.
     pub(crate) async fn stop(&self) {
-        self.0.stopping.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        self.inner.stopping.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
     }
 }
 

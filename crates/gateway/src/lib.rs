@@ -15,7 +15,7 @@
 //!  └ key (all but /health and /ready)                  auth
 //!     └ deadline (all but streams and executions)      router
 //!        └ extractors (parse, check) ─► handler        extract, routes
-//!             ├─► store, bus                           events, placement
+//!             ├─► store, bus                           sse, events, event_log, placement
 //!             └─► worker's internal API                worker_client, tunnel
 //! ```
 //!
@@ -29,16 +29,19 @@ mod auth;
 mod config;
 mod edge;
 mod error;
+mod event_log;
 mod events;
 mod extract;
 mod fleet;
 mod gateway;
+mod metrics;
 pub mod placement;
 mod problem;
 mod ready;
 mod router;
 mod routes;
 mod serve;
+mod sse;
 mod stall;
 mod tunnel;
 mod wire;

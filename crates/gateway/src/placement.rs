@@ -3,7 +3,7 @@
 //! Today: an active worker with a driver that can start the template, the one with fewest VMs first,
 //! then the lowest id. Reading rows and writing the choice is the routes' business.
 
-use aetherium_model::{Name, Timestamp, worker::Worker, worker::WorkerState};
+use aetherium_model::{TemplateRef, Timestamp, worker::Worker, worker::WorkerState};
 use std::collections::BTreeSet;
 
 /// Why no worker can take a VM.
@@ -25,8 +25,8 @@ pub enum NoPlace {
     #[error("no worker holds the template {template}; there is {}", if known.is_empty() { "none at all".to_owned() } else { known.join(", ") })]
     NoTemplate {
         /// The template asked for.
-        template: Name,
-        /// Those that there are.
+        template: TemplateRef,
+        /// Those that there are: of the same name where there are any.
         known: Vec<String>,
     },
 }
@@ -67,14 +67,15 @@ pub fn place_anywhere(workers: &[Worker], now: Timestamp) -> Result<&Worker, NoP
 /// [`NoPlace`], with the first requirement that no worker meets.
 pub fn place<'a>(
     workers: &'a [Worker],
-    template: &Name,
+    template: &TemplateRef,
     now: Timestamp,
 ) -> Result<&'a Worker, NoPlace> {
     let able = able(workers, now)?;
     let can = |worker: &&&Worker| worker.can_start(template);
     able.iter().filter(can).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(|| {
         let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
-        let known = known.into_iter().map(Name::to_string).collect();
+        let known = template.resembled(known.into_iter().map(|held| held.name().clone()));
+        let known = known.iter().map(TemplateRef::to_string).collect();
         NoPlace::NoTemplate { template: template.clone(), known }
     })
 }
@@ -103,7 +104,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
-    fn name(text: &str) -> Name {
+    fn named(text: &str) -> TemplateRef {
         text.parse().unwrap()
     }
 
@@ -124,7 +125,7 @@ mod tests {
                 driver,
                 driver_reason: "no qemu".into(),
                 internal_address: "unix:/x".into(),
-                templates: templates.into_iter().map(name).collect(),
+                templates: templates.into_iter().map(|it| it.parse().unwrap()).collect(),
                 vcpus: 2,
                 memory_mib: 1024,
                 vms,
@@ -146,7 +147,7 @@ mod tests {
         fn the_chosen_worker_can_take_it_and_none_better_was_passed_over(
             workers in prop::collection::vec(any_worker(), 0..6)
         ) {
-            let template = name("default");
+            let template = named("default");
             let fits = |w: &Worker| {
                 w.state_at(NOW) == WorkerState::Active
                     && w.driver.is_some()
@@ -172,7 +173,7 @@ mod tests {
             let any_able = workers.iter().any(|w| active(&w) && w.driver.is_some());
             // A plain process starts from no template, and so could take any.
             prop_assume!(!workers.iter().any(|w| w.driver == Some(DriverKind::Process)));
-            match place(&workers, &name("absent"), NOW).unwrap_err() {
+            match place(&workers, &named("absent"), NOW).unwrap_err() {
                 NoPlace::NoWorker { seen } => {
                     prop_assert!(!any_active);
                     prop_assert_eq!(seen.len(), workers.len());
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn the_reason_says_which_templates_there_are() {
         let error =
-            NoPlace::NoTemplate { template: name("a"), known: vec!["b".into(), "c".into()] };
+            NoPlace::NoTemplate { template: named("a"), known: vec!["b".into(), "c".into()] };
         assert_eq!(error.to_string(), "no worker holds the template a; there is b, c");
         let nobody = NoPlace::NoWorker { seen: vec![] };
         assert_eq!(nobody.to_string(), "no worker is active: none has joined");

@@ -60,6 +60,7 @@ pub const fn status(code: Code) -> StatusCode {
             StatusCode::CONFLICT
         }
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         Code::Busy | Code::NoCapacity | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::CommandNotFound | Code::CommandNotExecutable | Code::SpawnFailed => {
             StatusCode::UNPROCESSABLE_ENTITY

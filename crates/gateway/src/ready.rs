@@ -42,14 +42,20 @@ pub(crate) async fn health() -> Json<Health> {
     responses((status = 200, body = Readiness), (status = 503, body = Readiness))
 )]
 pub(crate) async fn ready(State(gateway): State<Gateway>) -> (StatusCode, Json<Readiness>) {
-    let mut checks = vec![store(&gateway).await, queue(&gateway).await];
-    checks.extend(workers(&gateway).await);
+    let checks = checks(&gateway).await;
     let ready = checks.iter().all(|check| check.verdict != Verdict::Fail);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, checks }))
 }
 
-async fn store(gateway: &Gateway) -> Finding {
+/// What each check finds now.
+pub(crate) async fn checks(gateway: &Gateway) -> Vec<Finding> {
+    let mut checks = vec![store(gateway).await, queue(gateway).await];
+    checks.extend(workers(gateway).await);
+    checks
+}
+
+pub(crate) async fn store(gateway: &Gateway) -> Finding {
     const WHY: &str = "every request reads or writes the database";
     let failed = |found: String| {
         Finding::fail("store", found, WHY, "see that the database is reachable and has room")
@@ -65,7 +71,7 @@ async fn store(gateway: &Gateway) -> Finding {
 }
 
 /// Whether a notification goes round: announced here, it must be noticed here.
-async fn queue(gateway: &Gateway) -> Finding {
+pub(crate) async fn queue(gateway: &Gateway) -> Finding {
     const WHY: &str = "without notifications work begins late";
     let topic = Topic::Task(TaskId::new());
     let mut subscription = gateway.bus().subscribe(topic);

@@ -2,13 +2,15 @@
 
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
-    routes::{disks, executions, prompts, tasks, templates, vms, workers, workspaces},
+    routes::{
+        disks, events, executions, prompts, status, tasks, templates, vms, workers, workspaces,
+    },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub fn router(gateway: Gateway) -> Router {
     let state = gateway.clone();
     let deadline = from_fn_with_state(gateway.clone(), within_deadline);
+    let edge = from_fn_with_state(gateway.metrics().clone(), edge::edge);
     let key = from_fn_with_state(gateway, auth::require_key);
     let (api, _) = prompt_routes().layer(deadline).merge(patient_routes()).split_for_parts();
     api.fallback(no_route)
@@ -31,7 +34,7 @@ pub fn router(gateway: Gateway) -> Router {
         // The JSON extractor has its own, smaller limit.
         .layer(DefaultBodyLimit::disable())
         .layer(key)
-        .layer(from_fn(edge::edge))
+        .layer(edge)
         .with_state(state)
 }
 
@@ -66,6 +69,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(ready::health))
         .routes(routes!(ready::ready))
         .routes(routes!(description))
+        .routes(routes!(status::get))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))
@@ -86,9 +90,11 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(executions::get))
         .routes(routes!(executions::events))
         .routes(routes!(executions::output))
+        .routes(routes!(events::list))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::requeue))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
@@ -146,6 +152,7 @@ fn preface() -> OpenApi {
             (name = "vms", description = "MicroVMs."),
             (name = "executions", description = "Commands in a VM."),
             (name = "tasks", description = "The durable work behind what was taken on."),
+            (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),

@@ -14,7 +14,7 @@ use crate::{
     wire::{Address, Connector},
 };
 use aetherium_model::{
-    Code, Fault, Name, VmId,
+    Code, Fault, TemplateRef, VmId,
     finding::Finding,
     interactive::Captured,
     limits::DEFAULT_TIMEOUT,
@@ -174,13 +174,22 @@ impl WorkerClient {
         self.read(worker, "/internal/v1/templates").await
     }
 
-    /// Has it remove a template, and returns what that was.
+    /// One template, as it holds it.
+    pub(crate) async fn template(
+        &self,
+        worker: &Worker,
+        wanted: &TemplateRef,
+    ) -> Result<Template, Fault> {
+        self.read(worker, &format!("/internal/v1/templates/{wanted}")).await
+    }
+
+    /// Has it take a template's tag away, and returns what that pointed to.
     pub(crate) async fn remove_template(
         &self,
         worker: &Worker,
-        name: &Name,
+        wanted: &TemplateRef,
     ) -> Result<Template, Fault> {
-        let path = format!("/internal/v1/templates/{name}");
+        let path = format!("/internal/v1/templates/{wanted}");
         let request = self.request(worker, Method::DELETE, &path, Bytes::new())?;
         let answer = self.call(worker, request, READ_TIMEOUT).await?;
         parse(worker, &answer)
@@ -282,6 +291,9 @@ impl WorkerClient {
         let address = Address::of(worker)?;
         let uri = format!("http://{}{path}", address.authority());
         let mut request = Request::builder().method(method.clone()).uri(uri);
+        if let Some(here) = aetherium_telemetry::here() {
+            request = request.header(aetherium_telemetry::TRACEPARENT, here.to_string());
+        }
         if let Address::Network(_) = address {
             let key = self.key.as_ref().ok_or_else(|| {
                 let detail = format!("worker {} is on another machine and wants a pass", worker.id);

@@ -24,12 +24,14 @@ pub enum ImageError {
         name: Name,
     },
     /// No template has the name.
-    #[error("there is no template {name} in {}", dir.display())]
+    #[error("there is no template {name} in {}; there is {}", dir.display(), listed(known))]
     NotFound {
         /// What was asked for.
         name: TemplateRef,
         /// Where templates are kept.
         dir: PathBuf,
+        /// Those of that name; where there are none, all.
+        known: Vec<TemplateRef>,
     },
     /// A digest is given where a tag is to be set or taken away.
     #[error("{template} is what it is for good: only a tag can be set or taken away")]
@@ -86,6 +88,14 @@ pub enum ImageError {
         program: String,
         /// The package that has it.
         package: &'static str,
+    },
+    /// Programs or headers that a kernel's build needs are not installed.
+    #[error("a kernel cannot be built here: {} {} missing", missing.join(", "), if missing.len() > 1 { "are" } else { "is" })]
+    BuildToolsMissing {
+        /// Programs and headers.
+        missing: Vec<&'static str>,
+        /// The packages that have them.
+        packages: Vec<&'static str>,
     },
     /// A program ended with an error.
     #[error("`{command}` failed with {status}{}", last_line(tail))]
@@ -366,6 +376,9 @@ impl ImageError {
             Self::ProgramMissing { package, .. } => {
                 format!("install the package {package} (as root: apt-get install {package})")
             }
+            Self::BuildToolsMissing { packages, .. } => {
+                format!("as root: apt-get install {}", packages.join(" "))
+            }
             Self::CommandFailed { remedy, .. } => remedy.clone(),
             Self::CommandTimedOut { .. } => {
                 "try again when the machine or the network is less busy".into()
@@ -477,6 +490,7 @@ impl ImageError {
             }
             Self::CommandTimedOut { .. } => Code::DeadlineExceeded,
             Self::ProgramMissing { .. }
+            | Self::BuildToolsMissing { .. }
             | Self::CommandFailed { .. }
             | Self::PackageUnknown { .. }
             | Self::RegistryDenied { .. }
@@ -520,6 +534,14 @@ fn layer_remedy(problem: &Problem) -> &'static str {
         Problem::PaxSparse => "pack the layer without --sparse, or with tar --format=gnu",
         _ => "do not use this image unless you know why it is so; build it anew to change that",
     }
+}
+
+/// Templates in a row, for a sentence.
+fn listed(templates: &[TemplateRef]) -> String {
+    if templates.is_empty() {
+        return "none at all".to_owned();
+    }
+    templates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn last_line(tail: &[String]) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod package;
 mod payload;
 mod shelf;
 mod source;
+mod toolchain;
 
 pub use facts::{Examined, Unpacked, elf_image, examine, examine_with};
 pub use image::{KernelImage, inspect};

@@ -19,6 +19,7 @@
 //!
 //! Templates of an earlier layout, a directory per name, are taken over when the store is opened.
 
+mod announced;
 mod collect;
 mod commit;
 mod document;
@@ -203,6 +204,12 @@ impl TemplateStore {
     }
 
     fn not_found(&self, wanted: &TemplateRef) -> ImageError {
-        ImageError::NotFound { name: wanted.clone(), dir: self.dir.clone() }
+        let known = self.tags().unwrap_or_default();
+        let known = known.into_iter().map(|(name, tag)| TemplateRef::tagged(name, tag));
+        ImageError::NotFound {
+            name: wanted.clone(),
+            dir: self.dir.clone(),
+            known: wanted.resembled(known),
+        }
     }
 }

@@ -54,6 +54,8 @@ codes! {
     Busy = "busy",
     /// No worker can take it now.
     NoCapacity = "no_capacity",
+    /// A limit of the project is reached; the detail names it.
+    QuotaExceeded = "quota_exceeded",
     /// A part that the request needs does not answer now.
     Unavailable = "unavailable",
     /// It did not finish within its deadline.
@@ -120,6 +122,8 @@ codes! {
     Drained = "drained",
     /// It was unused for its idle timeout.
     Idle = "idle",
+    /// Its time to live was over.
+    Expired = "expired",
     /// The guest shut itself down.
     GuestShutdown = "guest_shutdown",
 

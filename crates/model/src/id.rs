@@ -96,6 +96,10 @@ ids! {
     TaskId = "tk", "a task";
     /// One worker process's identity, kept across its restarts.
     WorkerId = "wk", "a worker";
+    /// One address that is told of events.
+    WebhookId = "wh", "a webhook";
+    /// One event for one webhook.
+    DeliveryId = "dl", "a delivery";
 }
 
 #[cfg(test)]

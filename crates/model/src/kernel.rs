@@ -74,6 +74,48 @@ options! {
     Pvh = "PVH",
     /// Notice of a restored snapshot, on which the guest renews its random numbers.
     VmGenId = "VMGENID",
+    /// The kernel's configuration inside its image.
+    Ikconfig = "IKCONFIG",
+    /// Files for every device, made by the kernel.
+    Devtmpfs = "DEVTMPFS",
+    /// Files in memory.
+    Tmpfs = "TMPFS",
+    /// Notice of changed files.
+    Inotify = "INOTIFY_USER",
+    /// Names of files that outlive a rename.
+    FileHandles = "FHANDLE",
+    /// Mounts made on first use.
+    Autofs = "AUTOFS_FS",
+    /// Control groups: who belongs together, and what they may take.
+    Cgroups = "CGROUPS",
+    /// Limits of memory.
+    MemoryCgroup = "MEMCG",
+    /// Limits of processes.
+    PidsCgroup = "CGROUP_PIDS",
+    /// Programs that decide which devices a group may open.
+    BpfCgroup = "CGROUP_BPF",
+    /// Users of a container's own.
+    UserNamespaces = "USER_NS",
+    /// A network of a container's own.
+    NetNamespaces = "NET_NS",
+    /// Filters of system calls.
+    SeccompFilter = "SECCOMP_FILTER",
+    /// Pairs of network interfaces, one end for a container.
+    Veth = "VETH",
+    /// Bridges, to which the other ends are tied.
+    Bridge = "BRIDGE",
+    /// Firewall rules that see what crosses a bridge.
+    BridgeNetfilter = "BRIDGE_NETFILTER",
+    /// Firewall rules that rewrite addresses.
+    Nat = "NF_NAT",
+    /// Firewall rules of nftables.
+    NfTables = "NF_TABLES",
+    /// Firewall rules of iptables, expressed in nftables.
+    NftCompat = "NFT_COMPAT",
+    /// Firewall rules that ask whose address it is.
+    AddressType = "NETFILTER_XT_MATCH_ADDRTYPE",
+    /// Firewall rules that hide addresses behind the guest's own.
+    Masquerade = "NETFILTER_XT_TARGET_MASQUERADE",
 }
 
 impl fmt::Display for KernelOption {

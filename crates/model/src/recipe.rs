@@ -6,9 +6,9 @@
 //! What a recipe comes to, step by step, is for `aetherium-image` to plan.
 
 use crate::{
-    name::Name,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus},
     run::Command,
+    template_ref::TemplateRef,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -84,7 +84,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[serde(rename_all = "snake_case")]
 pub enum Base {
     /// Another template: its kernel, its agent and its root filesystem.
-    Template(Name),
+    Template(TemplateRef),
     /// An image, as `template build --from` takes it, such as `docker.io/library/alpine:3`.
     Image(String),
     /// A minimal system of the host's own distribution, with these packages.

@@ -88,6 +88,8 @@ pub enum DriverKind {
     Qemu,
     /// The agent as a plain child process: no isolation, for tests and demonstrations.
     Process,
+    /// A model of a VM that runs nothing: for benchmarks alone.
+    Simulated,
 }
 
 impl DriverKind {
@@ -97,6 +99,15 @@ impl DriverKind {
             Self::Firecracker => "firecracker",
             Self::Qemu => "qemu",
             Self::Process => "process",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    /// Whether its VMs start from a template and have disks.
+    pub const fn starts_from_template(self) -> bool {
+        match self {
+            Self::Firecracker | Self::Qemu => true,
+            Self::Process | Self::Simulated => false,
         }
     }
 }
@@ -126,6 +137,8 @@ impl FromStr for DriverChoice {
             "firecracker" => Ok(Self::Only(DriverKind::Firecracker)),
             "qemu" => Ok(Self::Only(DriverKind::Qemu)),
             "process" => Ok(Self::Only(DriverKind::Process)),
+            // For `aetherium bench`, which has workers of its own; nobody else is told of it.
+            "simulated" => Ok(Self::Only(DriverKind::Simulated)),
             _ => Err(format!("{text:?} is not a driver: give auto, firecracker, qemu or process")),
         }
     }

@@ -11,8 +11,8 @@
 //! a task that is handed out once more to find what it had started: it is `started` when it is claimed.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
-    recipe::Recipe,
+    Code, ExecutionId, Fault, PromptId, TaskId, TemplateRef, Timestamp, TraceParent, VmId, WorkerId,
+    WorkspaceId, recipe::Recipe,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -69,8 +69,8 @@ pub enum TaskKind {
     /// Make a template of a recipe.
     #[serde(rename = "template:build")]
     TemplateBuild {
-        /// Its name.
-        template: Name,
+        /// The tag it gets.
+        template: TemplateRef,
         /// What it is made of.
         recipe: Box<Recipe>,
         /// Whether one of that name is replaced.
@@ -79,6 +79,17 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// Every type's name.
+    pub const NAMES: [&'static str; 7] = [
+        "vm:create",
+        "vm:execute",
+        "vm:delete",
+        "workspace:create",
+        "workspace:delete",
+        "prompt:execute",
+        "template:build",
+    ];
+
     /// The type's name, as in JSON.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -104,9 +115,94 @@ impl TaskKind {
             | Self::WorkspaceDelete { workspace_id }
             | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
             Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
-            Self::TemplateBuild { template, .. } => Some(format!("template:{template}")),
+            Self::TemplateBuild { template, .. } => Some(format!("template:{}", template.name)),
             Self::VmExecute { .. } => None,
         }
+    }
+}
+
+/// How soon a task is handed out, beside others of its worker.
+///
+/// A class is a head start and no more: a task goes before all that were made longer after it than
+/// the classes' head starts differ. So a lower class waits longer, but never for ever.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits for it.
+    Interactive,
+    /// As most work.
+    #[default]
+    Normal,
+    /// It has time.
+    Batch,
+}
+
+impl Priority {
+    /// Every class, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Batch];
+
+    /// The class's name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Normal => "normal",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// How much later than an interactive task's its turn comes.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::Interactive => Duration::ZERO,
+            Self::Normal => Duration::from_secs(30),
+            Self::Batch => Duration::from_secs(300),
+        }
+    }
+
+    /// The turn of a task of this class that may run from `ready` on. Of those that wait, the one
+    /// with the earliest turn is next.
+    pub fn turn(self, ready: Timestamp) -> Timestamp {
+        ready.after(self.patience())
+    }
+}
+
+impl std::str::FromStr for Priority {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|class| class.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a priority: interactive, normal or batch"))
+    }
+}
+
+/// When work may run, and how soon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// How soon, beside other work of the same worker.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Not before this. Until then it holds nothing else up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// If it has not started by then, it fails as `deadline_exceeded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+}
+
+impl Schedule {
+    /// Whether it says nothing: now, like most work, and without a deadline.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether work can be done by it at all.
+    pub fn leaves_time(&self) -> bool {
+        self.deadline.is_none_or(|deadline| self.run_at.is_none_or(|run_at| run_at < deadline))
     }
 }
 
@@ -184,6 +280,15 @@ pub struct Task {
     pub worker_id: WorkerId,
     /// Where it stands.
     pub state: TaskState,
+    /// How soon it is handed out, beside others of its worker.
+    #[serde(default)]
+    pub priority: Priority,
+    /// It runs no earlier than this. Until then it holds nobody up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// If it has not started by then, it fails as `deadline_exceeded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// How often it was handed out.
     pub attempts: u32,
     /// Whether somebody wants it cancelled; its handler sees to it.
@@ -191,6 +296,9 @@ pub struct Task {
     /// Why it failed or was interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// The trace that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When the start mark was written.
@@ -199,6 +307,99 @@ pub struct Task {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+}
+
+impl Task {
+    /// A task that nobody has written yet.
+    pub fn new(worker_id: WorkerId, kind: TaskKind, created_at: Timestamp) -> Self {
+        Self {
+            id: TaskId::new(),
+            kind,
+            worker_id,
+            state: TaskState::Queued,
+            priority: Priority::default(),
+            run_at: None,
+            deadline: None,
+            attempts: 0,
+            cancel_requested: false,
+            fault: None,
+            trace: None,
+            created_at,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    /// Says when it may run, and how soon.
+    #[must_use]
+    pub const fn scheduled(mut self, schedule: Schedule) -> Self {
+        self.priority = schedule.priority;
+        self.run_at = schedule.run_at;
+        self.deadline = schedule.deadline;
+        self
+    }
+
+    /// Its place among those that wait for its worker; see [`Priority::turn`].
+    pub fn turn(&self) -> Timestamp {
+        self.priority.turn(self.run_at.unwrap_or(self.created_at))
+    }
+
+    /// Refuses to do a task again that failed, unless doing so is safe and of use.
+    ///
+    /// # Errors
+    /// [`NotAgain`].
+    pub const fn may_run_again(&self) -> Result<(), NotAgain> {
+        match (self.state, &self.kind) {
+            (_, TaskKind::VmExecute { .. } | TaskKind::PromptExecute { .. }) => Err(NotAgain::Run),
+            (_, TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. }) => {
+                Err(NotAgain::Create)
+            }
+            (
+                TaskState::Failed,
+                TaskKind::VmDelete { .. }
+                | TaskKind::WorkspaceDelete { .. }
+                | TaskKind::TemplateBuild { .. },
+            ) => Ok(()),
+            _ => Err(NotAgain::NotFailed),
+        }
+    }
+
+    /// Why it must not start any more at `now`, if so.
+    pub fn overdue(&self, now: Timestamp) -> Option<Fault> {
+        let deadline = self.deadline.filter(|deadline| *deadline <= now)?;
+        (self.started_at.is_none()).then(|| {
+            Fault::new(
+                Code::DeadlineExceeded,
+                format!("{} {} had not started by {deadline}", self.kind.as_str(), self.id),
+            )
+            .remedy("submit it again with a later deadline, or see what its worker is busy with")
+        })
+    }
+}
+
+/// Why a task is not done again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAgain {
+    /// It has not failed.
+    #[error("it has not failed")]
+    NotFailed,
+    /// It ran a user's command, whose result is recorded.
+    #[error("the end of its command is recorded, and stays as it is")]
+    Run,
+    /// It was to make something that has ended as failed since.
+    #[error("what it was to make is recorded as failed, and stays so")]
+    Create,
+}
+
+impl NotAgain {
+    /// What to do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NotFailed => "wait for its end",
+            Self::Run => "submit the prompt or command again",
+            Self::Create => "delete what failed and create another",
+        }
+    }
 }
 
 /// How a claim was lost.
@@ -269,21 +470,27 @@ mod tests {
     use proptest::prelude::*;
 
     fn task(kind: TaskKind, state: TaskState, attempts: u32, cancel_requested: bool) -> Task {
-        Task {
-            id: TaskId::new(),
-            kind,
-            worker_id: WorkerId::new(),
-            state,
-            attempts,
-            cancel_requested,
-            fault: None,
-            created_at: Timestamp::from_millis(0),
-            started_at: None,
-            finished_at: None,
-        }
+        let task = Task::new(WorkerId::new(), kind, Timestamp::from_millis(0));
+        Task { state, attempts, cancel_requested, ..task }
+    }
+
+    fn class() -> impl Strategy<Value = Priority> {
+        proptest::sample::select(&Priority::ALL[..])
     }
 
     proptest! {
+        #[test]
+        fn of_two_made_at_once_the_more_urgent_is_next_but_none_is_overtaken_for_ever(
+            (one, other) in (class(), class()), made in 0i64..1 << 40, later in 0u64..1_000_000,
+        ) {
+            let made = Timestamp::from_millis(made);
+            prop_assert_eq!(one.turn(made) <= other.turn(made), one.patience() <= other.patience());
+            let overtaken = other.turn(made.after(Duration::from_millis(later))) < one.turn(made);
+            if Duration::from_millis(later) >= Priority::Batch.patience() {
+                prop_assert!(!overtaken, "{other:?}, made {later} ms later, goes before {one:?}");
+            }
+        }
+
         #[test]
         fn a_users_command_that_may_have_run_is_never_handed_out_again(attempts in 0u32..10, cancel: bool) {
             let kind = TaskKind::PromptExecute { workspace_id: WorkspaceId::new(), prompt_id: PromptId::new() };

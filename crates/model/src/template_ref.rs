@@ -106,6 +106,15 @@ impl TemplateRef {
         Self { name, version: Version::Tag(tag) }
     }
 
+    /// Of the templates there are, those that could have been meant: of the same name where there are
+    /// any, else all.
+    #[must_use]
+    pub fn resembled(&self, all: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let all: Vec<Self> = all.into_iter().collect();
+        let of_name: Vec<Self> = all.iter().filter(|it| it.name == self.name).cloned().collect();
+        if of_name.is_empty() { all } else { of_name }
+    }
+
     /// This very one.
     pub const fn pinned(name: Name, digest: Digest) -> Self {
         Self { name, version: Version::Digest(digest) }
@@ -170,6 +179,34 @@ macro_rules! as_text {
 }
 
 as_text!(Digest, TemplateRef);
+
+macro_rules! text_schema {
+    ($type:ident, $example:expr, $description:expr) => {
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .description(Some($description))
+                    .examples([serde_json::json!($example)])
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $type {}
+    };
+}
+
+text_schema!(
+    Digest,
+    format!("{SHA256}{}", "0f".repeat(32)),
+    "The SHA-256 of some content, as `sha256:` and 64 hexadecimal digits."
+);
+text_schema!(
+    TemplateRef,
+    "python:3.12",
+    "A template: `NAME` for what its tag `latest` points to, `NAME:TAG`, or `NAME@sha256:DIGEST`, which \
+     never comes to mean another one."
+);
 
 #[cfg(test)]
 mod tests {

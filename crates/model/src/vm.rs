@@ -18,6 +18,7 @@ use crate::{
     Fault, Timestamp, VmId, WorkerId, WorkspaceId,
     name::Name,
     resources::{DriverKind, NetworkMode, Resources, VirtioTransport},
+    template_ref::{Digest, TemplateRef},
     tuning::{IoLimits, Tuning},
 };
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,10 @@ pub enum VmEvent {
 }
 
 impl VmState {
+    /// The names of the states of a VM that has not ended.
+    pub const LIVE: [&'static str; 7] =
+        ["creating", "booting", "running", "pausing", "paused", "resuming", "stopping"];
+
     /// The state that follows `event`, or `None` where the event has no place in this state.
     ///
     /// Ending is possible from every state that is not terminal. An end that was asked for keeps
@@ -134,8 +139,12 @@ impl VmState {
 /// What a VM is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VmSpec {
-    /// The template it starts from.
-    pub template: Name,
+    /// The template it starts from, as its creator named it.
+    pub template: TemplateRef,
+    /// Which one that is. Its disk is made over this one and stays with it, whatever the name comes
+    /// to mean. Absent until it is known, and where guests start from no template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_digest: Option<Digest>,
     /// Its size.
     #[serde(flatten)]
     pub resources: Resources,
@@ -155,6 +164,16 @@ pub struct VmSpec {
     /// them, and full ones are taken where they can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+}
+
+impl VmSpec {
+    /// The template to start from: the very one where that is known, else what its name means.
+    pub fn pinned(&self) -> TemplateRef {
+        match &self.template_digest {
+            Some(digest) => TemplateRef::pinned(self.template.name.clone(), digest.clone()),
+            None => self.template.clone(),
+        }
+    }
 }
 
 /// How much of a guest's memory a snapshot holds.
@@ -300,6 +319,9 @@ pub struct Vm {
     /// How long its start took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<StartTimings>,
+    /// When it is ended, whatever it does then; absent if it may live as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When its state last changed.
@@ -367,6 +389,7 @@ mod tests {
             id: VmId::new(),
             spec: VmSpec {
                 template: "t".parse().unwrap(),
+                template_digest: None,
                 resources: Resources::default(),
                 tuning: Tuning { balloon_mib: Some(64), ..Tuning::default() },
                 network: NetworkMode::Isolated,
@@ -383,6 +406,7 @@ mod tests {
             virtio_transport: None,
             address: None,
             timings: None,
+            expires_at: None,
             created_at: Timestamp::from_millis(0),
             updated_at: Timestamp::from_millis(0),
         };

@@ -1,6 +1,6 @@
 //! A worker as the rest of the system sees it.
 
-use crate::{Timestamp, WorkerId, name::Name, resources::DriverKind};
+use crate::{HeldTemplate, TemplateRef, Timestamp, WorkerId, resources::DriverKind};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub struct Worker {
     #[schema(ignore)]
     pub internal_address: String,
     /// The templates it holds.
-    pub templates: Vec<Name>,
+    pub templates: Vec<HeldTemplate>,
     /// Host processors.
     pub vcpus: u32,
     /// Host memory in MiB.
@@ -70,9 +70,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Whether it can start VMs of this template. A plain process starts from none.
-    pub fn can_start(&self, template: &Name) -> bool {
-        self.driver == Some(DriverKind::Process) || self.templates.contains(template)
+    /// Whether it can start VMs of this template. Some drivers' VMs start from none.
+    pub fn can_start(&self, template: &TemplateRef) -> bool {
+        let needs_none = self.driver.is_some_and(|driver| !driver.starts_from_template());
+        needs_none || self.holds(template)
+    }
+
+    /// Whether it holds this template.
+    pub fn holds(&self, template: &TemplateRef) -> bool {
+        self.templates.iter().any(|held| held.answers(template))
     }
 
     /// The state as of `now`: a worker that no longer speaks is gone, whatever it said last.

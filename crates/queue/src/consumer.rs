@@ -5,12 +5,15 @@
 //! recover ─► │   pass on cancel requests
 //!            │   renew leases, then recover what expired (in this order: a machine that slept
 //!            │   must not find its own work lost)
-//!            └── wait: woken │ a handler ended │ something is due │ shutdown
+//!            └── wait: called │ a handler ended │ something is due │ shutdown
 //! ```
+//! A call that names a task is followed by one statement for this task, while there is nothing else to
+//! do. Any other has the table asked whose turn it is; so has a hand that becomes free.
+//!
 //! It owns every handler it spawned and joins it. An idle loop asks the database once in
 //! [`IDLE_POLL`], which also finds work whose wake-up was lost.
 
-use crate::{Bus, Handler, TaskContext, Topic, queue::announce_task, settle::Settler};
+use crate::{Bus, Calls, Handler, TaskContext, Topic, queue::announce_task, settle::Settler};
 use aetherium_model::{
     TaskId, Timestamp, WorkerId,
     task::{LEASE, Recovery, Task},
@@ -63,25 +66,31 @@ impl Consumer {
             self.bus.announce(Topic::Run(run));
         }
         let grace = self.grace;
+        // Before the first look: what comes during it is not missed.
+        let mut work = self.bus.work_of(self.worker_id);
         let mut delivery = Delivery::new(self, shutdown.clone());
         delivery.report(recovered).await;
-        let mut work = delivery.consumer.bus.subscribe(Topic::Worker(delivery.consumer.worker_id));
         while !shutdown.is_cancelled() {
-            delivery.round().await;
+            let calls = work.take();
+            delivery.round(&calls).await;
+            work.followed(calls);
             let at_most = delivery.until_next_round();
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 Some(joined) = delivery.handlers.join_next_with_id() => delivery.joined(joined),
-                _ = work.changed(at_most) => {}
+                () = work.called(at_most) => {}
             }
         }
         let deadline = Instant::now() + grace;
         while !delivery.handlers.is_empty() && Instant::now() < deadline {
+            if work.take().look || Instant::now() >= delivery.cancel_at {
+                delivery.pass_on_cancels().await;
+            }
             delivery.keep_hold().await;
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::select! {
                 Some(joined) = delivery.handlers.join_next_with_id() => delivery.joined(joined),
-                _ = work.changed(left.min(CANCEL_POLL)) => {}
+                () = work.called(left.min(CANCEL_POLL)) => {}
             }
         }
         delivery.give_back().await;
@@ -102,9 +111,12 @@ struct Delivery {
     shutdown: CancellationToken,
     handlers: JoinSet<Option<Timestamp>>,
     in_flight: HashMap<tokio::task::Id, InFlight>,
+    /// There may be tasks that could run and that no hint has told of, or had hands for.
+    more: bool,
     /// When a task that was put off may run.
     due: Option<Timestamp>,
     renew_at: Instant,
+    cancel_at: Instant,
     look_at: Instant,
     /// The database failed: wait a little before asking again.
     failed: bool,
@@ -118,43 +130,84 @@ impl Delivery {
             shutdown,
             handlers: JoinSet::new(),
             in_flight: HashMap::new(),
+            more: true,
             due: None,
             renew_at: now + RENEW_EVERY,
+            cancel_at: now + CANCEL_POLL,
             look_at: now,
             failed: false,
         }
     }
 
-    async fn round(&mut self) {
+    async fn round(&mut self, calls: &Calls) {
         self.failed = false;
         // What becomes due while this round claims may be missed by the claims, so "not yet due"
         // means not before they began.
         let began = now();
+        let is_due = self.due.is_some_and(|due| due <= began);
+        let looks = Instant::now() >= self.look_at;
+        self.more |= calls.look || is_due || looks;
         // Before all else: what was accepted waits for this.
-        self.claim_all().await;
+        let is_later = self.claim(calls).await;
+        if calls.look || Instant::now() >= self.cancel_at {
+            self.pass_on_cancels().await;
+        }
         self.keep_hold().await;
-        if Instant::now() >= self.look_at {
+        if looks {
             self.look_at = Instant::now() + IDLE_POLL;
             let expired = self.consumer.store.recover_expired(now()).await;
             if let Some(recovered) = self.checked(expired) {
                 self.report(recovered).await;
             }
-            self.look_for_due(began).await;
-        } else if self.due.is_some_and(|due| due <= now()) {
+        }
+        if looks || is_due {
+            let overdue = self.consumer.store.fail_overdue(now()).await;
+            if let Some(failed) = self.checked(overdue) {
+                self.report(failed).await;
+            }
+        }
+        if looks || is_due || is_later {
             self.look_for_due(began).await;
         }
     }
 
-    async fn claim_all(&mut self) {
-        while self.handlers.len() < self.consumer.max_in_flight && !self.shutdown.is_cancelled() {
-            let now = now();
+    /// Claims what there are hands for. A single hint with nothing else to do goes straight to its task;
+    /// whenever there may be more, the table says whose turn it is. Returns whether a task that was told
+    /// of may have to wait for its time.
+    async fn claim(&mut self, calls: &Calls) -> bool {
+        match calls.hints[..] {
+            [] => {}
+            [task] if !self.more && self.hands() > 0 => return !self.claim_hinted(task).await,
+            _ => self.more = true,
+        }
+        while self.more && self.hands() > 0 && !self.shutdown.is_cancelled() {
+            let (now, hands) = (now(), self.hands());
             let store = &self.consumer.store;
-            let claimed = store.claim_next(self.consumer.worker_id, now, now.after(LEASE)).await;
-            match self.checked(claimed) {
-                Some(Some(claim)) => self.hand_out(claim),
-                Some(None) | None => return,
+            let worker_id = self.consumer.worker_id;
+            let claimed = store.claim_waiting(worker_id, hands, now, now.after(LEASE)).await;
+            let Some(claimed) = self.checked(claimed) else { return false };
+            self.more = !claimed.is_empty();
+            claimed.into_iter().for_each(|claim| self.hand_out(claim));
+        }
+        !calls.hints.is_empty()
+    }
+
+    /// Returns whether it was to be had.
+    async fn claim_hinted(&mut self, id: TaskId) -> bool {
+        let now = now();
+        let store = &self.consumer.store;
+        let claimed = store.claim_hinted(self.consumer.worker_id, id, now, now.after(LEASE)).await;
+        match self.checked(claimed) {
+            Some(claim) => claim.map(|claim| self.hand_out(claim)).is_some(),
+            None => {
+                self.more = true;
+                false
             }
         }
+    }
+
+    fn hands(&self) -> usize {
+        self.consumer.max_in_flight.saturating_sub(self.handlers.len())
     }
 
     fn hand_out(&mut self, claim: Task) {
@@ -177,8 +230,9 @@ impl Delivery {
         self.in_flight.insert(spawned.id(), InFlight { claim, cancel });
     }
 
-    /// Passes on cancel requests and renews leases, while there is work.
-    async fn keep_hold(&mut self) {
+    /// Passes on cancel requests, while there is work.
+    async fn pass_on_cancels(&mut self) {
+        self.cancel_at = Instant::now() + CANCEL_POLL;
         if self.in_flight.is_empty() {
             return;
         }
@@ -186,7 +240,11 @@ impl Delivery {
         for id in self.checked(asked).unwrap_or_default() {
             self.cancel(|task| task == id);
         }
-        if Instant::now() < self.renew_at {
+    }
+
+    /// Renews leases, while there is work.
+    async fn keep_hold(&mut self) {
+        if self.in_flight.is_empty() || Instant::now() < self.renew_at {
             return;
         }
         let claims: Vec<Task> = self.in_flight.values().map(|held| held.claim.clone()).collect();
@@ -233,7 +291,11 @@ impl Delivery {
                 (error.id(), None)
             }
         };
-        self.in_flight.remove(&id);
+        // There is a hand more, and perhaps a serial key is free.
+        let had = self.in_flight.len();
+        let ended = self.in_flight.remove(&id);
+        self.more |= had >= self.consumer.max_in_flight
+            || ended.is_none_or(|it| it.claim.kind.serial_key().is_some());
         self.due = self.due.into_iter().chain(put_off).min();
     }
 

@@ -1,8 +1,9 @@
 //! Writing to the store and telling those who wait for it, in that order: one way to do both.
 
-use crate::{Bus, Topic};
+use crate::{Bus, Topic, metrics::QueueMetrics};
 use aetherium_model::{
     PromptId, TaskId, Timestamp, VmId, WorkspaceId,
+    event::By,
     output::EventBody,
     resources::DiskMib,
     run::{Execution, RunState},
@@ -18,6 +19,7 @@ use aetherium_store::{Created, Finish, Idempotency, RunRef, Start, Store, StoreE
 pub struct Queue {
     store: Store,
     bus: Bus,
+    pub(crate) metrics: QueueMetrics,
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -25,8 +27,14 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// For those who make work: each wakes the worker that is to do it.
 impl Queue {
     /// A queue of the tasks in `store`.
-    pub const fn new(store: Store, bus: Bus) -> Self {
-        Self { store, bus }
+    pub fn new(store: Store, bus: Bus) -> Self {
+        Self { store, bus, metrics: QueueMetrics::new() }
+    }
+
+    /// The same queue, for changes that are made on behalf of `by`.
+    #[must_use]
+    pub fn on_behalf_of(&self, by: By) -> Self {
+        Self { store: self.store.on_behalf_of(by), ..self.clone() }
     }
 
     /// The store, for reading and for what nobody waits for.
@@ -50,6 +58,7 @@ impl Queue {
         key: Option<&Idempotency>,
     ) -> Result<Created<Workspace>> {
         let created = self.store.create_workspace(workspace, task, key).await?;
+        self.metrics.accepted(task, created.is_new());
         self.enqueued(task);
         Ok(created)
     }
@@ -59,7 +68,9 @@ impl Queue {
     /// # Errors
     /// The store's.
     pub async fn begin_delete_workspace(&self, id: WorkspaceId, task: &Task) -> Result<Task> {
+        let asked = task.id;
         let task = self.store.begin_delete_workspace(id, task).await?;
+        self.metrics.accepted(&task, task.id == asked);
         self.bus.announce(Topic::Workspace(id));
         self.enqueued(&task);
         Ok(task)
@@ -76,6 +87,7 @@ impl Queue {
         key: Option<&Idempotency>,
     ) -> Result<Created<Vm>> {
         let created = self.store.create_vm(vm, task, key).await?;
+        self.metrics.accepted(task, created.is_new());
         self.enqueued(task);
         Ok(created)
     }
@@ -85,7 +97,9 @@ impl Queue {
     /// # Errors
     /// The store's.
     pub async fn request_vm_delete(&self, id: VmId, task: &Task) -> Result<Task> {
+        let asked = task.id;
         let task = self.store.request_vm_delete(id, task).await?;
+        self.metrics.accepted(&task, task.id == asked);
         self.enqueued(&task);
         Ok(task)
     }
@@ -101,6 +115,7 @@ impl Queue {
         key: Option<&Idempotency>,
     ) -> Result<Created<Prompt>> {
         let created = self.store.create_prompt(prompt, task, key).await?;
+        self.metrics.accepted(task, created.is_new());
         self.enqueued(task);
         Ok(created)
     }
@@ -117,6 +132,7 @@ impl Queue {
     ) -> Result<Created<Execution>> {
         let created = self.store.create_execution(execution, task, key).await?;
         if let Some(task) = task {
+            self.metrics.accepted(task, created.is_new());
             self.enqueued(task);
         }
         Ok(created)
@@ -132,6 +148,7 @@ impl Queue {
         key: Option<&Idempotency>,
     ) -> Result<Created<Task>> {
         let created = self.store.create_task(task, key).await?;
+        self.metrics.accepted(task, created.is_new());
         self.enqueued(task);
         Ok(created)
     }
@@ -157,8 +174,19 @@ impl Queue {
         Ok(task)
     }
 
+    /// See [`Store::requeue_failed`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn requeue_failed(&self, id: TaskId) -> Result<Task> {
+        let task = self.store.requeue_failed(id).await?;
+        self.enqueued(&task);
+        announce_task(&self.bus, &task);
+        Ok(task)
+    }
+
     fn enqueued(&self, task: &Task) {
-        self.bus.wake(task.worker_id);
+        self.bus.hint(task.worker_id, task.id);
     }
 
     fn cancelling(&self, task: &Task) {
@@ -268,8 +296,8 @@ impl Queue {
     ///
     /// # Errors
     /// The store's.
-    pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<()> {
-        self.store.remove_workspace(id).await?;
+    pub async fn remove_workspace(&self, id: WorkspaceId, now: Timestamp) -> Result<()> {
+        self.store.remove_workspace(id, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

@@ -8,13 +8,20 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, migrate, transact::within};
-use aetherium_model::limits::MAX_QUEUED_TASKS;
+use crate::{
+    DatabaseUrl, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate, transact::within,
+};
+use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
-use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Once, time::Duration};
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 /// Connections that read from SQLite at once.
 const SQLITE_READERS: u32 = 4;
@@ -54,6 +61,10 @@ pub struct Store {
     pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
+    pub(crate) metrics: StoreMetrics,
+    pub(crate) backlog: Arc<Backlog>,
+    /// On whose behalf changes are made.
+    pub(crate) by: Arc<By>,
 }
 
 impl Store {
@@ -95,7 +106,9 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS })
+        let (metrics, backlog) = (StoreMetrics::new(), Arc::default());
+        let by = Arc::default();
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog, by })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].
@@ -103,6 +116,13 @@ impl Store {
     pub fn with_max_queued(mut self, tasks: i64) -> Self {
         self.max_queued = tasks.min(MAX_QUEUED_TASKS);
         self
+    }
+
+    /// The same database, for changes that are made on behalf of `by`; the event log says so. Until
+    /// it is told, the store changes things by itself.
+    #[must_use]
+    pub fn on_behalf_of(&self, by: By) -> Self {
+        Self { by: Arc::new(by), ..self.clone() }
     }
 
     /// Asks the database a small question, over a connection for reading and one for writing.

@@ -1,15 +1,41 @@
 //! Delivery: claiming tasks under a lease, and what becomes of a claim.
 //!
-//! A claim is the [`Task`] as [`Store::claim_next`] returned it; its number of attempts tells it
+//! A claim is the [`Task`] as [`Store::claim_waiting`] returned it; its number of attempts tells it
 //! from the claims before and after. Every later step names the claim, and one that no longer
 //! holds changes nothing. What becomes of a lost claim is decided by
 //! [`recover`](aetherium_model::task::recover), and only there.
 
-use crate::{Store, StoreError, row, tasks, transact::Tx};
+use crate::{Store, StoreError, row, task_events, tasks, transact::Tx};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
     task::{Loss, Recovery, Task, TaskState, recover},
 };
+use sqlx::{Any, any::AnyArguments, query::Query};
+
+/// Which tasks of worker `$1` may run at `$2`. Of one serial key it is the first; one that is put off by
+/// its maker waits beside the others, until its time has come.
+macro_rules! may_run {
+    () => {
+        "worker_id = $1 AND state = 'queued' AND not_before <= $2 \
+         AND (deadline IS NULL OR deadline > $2 OR started_at IS NOT NULL) \
+         AND (serial_key IS NULL OR NOT EXISTS ( \
+         SELECT 1 FROM tasks AS other WHERE other.serial_key = next.serial_key \
+         AND other.finished_at IS NULL AND (other.lease_until IS NOT NULL \
+         OR (other.seq < next.seq AND (other.run_at IS NULL OR other.run_at <= $2)))))"
+    };
+}
+
+/// Puts tasks into hands until `$3`.
+macro_rules! claim {
+    ($tasks:literal) => {
+        concat!(
+            "UPDATE ",
+            $tasks,
+            " SET state = CASE WHEN started_at IS NULL THEN 'claimed' ELSE 'started' END, \
+             attempts = attempts + 1, lease_until = $3"
+        )
+    };
+}
 
 /// How often a claim looks again when others were faster, before it reports that there is nothing.
 const CLAIM_ROUNDS: u32 = 8;
@@ -37,75 +63,105 @@ pub struct Recovered {
 }
 
 impl Store {
-    /// Hands out the oldest task of a worker that may run now, until `lease_until`. A task waits
-    /// while an earlier one of its serial key has not ended.
+    /// Hands out tasks of a worker that may run now, those whose turn is earliest first, at most so
+    /// many, until `lease_until`.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn claim_next(
+    pub async fn claim_waiting(
         &self,
         worker_id: WorkerId,
+        at_most: usize,
         now: Timestamp,
         lease_until: Timestamp,
-    ) -> Result<Option<Task>, StoreError> {
+    ) -> Result<Vec<Task>, StoreError> {
+        let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
         for _ in 0..CLAIM_ROUNDS {
             // Without the write lock: most looks find nothing. What may run now still may in a
             // moment, unless somebody else has taken it.
-            let next = self
+            let waiting = self
                 .first(
-                    sqlx::query(
-                        "SELECT id FROM tasks AS next WHERE worker_id = $1 AND state = 'queued' \
-                 AND not_before <= $2 AND (serial_key IS NULL OR NOT EXISTS ( \
-                 SELECT 1 FROM tasks AS earlier WHERE earlier.serial_key = next.serial_key \
-                 AND earlier.seq < next.seq AND earlier.finished_at IS NULL)) \
-                 ORDER BY seq LIMIT 1",
-                    )
+                    sqlx::query(concat!(
+                        "SELECT id FROM tasks AS next WHERE ",
+                        may_run!(),
+                        " LIMIT 1"
+                    ))
                     .bind(worker_id.to_string())
                     .bind(now.as_millis()),
                 )
                 .await?;
-            let Some(next) = next else { return Ok(None) };
-            if let Some(task) = self.claim(&row::text(&next, "id")?, now, lease_until).await? {
-                return Ok(Some(task));
+            if waiting.is_none() {
+                return Ok(Vec::new());
+            }
+            let claimed = self
+                .claim(|| {
+                    sqlx::query(concat!(
+                        claim!("tasks"),
+                        " WHERE state = 'queued' AND not_before <= $2 AND id IN \
+                         (SELECT id FROM tasks AS next WHERE ",
+                        may_run!(),
+                        " ORDER BY turn, seq LIMIT $4) RETURNING *"
+                    ))
+                    .bind(worker_id.to_string())
+                    .bind(now.as_millis())
+                    .bind(lease_until.as_millis())
+                    .bind(at_most)
+                })
+                .await?;
+            if !claimed.is_empty() {
+                return Ok(claimed);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    async fn claim(
+    /// Hands out one task of a worker, whatever others wait, if it may run now.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn claim_hinted(
         &self,
-        id: &str,
+        worker_id: WorkerId,
+        id: TaskId,
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Task>, StoreError> {
+        let claimed = self
+            .claim(|| {
+                sqlx::query(concat!(
+                    claim!("tasks AS next"),
+                    " WHERE id = $4 AND ",
+                    may_run!(),
+                    " RETURNING *"
+                ))
+                .bind(worker_id.to_string())
+                .bind(now.as_millis())
+                .bind(lease_until.as_millis())
+                .bind(id.to_string())
+            })
+            .await?;
+        Ok(claimed.into_iter().next())
+    }
+
+    /// One statement, which is a transaction of its own: a claim that a power cut takes back was of a
+    /// process that is gone too, and whose start mark it would have kept.
+    async fn claim<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Any, AnyArguments>,
+    ) -> Result<Vec<Task>, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
-            let claimed = sqlx::query(
-                "UPDATE tasks SET state = CASE WHEN started_at IS NULL THEN 'claimed' \
-                 ELSE 'started' END, attempts = attempts + 1, lease_until = $3 \
-                 WHERE id = $1 AND state = 'queued' AND not_before <= $2 RETURNING *",
-            )
-            .bind(id)
-            .bind(now.as_millis())
-            .bind(lease_until.as_millis())
-            .fetch_optional(&mut *tx)
-            .await;
-            match claimed {
-                Ok(Some(row)) => {
-                    let task = tasks::decode(&row)?;
-                    tx.commit().await?;
-                    Ok(Some(task))
-                }
-                Ok(None) => Ok(None),
-                // Another of the same serial key is in somebody's hands.
-                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+            match statement().fetch_all(&self.write).await {
+                Ok(rows) => rows.iter().map(tasks::decode).collect(),
+                // Another of the same serial key came into somebody's hands meanwhile.
+                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Vec::new()),
                 Err(error) => Err(error.into()),
             }
         })
         .await
     }
 
-    /// When the next task of a worker that is put off may run.
+    /// When the next task of a worker that is put off may run, or the next that waits must not start any
+    /// more.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -115,8 +171,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         let question = sqlx::query(
-            "SELECT MIN(not_before) AS due FROM tasks \
-             WHERE worker_id = $1 AND state = 'queued' AND not_before > $2",
+            "SELECT MIN(moment) AS due FROM ( \
+             SELECT MIN(not_before) AS moment FROM tasks \
+             WHERE worker_id = $1 AND state = 'queued' AND not_before > $2 UNION ALL \
+             SELECT MIN(deadline) AS moment FROM tasks \
+             WHERE worker_id = $1 AND state = 'queued' AND deadline > $2) AS moments",
         )
         .bind(worker_id.to_string())
         .bind(now.as_millis());
@@ -264,6 +323,33 @@ impl Store {
         self.recover_all(&held, Loss::LetGo, now, now).await
     }
 
+    /// Fails every task, of any worker, that waits and was to start by `now` at the latest.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; what was failed before it stays so.
+    pub async fn fail_overdue(&self, now: Timestamp) -> Result<Vec<Recovered>, StoreError> {
+        let overdue = "SELECT * FROM tasks WHERE state = 'queued' AND deadline <= $1 \
+                       AND started_at IS NULL ORDER BY seq";
+        let rows = self.all(sqlx::query(overdue).bind(now.as_millis())).await?;
+        let mut failed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = tasks::decode(row)?.id;
+            let ended = self.change(|| async {
+                let mut tx = self.begin().await?;
+                let task = tasks::lock(&mut tx, id).await?;
+                let Some(fault) = task.overdue(now).filter(|_| task.state == TaskState::Queued)
+                else {
+                    return Ok(None);
+                };
+                tasks::end(&mut tx, &task, TaskState::Failed, Some(&fault), now).await?;
+                tx.commit().await?;
+                Ok(Some(Recovered { task, verdict: Recovery::GiveUp(fault) }))
+            });
+            failed.extend(ended.await?);
+        }
+        Ok(failed)
+    }
+
     /// One transaction for each, which looks again: a claim may have been renewed or ended since.
     async fn recover_all(
         &self,
@@ -323,6 +409,9 @@ async fn write_recovery(
         }
         verdict => verdict,
     };
+    if matches!(verdict, Recovery::Requeue | Recovery::Resume) {
+        task_events::retried(tx, task, why, now).await?;
+    }
     match &verdict {
         Recovery::Requeue => {
             sqlx::query(
@@ -347,6 +436,10 @@ async fn write_recovery(
         }
         Recovery::GiveUp(fault) => {
             tasks::end(tx, task, TaskState::Failed, Some(fault), now).await?;
+            sqlx::query("UPDATE tasks SET dead = 1 WHERE id = $1")
+                .bind(task.id.to_string())
+                .execute(&mut **tx)
+                .await?;
         }
         Recovery::Cancel => tasks::end(tx, task, TaskState::Cancelled, None, now).await?,
     }

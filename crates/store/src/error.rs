@@ -46,6 +46,9 @@ pub enum StoreError {
         /// How many.
         waiting: i64,
     },
+    /// The project may use no more.
+    #[error(transparent)]
+    Quota(#[from] aetherium_model::project::Exceeded),
     /// The key was used before with another request.
     #[error(
         "the idempotency key {key:?} was used before with another request; use a new key for a new request"
@@ -122,6 +125,7 @@ impl StoreError {
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict { .. } | Self::RunEnded { .. } => Code::Conflict,
             Self::Busy { .. } => Code::Busy,
+            Self::Quota(_) => Code::QuotaExceeded,
             Self::IdempotencyMismatch { .. } => Code::IdempotencyMismatch,
             Self::Database(error) if is_out_of_space(error) => Code::DiskFull,
             Self::Database(error) if is_passing(error) => Code::Unavailable,
@@ -176,6 +180,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Quota(exceeded) = error {
+            return exceeded.into();
+        }
         let code = error.code();
         let remedy = match &error {
             StoreError::Conflict { remedy, .. } => remedy,

@@ -1,9 +1,9 @@
 //! Executions: commands in a VM, queued with a task or interactive without one.
 
 use crate::{
-    Store, StoreError,
+    RunRef, Store, StoreError, event_log,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, row, runs,
     transact::Tx,
     vms,
 };
@@ -44,8 +44,7 @@ impl Store {
                 });
             }
             if let Some(task) = task {
-                tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-                tasks::insert(&mut tx, task).await?;
+                self.enqueue(&mut tx, task).await?;
             }
             sqlx::query(
                 "INSERT INTO runs (id, vm_id, task_id, command_json, state, state_json, last_seq, \
@@ -62,6 +61,10 @@ impl Store {
             .bind(execution.started_at.map(aetherium_model::Timestamp::as_millis))
             .execute(&mut *tx)
             .await?;
+            let (run, task_id) = (RunRef::Execution(execution.id), task.map(|task| task.id));
+            let mut note = runs::noted(run, &execution.state, None, task_id);
+            note.data.vm_id = Some(execution.vm_id);
+            event_log::note(&mut tx, note, execution.created_at).await?;
             tx.commit().await?;
             Ok(Created::New(execution.clone()))
         })

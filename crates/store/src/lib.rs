@@ -14,6 +14,7 @@
 //!   current claim only. A run that has it ends once ([`Store::finish_run`], or recovery as
 //!   `interrupted`); it never waits again.
 //! - What happens to a VM never reaches a workspace or its prompts.
+//! - Each change is told in the event log ([`Store::history`]), by an entry that is written with it.
 //! - A log is numbered from 1 without gaps, is bounded, and its last entry says how the run ended.
 //!
 //! Both databases run the same statements through sqlx's `Any` driver: `$1` placeholders, TEXT
@@ -22,31 +23,45 @@
 //! PostgreSQL ends for the sake of another change is done again (`transact.rs`), and no call waits
 //! for a database that cannot be heard.
 
+mod accept;
+mod backlog;
+mod census;
 mod connect;
 mod delivery;
 mod error;
+mod event_log;
 mod executions;
 mod idempotency;
 mod log;
+mod metrics;
 mod migrate;
 mod page;
 mod prompts;
 mod prune;
+mod quotas;
 mod row;
 mod runs;
+mod task_events;
 mod tasks;
 mod transact;
+mod ttl;
 mod url;
 mod vms;
+mod webhook_deliveries;
+mod webhooks;
 mod workers;
 mod workspaces;
 
+pub use census::Waiting;
 pub use connect::Store;
 pub use delivery::{Recovered, TaskEnd};
 pub use error::StoreError;
+pub use event_log::{LogBounds, MAX_EVENTS};
 pub use idempotency::{Created, Idempotency, MAX_KEY_BYTES, REMEMBERED};
 pub use prune::Pruned;
 pub use runs::{Finish, RunRef, Start};
 pub use tasks::TaskFilter;
 pub use url::DatabaseUrl;
 pub use vms::VmFilter;
+pub use webhook_deliveries::Attempt;
+pub use webhooks::ChangeWebhook;

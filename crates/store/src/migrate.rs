@@ -12,10 +12,17 @@ use aetherium_model::Timestamp;
 use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_vm_devices.sql"),
+    include_str!("../migrations/0003_tasks.sql"),
+    include_str!("../migrations/0005_events.sql"),
+    include_str!("../migrations/0006_task_trace.sql"),
 ];
+
+/// What PostgreSQL gets besides, with the version it belongs to: what SQLite has no words for and,
+/// with its one writer, no need of.
+const FOR_POSTGRES: [(i64, &str); 1] = [(3, include_str!("../migrations/postgres/0003_tasks.sql"))];
 
 /// The key of PostgreSQL's advisory lock for migrations: "aeth" in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1634038888)::text";
@@ -41,6 +48,10 @@ pub(crate) async fn migrate(store: &Store) -> Result<i64, StoreError> {
         }
         for (version, statements) in (1i64..).zip(MIGRATIONS).filter(|(it, _)| *it > found) {
             sqlx::raw_sql(statements).execute(&mut *tx).await?;
+            let besides = FOR_POSTGRES.iter().filter(|_| store.engine == Engine::Postgres);
+            for (_, statements) in besides.filter(|(it, _)| *it == version) {
+                sqlx::raw_sql(*statements).execute(&mut *tx).await?;
+            }
             sqlx::query("INSERT INTO schema_versions (version, applied_at) VALUES ($1, $2)")
                 .bind(version)
                 .bind(Timestamp::from(std::time::SystemTime::now()).as_millis())

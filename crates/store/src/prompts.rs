@@ -2,8 +2,10 @@
 
 use crate::{
     RunRef, Store, StoreError,
+    connect::Engine,
+    event_log,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, quotas, row, runs, tasks,
     transact::Tx,
     workspaces,
 };
@@ -20,7 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] without such a workspace, [`StoreError::Conflict`] if it is being
-    /// deleted or could not be made, [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or
+    /// deleted or could not be made, [`StoreError::Quota`], [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or
     /// [`StoreError::Database`].
     pub async fn create_prompt(
         &self,
@@ -28,15 +30,21 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Prompt>, StoreError> {
+        let may_be_new = key.is_none() && self.engine == Engine::Postgres;
+        if may_be_new && self.accept_at_once(prompt, task).await? {
+            return Ok(Created::New(prompt.clone()));
+        }
         self.change(|| async {
             let mut tx = self.begin().await?;
             let id = prompt.id.to_string();
             if let Some(first) = idempotency::take(&mut tx, key, &id, prompt.created_at).await? {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
-            workspaces::lock_for_work(&mut tx, prompt.workspace_id).await?;
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            let limited_by = workspaces::lock_for_work(&mut tx, prompt.workspace_id).await?;
+            if let Some(project) = limited_by {
+                quotas::admit_prompt(&mut tx, &project).await?;
+            }
+            self.enqueue(&mut tx, task).await?;
             sqlx::query(
                 "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, vm_id, state, \
                  state_json, last_seq, output_bytes, truncated, created_at) \
@@ -53,6 +61,9 @@ impl Store {
             .bind(prompt.created_at.as_millis())
             .execute(&mut *tx)
             .await?;
+            let (run, workspace) = (RunRef::Prompt(prompt.id), Some(prompt.workspace_id));
+            let note = runs::noted(run, &prompt.state, workspace, Some(task.id));
+            event_log::note(&mut tx, note, prompt.created_at).await?;
             tx.commit().await?;
             Ok(Created::New(prompt.clone()))
         })

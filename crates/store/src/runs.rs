@@ -3,9 +3,16 @@
 //! A run ends once, and its last event says how: both are written in one transaction, with the end
 //! of its task. Whoever needs both rows takes the task's first, so that no two wait for each other.
 
-use crate::{Store, StoreError, log::LogHead, row, tasks, transact::Tx};
+use crate::{
+    Store, StoreError,
+    event_log::{self, Note},
+    log::LogHead,
+    row, tasks,
+    transact::Tx,
+};
 use aetherium_model::{
-    Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId,
+    Code, ExecutionId, Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    event::{EventData, EventType, Subject},
     output::{EventBody, OutputEvent},
     run::RunState,
     task::{Task, TaskKind, TaskState},
@@ -69,7 +76,8 @@ pub enum Start {
     Marked,
     /// Somebody cancelled it: finish the run as [`RunState::Cancelled`].
     Cancelled,
-    /// The task's claim was lost, or the run was started or ended before: leave it alone.
+    /// The task's claim was lost, its deadline has passed, or the run was started or ended before:
+    /// leave it alone.
     NotOurs,
 }
 
@@ -104,6 +112,12 @@ impl Store {
                         if task.cancel_requested {
                             return Ok(Start::Cancelled);
                         }
+                        if let Some(fault) = task.overdue(now) {
+                            tasks::end(&mut tx, &task, TaskState::Failed, Some(&fault), now)
+                                .await?;
+                            tx.commit().await?;
+                            return Ok(Start::NotOurs);
+                        }
                         tasks::write_start(&mut tx, task.id, now).await?;
                     }
                     _ => return Ok(Start::NotOurs),
@@ -123,6 +137,9 @@ impl Store {
                 .bind(now.as_millis())
                 .execute(&mut *tx)
                 .await?;
+            let mut note = noted(run, &RunState::Running, head.workspace_id, head.task_id);
+            note.data.vm_id = Some(vm_id);
+            event_log::note(&mut tx, note, now).await?;
             tx.commit().await?;
             Ok(Start::Marked)
         })
@@ -204,7 +221,7 @@ impl Store {
                 let (end, fault) = task_end(&state);
                 tasks::write_end(&mut tx, task.id, end, fault, now).await?;
             }
-            write_end(&mut tx, run, head.log, &state, now).await?;
+            write_end(&mut tx, run, &head, &state, now).await?;
             tx.commit().await?;
             Ok(Finish::Written)
         })
@@ -313,6 +330,7 @@ fn decode_ref(found: &AnyRow) -> Result<RunRef, StoreError> {
 struct Head {
     state: RunState,
     task_id: Option<TaskId>,
+    workspace_id: Option<WorkspaceId>,
     log: LogHead,
 }
 
@@ -320,7 +338,7 @@ struct Head {
 async fn lock(tx: &mut Tx, run: RunRef) -> Result<Head, StoreError> {
     let found = sqlx::query(
         "UPDATE runs SET last_seq = last_seq WHERE id = $1 \
-         RETURNING state_json, task_id, last_seq, output_bytes, truncated",
+         RETURNING state_json, task_id, workspace_id, last_seq, output_bytes, truncated",
     )
     .bind(run.to_string())
     .fetch_optional(&mut **tx)
@@ -329,6 +347,7 @@ async fn lock(tx: &mut Tx, run: RunRef) -> Result<Head, StoreError> {
     Ok(Head {
         state: row::json(&found, "state_json")?,
         task_id: row::maybe_parsed(&found, "task_id")?,
+        workspace_id: row::maybe_parsed(&found, "workspace_id")?,
         log: LogHead {
             last_seq: row::int(&found, "last_seq")?,
             output_bytes: row::number(&found, "output_bytes")?,
@@ -346,7 +365,7 @@ pub(crate) async fn end_if_open(
 ) -> Result<(), StoreError> {
     match lock(tx, run).await {
         Ok(head) if head.state.is_terminal() => Ok(()),
-        Ok(head) => write_end(tx, run, head.log, state, now).await,
+        Ok(head) => write_end(tx, run, &head, state, now).await,
         Err(StoreError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -355,12 +374,12 @@ pub(crate) async fn end_if_open(
 async fn write_end(
     tx: &mut Tx,
     run: RunRef,
-    log: LogHead,
+    head: &Head,
     state: &RunState,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let end = vec![(now, EventBody::End { state: state.clone() })];
-    let log = insert_events(tx, run, log, end).await?;
+    let log = insert_events(tx, run, head.log, end).await?;
     sqlx::query(
         "UPDATE runs SET state = $2, state_json = $3, finished_at = $4, last_seq = $5, \
          output_bytes = $6, truncated = $7 WHERE id = $1",
@@ -374,7 +393,22 @@ async fn write_end(
     .bind(i64::from(log.truncated))
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    event_log::note(tx, noted(run, state, head.workspace_id, head.task_id), now).await
+}
+
+/// That a run came to this state.
+pub(crate) fn noted(
+    run: RunRef,
+    state: &RunState,
+    workspace_id: Option<WorkspaceId>,
+    task_id: Option<TaskId>,
+) -> Note {
+    let (kind, subject) = match run {
+        RunRef::Prompt(id) => (EventType::of_prompt(state), Subject::Prompt(id)),
+        RunRef::Execution(id) => (EventType::of_execution(state), Subject::Execution(id)),
+    };
+    let note = Note::new(kind, subject).within(workspace_id).part_of(task_id);
+    note.with(EventData::of_run(state))
 }
 
 /// Adds entries to a log. The log's new head is the caller's to write.

@@ -2,7 +2,9 @@
 //! rooms of this crate take with a task's row inside their transactions.
 
 use crate::{
-    Created, Idempotency, RunRef, Store, StoreError, idempotency, page, row, runs, transact::Tx,
+    Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
+    task_events,
+    transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
@@ -21,6 +23,8 @@ pub struct TaskFilter {
     pub kind: Option<String>,
     /// Those of this worker.
     pub worker_id: Option<WorkerId>,
+    /// Those that were tried as often as allowed, or those that were not.
+    pub dead: Option<bool>,
 }
 
 impl Store {
@@ -40,8 +44,7 @@ impl Store {
                 let first = first.parse().map_err(|_| StoreError::not_found("task", first))?;
                 return lock(&mut tx, first).await.map(Created::Existing);
             }
-            refuse_if_full(&mut tx, self.max_queued).await?;
-            insert(&mut tx, task).await?;
+            self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(task.clone()))
         })
@@ -74,13 +77,14 @@ impl Store {
                 sqlx::query(
                     "SELECT * FROM tasks WHERE id < $1 AND ($3 IS NULL OR state = $3) \
              AND ($4 IS NULL OR kind = $4) AND ($5 IS NULL OR worker_id = $5) \
-             ORDER BY id DESC LIMIT $2",
+             AND ($6 IS NULL OR dead = $6) ORDER BY id DESC LIMIT $2",
                 )
                 .bind(below)
                 .bind(rows)
                 .bind(filter.state.map(TaskState::as_str))
                 .bind(&filter.kind)
-                .bind(filter.worker_id.map(|id| id.to_string())),
+                .bind(filter.worker_id.map(|id| id.to_string()))
+                .bind(filter.dead.map(i64::from)),
             )
             .await?;
         let tasks = found.iter().map(decode).collect::<Result<_, _>>()?;
@@ -108,6 +112,33 @@ impl Store {
         .await
     }
 
+    /// Has a task that failed done again, with as many tries as a new one.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it cannot be done again, or
+    /// [`StoreError::Database`].
+    pub async fn requeue_failed(&self, id: TaskId) -> Result<Task, StoreError> {
+        self.change(|| async {
+            let mut tx = self.begin().await?;
+            let task = lock(&mut tx, id).await?;
+            task.may_run_again().map_err(|why| StoreError::Conflict {
+                detail: format!("{} {id} cannot be done again: {why}", task.kind.as_str()),
+                remedy: why.remedy(),
+            })?;
+            let row = sqlx::query(
+                "UPDATE tasks SET state = 'queued', attempts = 0, cancel_requested = 0, dead = 0, \
+                 fault_json = NULL, not_before = 0, deadline = NULL, started_at = NULL, \
+                 finished_at = NULL WHERE id = $1 RETURNING *",
+            )
+            .bind(id.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            decode(&row)
+        })
+        .await
+    }
+
     /// The tasks in a worker's hands that somebody wants cancelled.
     ///
     /// # Errors
@@ -126,38 +157,61 @@ impl Store {
     }
 }
 
-/// Refuses another task when as many wait as may.
-pub(crate) async fn refuse_if_full(tx: &mut Tx, most: i64) -> Result<(), StoreError> {
-    let counted = sqlx::query(
-        "SELECT COUNT(*) AS waiting FROM \
-         (SELECT 1 AS one FROM tasks WHERE state = 'queued' LIMIT $1) AS queued",
-    )
-    .bind(most)
-    .fetch_one(&mut **tx)
-    .await?;
-    let waiting = row::int(&counted, "waiting")?;
-    if waiting >= most { Err(StoreError::Busy { waiting }) } else { Ok(()) }
+/// How a task gets its number: numbers are given in the order in which transactions ask, and those that
+/// share a serial key ask one after the other.
+const fn insertion(engine: Engine) -> &'static str {
+    macro_rules! insert {
+        ($next:literal) => {
+            concat!(
+                "INSERT INTO tasks (id, seq, kind, kind_json, serial_key, worker_id, state, attempts, \
+                 cancel_requested, priority, turn, not_before, run_at, deadline, created_at, trace) SELECT $1, ",
+                $next,
+                ", $2, $3, $4, $5, 'queued', 0, 0, $6, $7, COALESCE($8, 0), $8, $9, $10, $12 \
+                 WHERE $11 IS NULL OR (SELECT COUNT(*) FROM \
+                 (SELECT 1 AS one FROM tasks WHERE state = 'queued' LIMIT $11) AS waiting) < $11"
+            )
+        };
+    }
+    match engine {
+        Engine::Sqlite => insert!("(SELECT COALESCE(MAX(seq), 0) + 1 FROM tasks)"),
+        Engine::Postgres => insert!("nextval('task_seq')"),
+    }
 }
 
-/// Adds a task behind all others.
-pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
-    let counter = "UPDATE counters SET value = value + 1 WHERE name = 'task' RETURNING value";
-    let next = sqlx::query(counter).fetch_one(&mut **tx).await?;
-    sqlx::query(
-        "INSERT INTO tasks (id, seq, kind, kind_json, serial_key, worker_id, state, attempts, \
-         cancel_requested, not_before, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, 'queued', 0, 0, 0, $7)",
-    )
-    .bind(task.id.to_string())
-    .bind(row::int(&next, "value")?)
-    .bind(task.kind.as_str())
-    .bind(row::to_json(&task.kind)?)
-    .bind(task.kind.serial_key())
-    .bind(task.worker_id.to_string())
-    .bind(task.created_at.as_millis())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+impl Store {
+    /// Adds a task behind all others, unless as many wait as may.
+    pub(crate) async fn enqueue(&self, tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
+        let most = self.bound(&mut **tx).await?;
+        self.insert(tx, task, most).await
+    }
+
+    /// Adds a task behind all others, however many wait.
+    pub(crate) async fn enqueue_anyway(&self, tx: &mut Tx, task: &Task) -> Result<(), StoreError> {
+        self.insert(tx, task, None).await
+    }
+
+    async fn insert(&self, tx: &mut Tx, task: &Task, most: Option<i64>) -> Result<(), StoreError> {
+        let inserted = sqlx::query(insertion(self.engine))
+            .bind(task.id.to_string())
+            .bind(task.kind.as_str())
+            .bind(row::to_json(&task.kind)?)
+            .bind(task.kind.serial_key())
+            .bind(task.worker_id.to_string())
+            .bind(task.priority.as_str())
+            .bind(task.turn().as_millis())
+            .bind(task.run_at.map(Timestamp::as_millis))
+            .bind(task.deadline.map(Timestamp::as_millis))
+            .bind(task.created_at.as_millis())
+            .bind(most)
+            .bind(task.trace.map(|trace| trace.to_string()))
+            .execute(&mut **tx)
+            .await?;
+        let full = StoreError::Busy { waiting: self.max_queued };
+        if inserted.rows_affected() != 1 {
+            return Err(full);
+        }
+        task_events::queued(tx, task).await
+    }
 }
 
 /// Reads a task and holds its row until the transaction ends.
@@ -258,6 +312,7 @@ pub(crate) async fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
+    task_events::ended(tx, task, state, fault, now).await?;
     match RunRef::of(&task.kind) {
         Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
         None => Ok(()),
@@ -326,9 +381,13 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Task, StoreError> {
         kind: row::json(from, "kind_json")?,
         worker_id: row::parsed(from, "worker_id")?,
         state: row::parsed(from, "state")?,
+        priority: row::parsed(from, "priority")?,
+        run_at: row::maybe_time(from, "run_at")?,
+        deadline: row::maybe_time(from, "deadline")?,
         attempts: row::number(from, "attempts")?,
         cancel_requested: row::int(from, "cancel_requested")? != 0,
         fault: row::maybe_json(from, "fault_json")?,
+        trace: row::maybe_parsed(from, "trace")?,
         created_at: row::time(from, "created_at")?,
         started_at: row::maybe_time(from, "started_at")?,
         finished_at: row::maybe_time(from, "finished_at")?,

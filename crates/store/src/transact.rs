@@ -8,12 +8,17 @@
 //! end the wait for a server that cannot be heard any more.
 
 use crate::{Store, StoreError, connect::Engine};
+use aetherium_model::event::By;
 use sqlx::{
-    Any, Transaction,
+    Any, AnyConnection, Transaction,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
-use std::time::Duration;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::{sleep, timeout};
 
 /// What a change may take, with all its tries.
@@ -25,7 +30,31 @@ const TRIES: u32 = 8;
 /// The longest pause before the second try; each further one may be twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 
-pub(crate) type Tx = Transaction<'static, Any>;
+/// A transaction, and on whose behalf it is made. Dropped before it is committed, it leaves nothing.
+pub(crate) struct Tx {
+    inner: Transaction<'static, Any>,
+    pub(crate) by: Arc<By>,
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.inner.commit().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+}
 
 impl Store {
     /// Makes a change, whose transaction `work` begins and commits. `work` may be done several times:
@@ -34,20 +63,21 @@ impl Store {
         &self,
         work: impl Fn() -> Work,
     ) -> Result<T, StoreError> {
-        within(CHANGE, async {
+        let tries = async {
             let mut tried = 1;
             loop {
                 match work().await {
                     Err(error) if tried < TRIES && error.asks_for_another_try() => {
                         tracing::debug!(%error, tried, "a change gave way to another");
+                        self.metrics.retries.inc();
                         sleep(pause(tried)).await;
                         tried += 1;
                     }
                     done => return done,
                 }
             }
-        })
-        .await
+        };
+        self.metrics.change(within(CHANGE, tries)).await
     }
 
     /// A transaction that outlives a power cut once it is committed, as far as the database's own
@@ -58,7 +88,7 @@ impl Store {
             Engine::Sqlite => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
             Engine::Postgres => "BEGIN",
         };
-        Ok(self.write.begin_with(begin).await?)
+        self.begin_as(begin).await
     }
 
     /// A transaction that outlives this process once it is committed, but perhaps not a power cut:
@@ -69,7 +99,12 @@ impl Store {
             Engine::Sqlite => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
             Engine::Postgres => "BEGIN; SET LOCAL synchronous_commit = off",
         };
-        Ok(self.write.begin_with(begin).await?)
+        self.begin_as(begin).await
+    }
+
+    async fn begin_as(&self, begin: &'static str) -> Result<Tx, StoreError> {
+        let inner = self.write.begin_with(begin).await?;
+        Ok(Tx { inner, by: Arc::clone(&self.by) })
     }
 
     /// Every row that answers a question.
@@ -77,7 +112,8 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Vec<AnyRow>, StoreError> {
-        within(QUESTION, async { Ok(question.fetch_all(&self.read).await?) }).await
+        let rows = async { Ok(question.fetch_all(&self.read).await?) };
+        self.metrics.question(within(QUESTION, rows)).await
     }
 
     /// The first row that answers a question, if any does.
@@ -85,7 +121,8 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Option<AnyRow>, StoreError> {
-        within(QUESTION, async { Ok(question.fetch_optional(&self.read).await?) }).await
+        let row = async { Ok(question.fetch_optional(&self.read).await?) };
+        self.metrics.question(within(QUESTION, row)).await
     }
 }
 

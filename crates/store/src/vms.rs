@@ -3,13 +3,16 @@
 
 use crate::{
     Store, StoreError,
+    event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, quotas, row, tasks,
     transact::Tx,
 };
 use aetherium_model::{
-    VmId, WorkerId, WorkspaceId,
+    TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    event::{EventData, EventType, Subject},
     page::{Page, PageRequest},
+    project::ProjectId,
     task::Task,
     vm::Vm,
 };
@@ -28,7 +31,8 @@ impl Store {
     /// Writes a VM that belongs to no workspace, and the task that starts it.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
+    /// [`StoreError::Quota`], [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or
+    /// [`StoreError::Database`].
     pub async fn create_vm(
         &self,
         vm: &Vm,
@@ -41,9 +45,9 @@ impl Store {
             if let Some(first) = idempotency::take(&mut tx, key, &id, vm.created_at).await? {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
-            insert(&mut tx, vm).await?;
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            let project = tx.by.project.clone();
+            insert(&mut tx, vm, &project, Some(task.id)).await?;
+            self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(vm.clone()))
         })
@@ -102,10 +106,17 @@ impl Store {
     pub async fn update_vm(&self, vm: &Vm) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin().await?;
+            // Only its owner writes it, so what is read here holds until the update.
+            let before = sqlx::query("SELECT state FROM vms WHERE id = $1")
+                .bind(vm.id.to_string())
+                .fetch_optional(&mut *tx)
+                .await?;
+            let before = before.map(|row| row::text(&row, "state")).transpose()?;
             let updated = sqlx::query(
                 "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
                  agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
-                 virtio_transport = $11, address = $12, spec_json = $13 \
+                 virtio_transport = $11, address = $12, spec_json = $13, quota_vcpus = $14, \
+                 quota_memory_mib = $15 \
                  WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
             )
             .bind(vm.id.to_string())
@@ -121,6 +132,8 @@ impl Store {
             .bind(vm.virtio_transport.map(|transport| transport.as_str()))
             .bind(vm.address.map(|address| address.to_string()))
             .bind(row::to_json(&vm.spec)?)
+            .bind(i64::from(vm.spec.resources.vcpus.get()))
+            .bind(i64::from(vm.spec.resources.memory_mib.get()))
             .execute(&mut *tx)
             .await?;
             if updated.rows_affected() == 0 {
@@ -135,6 +148,9 @@ impl Store {
                     ),
                     remedy: "leave it: its record is final, or another worker's",
                 });
+            }
+            if before.as_deref() != Some(vm.state.as_str()) {
+                event_log::note(&mut tx, noted(vm), vm.updated_at).await?;
             }
             if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
                 crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
@@ -168,7 +184,7 @@ impl Store {
             {
                 return Ok(done);
             }
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue_anyway(&mut tx, task).await?;
             tx.commit().await?;
             Ok(task.clone())
         })
@@ -176,11 +192,19 @@ impl Store {
     }
 }
 
-pub(crate) async fn insert(tx: &mut Tx, vm: &Vm) -> Result<(), StoreError> {
+/// Adds a VM to a project that may have it, made for a task or because a workspace needs it.
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    vm: &Vm,
+    project: &ProjectId,
+    task_id: Option<TaskId>,
+) -> Result<(), StoreError> {
+    quotas::admit_vm(tx, project, &vm.spec.resources).await?;
     sqlx::query(
         "INSERT INTO vms (id, spec_json, worker_id, workspace_id, state, state_json, driver, \
-         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at, project, \
+         quota_vcpus, quota_memory_mib, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(vm.id.to_string())
     .bind(row::to_json(&vm.spec)?)
@@ -195,9 +219,20 @@ pub(crate) async fn insert(tx: &mut Tx, vm: &Vm) -> Result<(), StoreError> {
     .bind(vm.created_at.as_millis())
     .bind(vm.updated_at.as_millis())
     .bind(ended_at(vm))
+    .bind(project.as_str())
+    .bind(i64::from(vm.spec.resources.vcpus.get()))
+    .bind(i64::from(vm.spec.resources.memory_mib.get()))
+    .bind(vm.expires_at.map(Timestamp::as_millis))
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    event_log::note(tx, noted(vm).part_of(task_id), vm.created_at).await
+}
+
+/// That a VM came to the state it is in.
+fn noted(vm: &Vm) -> Note {
+    let data =
+        EventData { worker_id: Some(vm.worker_id), ..EventData::because(vm.state.termination()) };
+    Note::new(EventType::of_vm(&vm.state), Subject::Vm(vm.id)).within(vm.workspace_id).with(data)
 }
 
 fn ended_at(vm: &Vm) -> Option<i64> {
@@ -210,7 +245,7 @@ pub(crate) async fn get(tx: &mut Tx, id: &str) -> Result<Vm, StoreError> {
     decode(&row.ok_or_else(|| StoreError::not_found("VM", id))?)
 }
 
-fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
+pub(crate) fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
     Ok(Vm {
         id: row::parsed(from, "id")?,
         spec: row::json(from, "spec_json")?,
@@ -223,6 +258,7 @@ fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
         virtio_transport: row::maybe_word(from, "virtio_transport")?,
         address: row::maybe_parsed(from, "address")?,
         timings: row::maybe_json(from, "timings_json")?,
+        expires_at: row::maybe_time(from, "expires_at")?,
         created_at: row::time(from, "created_at")?,
         updated_at: row::time(from, "updated_at")?,
     })

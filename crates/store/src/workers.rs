@@ -1,8 +1,13 @@
 //! Workers: who is there, and when each was last heard of.
 
-use crate::{Store, StoreError, page, row};
+use crate::{
+    Store, StoreError,
+    event_log::{self, Note},
+    page, row,
+};
 use aetherium_model::{
-    Name, Timestamp, WorkerId,
+    HeldTemplate, Timestamp, WorkerId,
+    event::{EventType, Subject},
     page::{Page, PageRequest},
     worker::{Worker, WorkerState},
 };
@@ -43,6 +48,8 @@ impl Store {
             .bind(worker.heartbeat_at.as_millis())
             .execute(&mut *tx)
             .await?;
+            let note = Note::new(EventType::WorkerJoined, Subject::Worker(worker.id));
+            event_log::note(&mut tx, note, worker.heartbeat_at).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -57,7 +64,7 @@ impl Store {
         id: WorkerId,
         now: Timestamp,
         vms: u32,
-        templates: &[Name],
+        templates: &[HeldTemplate],
     ) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin_unsynced().await?;
@@ -84,6 +91,7 @@ impl Store {
         &self,
         id: WorkerId,
         state: WorkerState,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin().await?;
@@ -92,8 +100,10 @@ impl Store {
                 .bind(state.as_str())
                 .execute(&mut *tx)
                 .await?;
-            tx.commit().await?;
-            found(updated.rows_affected(), id)
+            found(updated.rows_affected(), id)?;
+            let note = Note::new(EventType::of_worker(state), Subject::Worker(id));
+            event_log::note(&mut tx, note, now).await?;
+            Ok(tx.commit().await?)
         })
         .await
     }

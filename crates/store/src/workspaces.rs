@@ -2,13 +2,16 @@
 
 use crate::{
     Store, StoreError,
+    event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, quotas, row, tasks,
     transact::Tx,
 };
 use aetherium_model::{
-    Name, Timestamp, VmId, WorkspaceId,
+    Name, TaskId, Timestamp, VmId, WorkspaceId,
+    event::{EventData, EventType, Subject},
     page::{Page, PageRequest},
+    project::ProjectId,
     resources::DiskMib,
     task::Task,
     vm::Vm,
@@ -20,7 +23,7 @@ impl Store {
     /// Writes a workspace and the task that makes it ready.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if the name is taken, [`StoreError::Busy`],
+    /// [`StoreError::Conflict`] if the name is taken, [`StoreError::Quota`], [`StoreError::Busy`],
     /// [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
     pub async fn create_workspace(
         &self,
@@ -34,10 +37,13 @@ impl Store {
             if let Some(first) = idempotency::take(&mut tx, key, &id, workspace.created_at).await? {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
+            let project = tx.by.project.clone();
+            quotas::admit_workspace(&mut tx, &project).await?;
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
-                 idle_timeout_s, state, state_json, created_at, updated_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING",
+                 idle_timeout_s, state, state_json, created_at, updated_at, project) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+                 ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
             .bind(workspace.name.as_str())
@@ -50,6 +56,7 @@ impl Store {
             .bind(row::to_json(&workspace.state)?)
             .bind(workspace.created_at.as_millis())
             .bind(workspace.updated_at.as_millis())
+            .bind(project.as_str())
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() == 0 {
@@ -58,8 +65,9 @@ impl Store {
                     remedy: "choose another name, or delete that workspace first",
                 });
             }
-            tasks::refuse_if_full(&mut tx, self.max_queued).await?;
-            tasks::insert(&mut tx, task).await?;
+            let note = noted(workspace.id, &workspace.state).part_of(Some(task.id));
+            event_log::note(&mut tx, note, workspace.created_at).await?;
+            self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(workspace.clone()))
         })
@@ -125,9 +133,10 @@ impl Store {
             {
                 return Ok(already);
             }
-            write_state(&mut tx, id, &WorkspaceState::Deleting, task.created_at).await?;
+            let state = WorkspaceState::Deleting;
+            write_state(&mut tx, id, &state, Some(task.id), task.created_at).await?;
             tasks::cancel_runs_of(&mut tx, &key, task.created_at).await?;
-            tasks::insert(&mut tx, task).await?;
+            self.enqueue_anyway(&mut tx, task).await?;
             tx.commit().await?;
             Ok(task.clone())
         })
@@ -151,7 +160,7 @@ impl Store {
             if workspace.state == WorkspaceState::Deleting && *state != WorkspaceState::Deleting {
                 return Err(being_deleted(&workspace));
             }
-            write_state(&mut tx, id, state, now).await?;
+            write_state(&mut tx, id, state, None, now).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -191,7 +200,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`] if nobody asked for its deletion, or
     /// [`StoreError::Database`].
-    pub async fn remove_workspace(&self, id: WorkspaceId) -> Result<(), StoreError> {
+    pub async fn remove_workspace(
+        &self,
+        id: WorkspaceId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin().await?;
             let workspace = lock(&mut tx, id).await?;
@@ -205,6 +218,8 @@ impl Store {
                 .bind(id.to_string())
                 .execute(&mut *tx)
                 .await?;
+            let note = Note::new(EventType::WorkspaceDeleted, Subject::Workspace(id));
+            event_log::note(&mut tx, note, now).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -214,7 +229,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] without such a workspace, [`StoreError::Conflict`] if it has
-    /// another VM or is being deleted, or [`StoreError::Database`].
+    /// another VM or is being deleted, [`StoreError::Quota`] or [`StoreError::Database`].
     pub async fn insert_workspace_vm(&self, vm: &Vm) -> Result<(), StoreError> {
         let id = vm.workspace_id.ok_or_else(|| StoreError::Conflict {
             detail: format!("VM {} names no workspace", vm.id),
@@ -232,7 +247,8 @@ impl Store {
                     remedy: "end that VM first",
                 });
             }
-            crate::vms::insert(&mut tx, vm).await?;
+            let project = project_of(&mut tx, id).await?;
+            crate::vms::insert(&mut tx, vm, &project, None).await?;
             write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
             Ok(tx.commit().await?)
         })
@@ -265,11 +281,25 @@ fn being_deleted(workspace: &Workspace) -> StoreError {
     }
 }
 
-/// Refuses work for a workspace that will do none, and keeps it from changing meanwhile.
-pub(crate) async fn lock_for_work(tx: &mut Tx, id: WorkspaceId) -> Result<(), StoreError> {
-    let workspace = lock(tx, id).await?;
+/// Refuses work for a workspace that will do none, and keeps it from changing meanwhile. Returns the
+/// project that limits how much of it may wait, if it does.
+pub(crate) async fn lock_for_work(
+    tx: &mut Tx,
+    id: WorkspaceId,
+) -> Result<Option<ProjectId>, StoreError> {
+    // Told with the row, since most projects have no limit, and each prompt asks.
+    let row = sqlx::query(
+        "UPDATE workspaces SET name = name WHERE id = $1 RETURNING *, (SELECT projects.id FROM \
+         projects WHERE projects.id = workspaces.project AND max_queued_prompts IS NOT NULL) \
+         AS limited_by",
+    )
+    .bind(id.to_string())
+    .fetch_optional(&mut **tx)
+    .await?;
+    let row = row.ok_or_else(|| StoreError::not_found("workspace", id))?;
+    let workspace = decode(&row)?;
     match &workspace.state {
-        WorkspaceState::Creating | WorkspaceState::Ready => Ok(()),
+        WorkspaceState::Creating | WorkspaceState::Ready => row::maybe_parsed(&row, "limited_by"),
         WorkspaceState::Deleting => Err(being_deleted(&workspace)),
         WorkspaceState::Failed { fault } => Err(StoreError::Conflict {
             detail: format!("workspace {id} ({}) could not be made: {fault}", workspace.name),
@@ -300,6 +330,7 @@ async fn write_state(
     tx: &mut Tx,
     id: WorkspaceId,
     state: &WorkspaceState,
+    task_id: Option<TaskId>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let update = "UPDATE workspaces SET state = $2, state_json = $3, updated_at = $4 WHERE id = $1";
@@ -310,7 +341,25 @@ async fn write_state(
         .bind(now.as_millis())
         .execute(&mut **tx)
         .await?;
-    Ok(())
+    event_log::note(tx, noted(id, state).part_of(task_id), now).await
+}
+
+/// That a workspace came to this state.
+fn noted(id: WorkspaceId, state: &WorkspaceState) -> Note {
+    let fault = match state {
+        WorkspaceState::Failed { fault } => Some(fault),
+        WorkspaceState::Creating | WorkspaceState::Ready | WorkspaceState::Deleting => None,
+    };
+    Note::new(EventType::of_workspace(state), Subject::Workspace(id))
+        .with(EventData::because(fault))
+}
+
+async fn project_of(tx: &mut Tx, id: WorkspaceId) -> Result<ProjectId, StoreError> {
+    let row = sqlx::query("SELECT project FROM workspaces WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_one(&mut **tx)
+        .await?;
+    row::parsed(&row, "project")
 }
 
 async fn write_vm(

@@ -8,5 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "for tests, which fail by panicking")]
 
 mod postgres;
+mod redis;
 
 pub use postgres::Postgres;
+pub use redis::Redis;

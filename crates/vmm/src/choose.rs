@@ -1,6 +1,6 @@
 //! The choice of a driver: asked for by name, or the first that this host can run.
 
-use crate::{AgentProcess, Firecracker, ProbeGuest, Qemu, Vmm, kvm};
+use crate::{AgentProcess, Firecracker, Model, ProbeGuest, Qemu, Simulated, Vmm, kvm};
 use aetherium_model::{
     Code, Fault,
     finding::{Finding, Verdict},
@@ -79,6 +79,10 @@ impl Candidate {
             DriverKind::Firecracker => Arc::new(Firecracker::new(config)),
             DriverKind::Qemu => Arc::new(Qemu::new(config)),
             DriverKind::Process => Arc::new(AgentProcess::new(config)),
+            DriverKind::Simulated => {
+                let socket = config.cache_dir.join("guests.sock");
+                Arc::new(Simulated::new(Model::default(), socket))
+            }
         };
         let mut findings = vmm.preflight().await;
         let usable = findings.iter().all(|it| it.verdict != Verdict::Fail);

@@ -72,6 +72,7 @@ impl LaunchSpec {
                 paths.extend(disks.iter().map(|disk| disk.path.as_path()));
             }
             Boot::Agent { binary, token_file } => paths.extend([binary.as_path(), token_file]),
+            Boot::Nothing => {}
         }
         match paths.into_iter().find(|path| !path.is_absolute()) {
             Some(path) => Err(VmmError::BadValue {
@@ -102,6 +103,8 @@ pub enum Boot {
         /// The file that holds the VM's token.
         token_file: PathBuf,
     },
+    /// Nothing: the simulated driver only.
+    Nothing,
 }
 
 /// A guest's kernel, and what belongs to it alone.

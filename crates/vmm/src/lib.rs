@@ -8,7 +8,8 @@
 //!                   │                     footprint() ─┘   └─ kill(deadline)
 //!                   └─ adopt(Footprint) ─► the same Machine, in a later life of the host process
 //! ```
-//! A [`Vmm`] is a driver: [`Firecracker`], [`Qemu`] or [`AgentProcess`]. A [`Machine`] is one running VM. Its
+//! A [`Vmm`] is a driver: [`Firecracker`], [`Qemu`] or [`AgentProcess`];
+//! [`Simulated`] models one. A [`Machine`] is one running VM. Its
 //! [`Footprint`] is all that a later host process needs to find it again; whoever owns the VM
 //! writes it to disk before relying on it. The processes of a machine outlive the host process, and
 //! dropping a `Machine` ends nothing: only [`Machine::kill`] does.
@@ -39,6 +40,7 @@ mod needs;
 mod process;
 mod procfs;
 mod qemu;
+mod simulated;
 mod snapshot;
 mod spawn;
 mod strays;
@@ -53,6 +55,7 @@ pub use launch::{Boot, Disk, GuestKernel, LaunchSpec, ProbeGuest, VsockChoice};
 pub use machine::{Machine, Vmm, VmmExit};
 pub use process::AgentProcess;
 pub use qemu::Qemu;
+pub use simulated::{Model, Simulated, Spread};
 pub use snapshot::{
     FileDigest, Mismatch, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent, SnapshotDisk,
     SnapshotExtent, SnapshotFiles, SnapshotGround, SnapshotKind, SnapshotManifest, SnapshotVmm,

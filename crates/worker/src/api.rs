@@ -11,7 +11,8 @@
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
-//! | `DELETE /internal/v1/templates/{name}` | removes one |
+//! | `GET /internal/v1/templates/{template}` | one, by name, tag or digest |
+//! | `DELETE /internal/v1/templates/{template}` | takes its tag away |
 //! | `GET /internal/v1/health` | what a check of the driver finds now |
 //!
 //! It listens on a Unix socket that only its owner may open, without other authentication, and in a
@@ -21,7 +22,7 @@ mod disks;
 
 use crate::{WorkerError, execution, heartbeat, host::Host, vm::Verb};
 use aetherium_model::{
-    Code, Fault, Name, VmId,
+    Code, Fault, TemplateRef, VmId,
     finding::Finding,
     interactive::{Captured, MAX_FRAME_BYTES},
     metrics::VmMetrics,
@@ -31,10 +32,11 @@ use aetherium_model::{
 };
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, WebSocketUpgrade},
+    extract::{MatchedPath, Path, Query, Request, State, WebSocketUpgrade},
     http::{StatusCode, header},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{delete, get, patch, post},
+    routing::{get, patch, post},
 };
 use std::{io, os::unix::fs::PermissionsExt as _, sync::Arc};
 use tokio::{
@@ -42,6 +44,7 @@ use tokio::{
     net::UnixListener,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 
 /// The most of a console that one answer carries, in bytes.
 const MAX_CONSOLE_BYTES: u64 = 1024 * 1024;
@@ -83,10 +86,21 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/vms/{id}/resume", post(resume))
         .route("/internal/v1/vms/{id}/snapshot", post(snapshot))
         .route("/internal/v1/templates", get(templates))
-        .route("/internal/v1/templates/{name}", delete(remove_template))
+        .route("/internal/v1/templates/{template}", get(template).delete(remove_template))
         .route("/internal/v1/health", get(health))
         .merge(disks::routes())
+        .layer(from_fn(traced))
         .with_state(host)
+}
+
+/// Makes a request a part of its caller's trace and gives its lines in the log the caller's request id.
+async fn traced(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
+    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
+    let span = tracing::info_span!("asked", request_id = id, route, trace_id = Empty);
+    let parent = aetherium_telemetry::parent_of(headers);
+    aetherium_telemetry::within(span, parent, next.run(request)).await
 }
 
 /// A fault as an answer: its JSON, under the status a gateway maps back.
@@ -203,12 +217,19 @@ async fn templates(State(host): State<Arc<Host>>) -> Result<Json<Vec<Template>>,
     Ok(Json(host.templates.list().map_err(WorkerError::from)?))
 }
 
+async fn template(
+    State(host): State<Arc<Host>>,
+    Path(wanted): Path<TemplateRef>,
+) -> Result<Json<Template>, Refused> {
+    Ok(Json(host.templates.get(wanted).map_err(WorkerError::from)?.manifest))
+}
+
 async fn remove_template(
     State(host): State<Arc<Host>>,
-    Path(name): Path<Name>,
+    Path(wanted): Path<TemplateRef>,
 ) -> Result<Json<Template>, Refused> {
-    let template = host.templates.get(&name).map_err(WorkerError::from)?.manifest;
-    host.templates.remove(&name).map_err(WorkerError::from)?;
+    let template = host.templates.get(&wanted).map_err(WorkerError::from)?.manifest;
+    host.templates.remove(&wanted).map_err(WorkerError::from)?;
     heartbeat::beat(&host).await;
     Ok(Json(template))
 }

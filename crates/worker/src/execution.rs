@@ -82,7 +82,7 @@ async fn begin(
     };
     let (recorded, started) = tokio::join!(
         host.queue.create_execution(&execution, None, None),
-        agent.exec(run::exec_spec(&vm.complete(command), stdin)),
+        agent.exec(run::exec_spec(&run::traced(vm.complete(command)), stdin)),
     );
     recorded?;
     match started {
@@ -94,6 +94,7 @@ async fn begin(
 /// Writes a run's end.
 async fn settle(host: &Arc<Host>, id: ExecutionId, state: RunState) {
     let run = RunRef::Execution(id);
+    host.metrics.run_ended(run, &state);
     if let Err(error) = host.queue.finish_run(run, state, host.now()).await {
         tracing::error!(execution = %id, %error, "the end of an execution could not be recorded");
     }

@@ -13,8 +13,10 @@ use aetherium_model::{
 };
 use aetherium_queue::{Handler, Outcome, TaskContext};
 use aetherium_store::{Finish, RunRef, Start};
+use aetherium_telemetry::within;
 use async_trait::async_trait;
 use std::sync::Arc;
+use tracing::{Span, field::Empty};
 
 /// The worker's task handlers.
 pub(crate) struct Handlers {
@@ -24,22 +26,11 @@ pub(crate) struct Handlers {
 #[async_trait]
 impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
-        let done = match task.kind.clone() {
-            TaskKind::VmCreate { vm_id } => self.vm_create(vm_id, &context).await,
-            TaskKind::VmDelete { vm_id } => self.vm_delete(vm_id).await,
-            TaskKind::VmExecute { vm_id, execution_id } => {
-                self.vm_execute(&task, vm_id, execution_id, &context).await
-            }
-            TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
-            TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
-            TaskKind::PromptExecute { workspace_id, prompt_id } => {
-                Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
-            }
-            TaskKind::TemplateBuild { template, recipe, replace } => {
-                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
-            }
-        };
-        done.unwrap_or_else(Outcome::Failed)
+        let begun = self.host.metrics.begin_task(&task, self.host.now());
+        let (span, trace) = (span(&self.host, &task), task.trace);
+        let outcome = within(span, trace, self.perform(task, context)).await;
+        begun.ended(&outcome);
+        outcome
     }
 
     async fn abandoned(&self, task: &Task, fault: &Fault) {
@@ -62,6 +53,25 @@ impl Handler for Handlers {
 }
 
 impl Handlers {
+    async fn perform(&self, task: Task, context: TaskContext) -> Outcome {
+        let done = match task.kind.clone() {
+            TaskKind::VmCreate { vm_id } => self.vm_create(vm_id, &context).await,
+            TaskKind::VmDelete { vm_id } => self.vm_delete(vm_id).await,
+            TaskKind::VmExecute { vm_id, execution_id } => {
+                self.vm_execute(&task, vm_id, execution_id, &context).await
+            }
+            TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
+            TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
+            TaskKind::PromptExecute { workspace_id, prompt_id } => {
+                Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
+            }
+            TaskKind::TemplateBuild { template, recipe, replace } => {
+                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
+            }
+        };
+        done.unwrap_or_else(Outcome::Failed)
+    }
+
     async fn vm_create(&self, id: VmId, context: &TaskContext) -> Result<Outcome, Fault> {
         let host = &self.host;
         let handle = match host.vms.get(id) {
@@ -177,6 +187,7 @@ impl Handlers {
         context: &TaskContext,
     ) -> Result<Option<RunState>, Fault> {
         let host = &self.host;
+        Span::current().record("vm", tracing::field::display(vm.id()));
         let agent = tokio::select! {
             agent = vm.agent() => match agent {
                 Ok(agent) => agent,
@@ -190,7 +201,7 @@ impl Handlers {
             Start::NotOurs => return Ok(None),
         }
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
-        Ok(Some(match rejoin::start(vm, &agent, run, &vm.complete(command)).await {
+        Ok(Some(match rejoin::start(vm, &agent, run, &run::traced(vm.complete(command))).await {
             Ok(process) => run::log_to_end(host, run, process, context.cancelled()).await,
             Err(error) => run::not_run(&error),
         }))
@@ -231,14 +242,43 @@ impl Handlers {
 
     /// Writes how a run ended, and with it its task's end.
     async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
+        let outcome = end.clone();
         match self.host.queue.finish_run(run, end, self.host.now()).await? {
-            Finish::Written => {}
+            Finish::Written => self.host.metrics.run_ended(run, &outcome),
             Finish::AlreadyEnded(state) => {
                 tracing::info!(%run, state = state.as_str(), "had ended");
             }
         }
         Ok(Outcome::Settled)
     }
+}
+
+/// What a task's log lines and its part of a trace are known by.
+fn span(host: &Host, task: &Task) -> Span {
+    let kind = task.kind.as_str();
+    let span = tracing::info_span!(
+        "task", task = %task.id, kind, worker = %host.id, trace_id = Empty, workspace = Empty,
+        prompt = Empty, vm = Empty, execution = Empty, template = Empty,
+    );
+    let note = |field: &str, id: &dyn std::fmt::Display| {
+        span.record(field, tracing::field::display(id));
+    };
+    match &task.kind {
+        TaskKind::VmCreate { vm_id } | TaskKind::VmDelete { vm_id } => note("vm", vm_id),
+        TaskKind::VmExecute { vm_id, execution_id } => {
+            note("vm", vm_id);
+            note("execution", execution_id);
+        }
+        TaskKind::WorkspaceCreate { workspace_id } | TaskKind::WorkspaceDelete { workspace_id } => {
+            note("workspace", workspace_id);
+        }
+        TaskKind::PromptExecute { workspace_id, prompt_id } => {
+            note("workspace", workspace_id);
+            note("prompt", prompt_id);
+        }
+        TaskKind::TemplateBuild { template, .. } => note("template", template),
+    }
+    span
 }
 
 /// An entry that tells a run's progress.

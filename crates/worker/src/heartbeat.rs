@@ -1,8 +1,9 @@
 //! Telling the rest of the system that this worker lives, what it has, and how much it does.
 
 use crate::{WorkerError, host::Host};
+pub(crate) use aetherium_model::worker::GONE_AFTER;
 use aetherium_model::{
-    name::Name,
+    HeldTemplate,
     worker::{HEARTBEAT, Worker, WorkerState},
 };
 use std::{fs, sync::Arc};
@@ -33,6 +34,7 @@ pub(crate) async fn register(host: &Arc<Host>) -> Result<(), WorkerError> {
         heartbeat_at: now,
     };
     host.queue.store().upsert_worker(&worker).await?;
+    host.metrics.heard_of(now);
     Ok(())
 }
 
@@ -51,22 +53,23 @@ pub(crate) async fn keep(host: Arc<Host>, shutdown: CancellationToken) {
 
 /// Says what the worker has now, without waiting for the next time it would.
 pub(crate) async fn beat(host: &Arc<Host>) {
-    let (store, vms) = (host.queue.store(), host.vms.count());
-    if let Err(error) = store.heartbeat(host.id, host.now(), vms, &templates(host)).await {
-        tracing::warn!(%error, "the heartbeat could not be written");
+    let (store, vms, now) = (host.queue.store(), host.vms.count(), host.now());
+    match store.heartbeat(host.id, now, vms, &templates(host)).await {
+        Ok(()) => host.metrics.heard_of(now),
+        Err(error) => tracing::warn!(%error, "the heartbeat could not be written"),
     }
 }
 
 /// Says that the worker is about to stop, or has.
 pub(crate) async fn announce(host: &Arc<Host>, state: WorkerState) {
-    if let Err(error) = host.queue.store().set_worker_state(host.id, state).await {
+    if let Err(error) = host.queue.store().set_worker_state(host.id, state, host.now()).await {
         tracing::warn!(%error, state = state.as_str(), "the worker's state could not be written");
     }
 }
 
-fn templates(host: &Host) -> Vec<Name> {
-    match host.templates.list() {
-        Ok(list) => list.into_iter().map(|template| template.name).collect(),
+fn templates(host: &Host) -> Vec<HeldTemplate> {
+    match host.templates.announced() {
+        Ok(held) => held,
         Err(error) => {
             tracing::warn!(%error, "the templates could not be listed");
             Vec::new()

@@ -6,12 +6,16 @@ use crate::{
     disk::DiskClaims,
     journal::Journal,
     layout::{Layout, replace_file},
+    metrics::WorkerMetrics,
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
 use aetherium_image::{BlankDisks, Holder, InstalledTemplate, TemplateStore};
 use aetherium_model::{
-    Code, Fault, Timestamp, VmId, WorkerId, finding::Finding, resources::DriverKind,
+    Code, Fault, Timestamp, VmId, WorkerId,
+    finding::Finding,
+    resources::DriverKind,
+    vm::{AgentTransport, VmState},
 };
 use aetherium_net::{Prefix, Slots, SlotsConfig};
 use aetherium_queue::{Queue, Topic};
@@ -95,6 +99,7 @@ pub(crate) struct Host {
     pub(crate) digests: Digests,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
+    pub(crate) metrics: WorkerMetrics,
     pub(crate) driver: Result<Chosen, Fault>,
     /// Networks for VMs, or why there are none.
     pub(crate) slots: Result<Slots, String>,
@@ -333,6 +338,11 @@ impl Registry {
     /// How many VMs have not ended.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.lock().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where each of them stands, and over what its agent is reached.
+    pub(crate) fn seen(&self) -> Vec<(VmState, Option<AgentTransport>)> {
+        self.lock().values().map(|vm| (vm.state(), vm.transport())).collect()
     }
 
     /// Waits until nobody uses any VM, but no longer than `at_most`.

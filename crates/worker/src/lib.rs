@@ -17,7 +17,9 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
-//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes.
+//! - `metrics.rs` is what operators watch.
+//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes;
+//!   `expiry.rs` ends VMs whose time is over.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
 //! The worker must never answer anyone but its owner and, in a fleet, gateways that show a pass
@@ -29,12 +31,14 @@ mod digest;
 mod disk;
 mod error;
 mod execution;
+mod expiry;
 mod handler;
 mod heartbeat;
 mod host;
 mod housekeeping;
 mod journal;
 mod layout;
+mod metrics;
 mod reconcile;
 mod rejoin;
 mod remote;
@@ -53,13 +57,15 @@ pub use vm::{
 
 use aetherium_agent_client::AgentClient;
 use aetherium_image::{BlankDisks, TemplateStore};
-use aetherium_model::{Code, Fault, VmId, WorkerId, worker::WorkerState};
+use aetherium_model::{Code, Fault, VmId, WorkerId, event::By, worker::WorkerState};
 use aetherium_queue::{Bus, Consumer, Queue};
 use aetherium_store::Store;
+use aetherium_telemetry::Observed;
 use aetherium_vmm::Chosen;
 use disk::DiskClaims;
 use handler::Handlers;
 use host::{Host, Registry};
+use metrics::WorkerMetrics;
 use std::{collections::HashSet, sync::Arc, time::Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -110,9 +116,10 @@ impl Worker {
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             layout,
-            queue: Queue::new(store, bus),
+            queue: Queue::new(store.on_behalf_of(By::worker(id)), bus),
             settings,
             vms: Registry::default(),
+            metrics: WorkerMetrics::new(driver.as_ref().ok().map(|it| it.vmm.kind())),
             driver,
             draining: CancellationToken::new(),
             digests: digest::Digests::default(),
@@ -130,6 +137,7 @@ impl Worker {
             tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
             tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
             tokio::spawn(housekeeping::keep_house(Arc::clone(&host), stop_serving.clone())),
+            tokio::spawn(expiry::end_expired(Arc::clone(&host), stop_serving.clone())),
         ];
         if let Some(remote) = remote {
             let served = remote::serve(Arc::clone(&host), remote, stop_serving.clone());
@@ -150,6 +158,11 @@ impl Worker {
     /// The worker's id.
     pub fn id(&self) -> WorkerId {
         self.host.id
+    }
+
+    /// This worker, for whoever watches it.
+    pub fn watched(&self) -> impl Observed + use<> {
+        metrics::Watched(Arc::clone(&self.host))
     }
 
     /// The agent of a VM that runs here, without the layers between: for benchmarks.

@@ -121,9 +121,11 @@ async fn adopt_machine(
 /// Hands a VM that lives to a new actor.
 async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<(), WorkerError> {
     let idle = match row.workspace_id {
-        Some(id) => {
-            host.queue.store().workspace(id).await.map(|it| it.idle_timeout_s).unwrap_or_default()
-        }
+        Some(id) => match host.queue.store().workspace(id).await {
+            Ok(workspace) => workspace.idle_timeout_s,
+            Err(StoreError::NotFound { .. }) => 0,
+            Err(error) => return Err(error.into()),
+        },
         None => 0,
     };
     if is_frozen(&row) {

@@ -64,6 +64,16 @@ pub(crate) fn exec_spec(command: &Command, stdin: bool) -> ExecSpec {
     }
 }
 
+/// The command with its place in the trace in its environment, where somebody keeps the trace and the
+/// caller did not say otherwise.
+pub(crate) fn traced(mut command: Command) -> Command {
+    if let Some(here) = aetherium_telemetry::here().filter(|here| here.sampled) {
+        let name = aetherium_telemetry::TRACEPARENT.to_ascii_uppercase();
+        command.env.entry(name).or_insert_with(|| here.to_string());
+    }
+    command
+}
+
 /// Follows a command to its end, with its output going to its run's log, and returns how it ended.
 pub(crate) async fn log_to_end(
     host: &Arc<Host>,

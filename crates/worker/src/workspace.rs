@@ -11,7 +11,6 @@ use crate::{
 use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
-    resources::DriverKind,
     vm::{Vm, VmState},
     workspace::Workspace,
 };
@@ -22,11 +21,10 @@ use std::{io, sync::Arc, time::Duration};
 pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
     let driver = host.driver()?.kind();
     private_dir(&host.layout.workspace(workspace.id))?;
-    // A plain process has no disk of its own.
-    if driver == DriverKind::Process {
+    if !driver.starts_from_template() {
         return Ok(());
     }
-    vm::hold_for_workspace(host, workspace.id, &workspace.spec.template)?;
+    vm::hold_for_workspace(host, workspace.id, &workspace.spec)?;
     let disk = host.layout.workspace_disk(workspace.id);
     if !disk.exists() {
         let size = workspace.spec.resources.disk_mib;
@@ -68,6 +66,7 @@ pub(crate) async fn ensure_vm(
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -116,6 +115,6 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
         _ => {}
     }
     host.templates.release(&Holder::Workspace(id)).map_err(WorkerError::from)?;
-    host.queue.remove_workspace(id).await?;
+    host.queue.remove_workspace(id, host.now()).await?;
     Ok(())
 }

@@ -9,10 +9,14 @@ mod migrate;
 mod parse;
 mod plan;
 mod roles;
+mod schedule;
 mod template;
 mod tuning;
+mod watch;
 
-pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
+pub(crate) use bench::{
+    AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
+};
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
@@ -20,11 +24,13 @@ pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
+pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
+pub(crate) use watch::{TopArgs, TopOrder};
 
 use aetherium_model::{
-    Name,
+    Name, TemplateRef,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
@@ -67,8 +73,19 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// How the log on standard error looks; AETHERIUM_LOG sets what it shows (`info`, `debug`, …).
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "AETHERIUM_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub(crate) log_format: LogFormat,
+    /// Where a server sends its traces: the base URL of a collector that takes OTLP over HTTP, such as
+    /// http://127.0.0.1:4318.
+    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -149,6 +166,10 @@ Examples:
         #[command(flatten)]
         role: Box<WorkerArgs>,
     },
+    /// Show on one screen how a server or fleet is; exits with 1 if something fails.
+    Status,
+    /// Show what each VM uses, over and over, until Ctrl-C.
+    Top(TopArgs),
     /// Check this host: what is there, what is missing, why it matters, what to do.
     Doctor(DriverArgs),
     /// Bring the database's schema up to date; every server does this by itself when it starts.
@@ -182,7 +203,17 @@ Examples:
 impl Command {
     /// Whether the verb is a server, whose log is worth reading.
     pub(crate) const fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker { verb: None, .. })
+        self.service().is_some()
+    }
+
+    /// The role's name in traces, where the verb is a server.
+    pub(crate) const fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(_) => Some("aetherium"),
+            Self::Gateway(_) => Some("aetherium-gateway"),
+            Self::Worker { verb: None, .. } => Some("aetherium-worker"),
+            _ => None,
+        }
     }
 }
 
@@ -245,6 +276,9 @@ pub(crate) struct UpArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; nowhere unless it is given.
+    #[arg(long, env = "AETHERIUM_OPERATIONS_LISTEN", value_name = "ADDRESS")]
+    pub(crate) operations_listen: Option<SocketAddr>,
     /// How long commands may go on after Ctrl-C, such as `10s`.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub(crate) grace: Duration,
@@ -260,9 +294,9 @@ pub(crate) struct UpArgs {
 /// What a VM is to be; the template's defaults where absent.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct VmArgs {
-    /// The template to start from.
+    /// The template to start from: NAME, NAME:TAG or NAME@sha256:DIGEST.
     #[arg(long, default_value = "default")]
-    pub(crate) template: Option<Name>,
+    pub(crate) template: Option<TemplateRef>,
     /// Virtual CPUs.
     #[arg(long)]
     pub(crate) vcpus: Option<Vcpus>,
@@ -395,6 +429,8 @@ pub(crate) enum WsCommand {
         /// How long it may take, such as `15m`.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        schedule: ScheduleArgs,
         /// Only submit it and print its id.
         #[arg(long)]
         detach: bool,
@@ -510,16 +546,25 @@ pub(crate) enum TaskCommand {
         /// Only those in this state.
         #[arg(long)]
         state: Option<String>,
+        /// Only those that were tried as often as allowed and failed each time.
+        #[arg(long)]
+        dead: bool,
         #[command(flatten)]
         list: ListArgs,
     },
     /// Show one.
+    #[command(visible_alias = "show")]
     Get {
         /// Its id.
         task: String,
     },
     /// Cancel one.
     Cancel {
+        /// Its id.
+        task: String,
+    },
+    /// Have one done again that failed.
+    Requeue {
         /// Its id.
         task: String,
     },

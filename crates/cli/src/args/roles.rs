@@ -11,6 +11,11 @@ pub(crate) struct FleetArgs {
     /// the whole fleet, such as `openssl rand -hex 32` makes.
     #[arg(long, env = "AETHERIUM_FLEET_KEY_FILE", value_name = "FILE")]
     pub(crate) fleet_key_file: Option<PathBuf>,
+    /// The Redis (7 or newer) that tells the fleet's processes of each other's work at once, such as
+    /// `redis://:password@host:6379`, or `rediss://` for TLS. Nothing is kept in it; while it is away, or
+    /// when none is named, they look into the database several times a second.
+    #[arg(long, env = "AETHERIUM_REDIS", hide_env_values = true, value_name = "URL")]
+    pub(crate) redis: Option<String>,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 }
@@ -26,6 +31,14 @@ pub(crate) struct GatewayArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7072",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
     /// The file with the API keys that it takes, one per line, each of 16 characters or more; else one
     /// key of its own, made in the data directory.
     #[arg(long, env = "AETHERIUM_API_KEYS_FILE", value_name = "FILE")]
@@ -45,6 +58,14 @@ pub(crate) struct WorkerArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where operators ask for metrics and health, without authentication; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "AETHERIUM_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:7073",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) operations_listen: SocketAddr,
     /// The host and port under which gateways reach it; else the address it listens on.
     #[arg(long, env = "AETHERIUM_WORKER_ADDRESS", value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,

@@ -27,6 +27,8 @@ pub(crate) async fn doctor(args: &Args, driver: &DriverArgs) -> Result<ExitCode,
         DriverChoice::Only(DriverKind::Process) => AgentProcess::new(&config).preflight().await,
         DriverChoice::Only(DriverKind::Firecracker) => Firecracker::new(&config).preflight().await,
         DriverChoice::Only(DriverKind::Qemu) => Qemu::new(&config).preflight().await,
+        // Nothing of the host is needed for a model.
+        DriverChoice::Only(DriverKind::Simulated) => Vec::new(),
         DriverChoice::Auto => every_driver(&config).await,
     };
     if firecracker_possible(&config, driver) && !driver.no_slots {
@@ -76,7 +78,7 @@ fn templates(data: &DataDir, choice: DriverChoice) -> Result<Vec<Finding>, CliEr
     let list = store.list().map_err(Fault::from)?;
     if list.is_empty() {
         return Ok(match choice {
-            DriverChoice::Only(DriverKind::Process) => Vec::new(),
+            DriverChoice::Only(kind) if !kind.starts_from_template() => Vec::new(),
             _ => vec![Finding::warn(
                 "template",
                 "there is none",

@@ -12,8 +12,10 @@ mod migrate;
 mod plan;
 mod quickstart;
 mod roles;
+mod status;
 mod task;
 mod template;
+mod top;
 mod up;
 mod vm;
 mod worker;
@@ -42,6 +44,8 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Gateway(role) => roles::gateway(&args, role).await?,
         Command::Worker { verb: Some(verb), .. } => worker::dispatch(&args, verb).await?,
         Command::Worker { verb: None, role } => roles::worker(&args, role).await?,
+        Command::Status => return status::status(&args).await,
+        Command::Top(arguments) => top::top(&args, arguments).await?,
         Command::Doctor(driver) => return doctor::doctor(&args, driver).await,
         Command::Quickstart(quickstart) => return quickstart::quickstart(&args, quickstart).await,
         Command::Bench { verb } => return bench::dispatch(&args, verb).await,

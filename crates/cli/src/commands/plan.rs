@@ -49,7 +49,8 @@ impl Host<'_> {
     ) -> Result<Plan, Fault> {
         let defaults = template.manifest.defaults;
         let spec = VmSpec {
-            template: template.manifest.name.clone(),
+            template: (&template.manifest.name).into(),
+            template_digest: Some(template.digest()?),
             resources: Resources {
                 vcpus: vm.vcpus.unwrap_or(defaults.vcpus),
                 memory_mib: vm.memory_mib.unwrap_or(defaults.memory_mib),

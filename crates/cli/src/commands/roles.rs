@@ -6,6 +6,7 @@ use crate::{
     args::{Args, FleetArgs, GatewayArgs, WorkerArgs},
     datadir::DataDir,
     error::{CliError, local},
+    operations::Bound,
     server::{self, WorkerConfig},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
@@ -16,8 +17,8 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How often a process looks for what others have changed: the delay until a worker begins, and until
-/// a reader sees output.
+/// How often a process looks for what others have changed, without a Redis: the delay until a worker
+/// begins, and until a reader sees output.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliError> {
@@ -29,8 +30,10 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let fleet_key = Some(role.fleet.key()?);
     let store = server::open_store(&data, role.fleet.database()?).await?;
     let (listener, address) = listen(role.listen).await?;
+    let operations = Bound::at(role.operations_listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
-    let gateway = Gateway::new(config, Queue::new(store, Bus::polling(LOOK_AGAIN)));
+    let gateway = Gateway::new(config, Queue::new(store.clone(), role.fleet.bus()?));
+    let operations = operations.serve("gateway", |parts| parts.watch(store).watch(gateway.clone()));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server::serve(listener, gateway, stop.clone()));
     let url = format!("http://{address}");
@@ -41,9 +44,11 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     data.retract();
     stop.cancel();
     tokio::select! {
-        ended = serving => ended.map_err(|error| Fault::internal(error).into()),
-        () = signals.next() => Ok(()),
+        ended = serving => ended.map_err(Fault::internal)?,
+        () = signals.next() => return Ok(()),
     }
+    operations.stop().await;
+    Ok(())
 }
 
 pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliError> {
@@ -54,6 +59,7 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
     let key = role.fleet.key()?;
     let layout = Layout::open(data.path()).map_err(Fault::from)?;
     let store = server::open_store(&data, role.fleet.database()?).await?;
+    let operations = Bound::at(role.operations_listen).await?;
     let (listener, address) = listen(role.listen).await?;
     let address = match &role.address {
         Some(named) => named.clone(),
@@ -69,11 +75,12 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         boot_deadline: role.boot_deadline,
         remote: Some(remote),
     };
-    let started = server::start_worker(config, store, Bus::polling(LOOK_AGAIN));
+    let started = server::start_worker(config, store.clone(), role.fleet.bus()?);
     let (worker, _) = tokio::select! {
         started = started => started?,
         () = signals.next() => return Ok(()),
     };
+    let operations = operations.serve("worker", |parts| parts.watch(store).watch(worker.watched()));
     let version = env!("CARGO_PKG_VERSION");
     eprintln!("aetherium {version} is worker {} at {address}", worker.id());
     signals.next().await;
@@ -82,7 +89,10 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         role.grace.as_secs()
     );
     tokio::select! {
-        () = worker.drain() => eprintln!("stopped"),
+        () = worker.drain() => {
+            operations.stop().await;
+            eprintln!("stopped");
+        }
         () = signals.next() => {
             eprintln!("stopped at once: the next start takes over or removes what still runs");
         }
@@ -123,6 +133,16 @@ impl FleetArgs {
             .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
         FleetKey::new(&secret).map_err(|error| {
             Fault::new(Code::InvalidRequest, format!("{}: {error}", path.display())).into()
+        })
+    }
+
+    /// What tells the fleet's processes of each other's work.
+    fn bus(&self) -> Result<Bus, CliError> {
+        let Some(url) = &self.redis else { return Ok(Bus::polling(LOOK_AGAIN)) };
+        Bus::redis(url).map_err(|error| {
+            Fault::new(Code::InvalidRequest, format!("--redis: {error}"))
+                .remedy("name it as redis://:password@host:6379, or rediss:// for TLS")
+                .into()
         })
     }
 

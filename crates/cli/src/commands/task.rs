@@ -12,9 +12,11 @@ use aetherium_model::{page::Page, task::Task};
 pub(crate) async fn dispatch(args: &Args, verb: &TaskCommand) -> Result<(), CliError> {
     let client = Client::connect(args)?;
     match verb {
-        TaskCommand::List { state, list } => {
+        TaskCommand::List { state, dead, list } => {
             let state = state.as_ref().map_or_else(String::new, |state| format!("&state={state}"));
-            let tasks: Page<Task> = client.get(&format!("/tasks?{}{state}", page(list))).await?;
+            let dead = if *dead { "&dead=true" } else { "" };
+            let path = format!("/tasks?{}{state}{dead}", page(list));
+            let tasks: Page<Task> = client.get(&path).await?;
             if args.json {
                 return print::json(&tasks);
             }
@@ -39,15 +41,19 @@ pub(crate) async fn dispatch(args: &Args, verb: &TaskCommand) -> Result<(), CliE
         TaskCommand::Get { task } => {
             print::json(&client.get::<Task>(&format!("/tasks/{task}")).await?)?;
         }
-        TaskCommand::Cancel { task } => {
-            let path = format!("/tasks/{task}/cancel");
-            let now: Task = client.post(&path, &serde_json::json!({})).await?;
-            if args.json {
-                print::json(&now)?;
-            } else {
-                println!("{} is {}", now.id, now.state.as_str());
-            }
-        }
+        TaskCommand::Cancel { task } => change(args, &client, task, "cancel").await?,
+        TaskCommand::Requeue { task } => change(args, &client, task, "requeue").await?,
     }
+    Ok(())
+}
+
+/// Asks for a change, and prints how the task stands then.
+async fn change(args: &Args, client: &Client, task: &str, verb: &str) -> Result<(), CliError> {
+    let path = format!("/tasks/{task}/{verb}");
+    let now: Task = client.post(&path, &serde_json::json!({})).await?;
+    if args.json {
+        return print::json(&now);
+    }
+    println!("{} is {}", now.id, now.state.as_str());
     Ok(())
 }

@@ -16,6 +16,7 @@ pub(crate) async fn up(args: &Args, up: &UpArgs) -> Result<(), CliError> {
         server = Server::start(ServerConfig {
             data: data.clone(),
             listen: up.listen,
+            operations: up.operations_listen,
             driver: up.driver.clone(),
             database: up.database.clone(),
             grace: up.grace,

@@ -22,10 +22,11 @@ use std::process::ExitCode;
 pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, CliError> {
     let client = Client::connect(args)?;
     match verb {
-        WsCommand::Prompt { workspace, prompt, timeout, detach } => {
+        WsCommand::Prompt { workspace, prompt, timeout, schedule, detach } => {
             let request = CreatePrompt {
                 prompt: prompt.clone(),
                 timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                schedule: schedule.schedule(),
             };
             let made: Prompt =
                 client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;

@@ -2,8 +2,10 @@
 //! and the worker, and nothing of HTTP beyond its status.
 
 pub(crate) mod disks;
+pub(crate) mod events;
 pub(crate) mod executions;
 pub(crate) mod prompts;
+pub(crate) mod status;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod vms;

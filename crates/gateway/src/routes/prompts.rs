@@ -5,6 +5,7 @@
 use crate::{
     Error, Gateway,
     api::{Accepted, CreatePrompt, EventsQuery, ListQuery, OutputQuery},
+    auth::Acting,
     events,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, last_seen, page},
     fleet,
@@ -36,7 +37,7 @@ use http::{HeaderMap, StatusCode};
     responses((status = 202, body = Accepted<Prompt>))
 )]
 pub(crate) async fn create(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(workspace): At<WorkspaceRef>,
     key: IdempotencyKey,
     Json(body): Json<CreatePrompt>,
@@ -46,7 +47,7 @@ pub(crate) async fn create(
     refuse_if_unrunnable(&workspace, &body)?;
     let id = PromptId::new();
     let kind = TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id };
-    let task = fleet::task(workspace.worker_id, kind);
+    let task = fleet::task(workspace.worker_id, kind).scheduled(body.schedule);
     let prompt = Prompt {
         id,
         workspace_id: workspace.id,
@@ -119,7 +120,7 @@ pub(crate) async fn get(
     responses((status = 200, body = Prompt))
 )]
 pub(crate) async fn cancel(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(workspace): At<WorkspaceRef>,
     At(id): At<PromptId>,
 ) -> Result<axum::Json<Prompt>, Error> {
@@ -199,7 +200,7 @@ pub(crate) async fn get_short(
     responses((status = 200, body = Prompt))
 )]
 pub(crate) async fn cancel_short(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(id): At<PromptId>,
 ) -> Result<axum::Json<Prompt>, Error> {
     let prompt = find(&gateway, None, id).await?;

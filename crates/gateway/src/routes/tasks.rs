@@ -3,6 +3,7 @@
 use crate::{
     Error, Gateway,
     api::TaskQuery,
+    auth::Acting,
     extract::{At, Query, page},
     gateway::now,
 };
@@ -22,7 +23,8 @@ pub(crate) async fn list(
     Query(query): Query<TaskQuery>,
 ) -> Result<Json<Page<Task>>, Error> {
     let page = page(query.limit, query.cursor)?;
-    let filter = TaskFilter { state: query.state, kind: query.kind, worker_id: None };
+    let TaskQuery { state, kind, dead, .. } = query;
+    let filter = TaskFilter { state, kind, worker_id: None, dead };
     Ok(Json(gateway.store().tasks(&filter, &page).await?))
 }
 
@@ -39,6 +41,22 @@ pub(crate) async fn get(
     Ok(Json(gateway.store().task(id).await?))
 }
 
+/// Do a failed task again
+///
+/// With as many tries as a new one. Refused where that is of no use or not safe: what ran a command, or
+/// was to make something, is asked for anew instead.
+#[utoipa::path(
+    post, path = "/api/v1/tasks/{task}/requeue", tag = "tasks",
+    params(("task" = TaskId, Path, description = "The task's id.")),
+    responses((status = 200, body = Task))
+)]
+pub(crate) async fn requeue(
+    State(gateway): State<Gateway>,
+    At(id): At<TaskId>,
+) -> Result<Json<Task>, Error> {
+    Ok(Json(gateway.queue().requeue_failed(id).await?))
+}
+
 /// Cancel a task
 ///
 /// One that waits to run a command is cancelled at once; of others the handler is asked. Asking
@@ -49,7 +67,7 @@ pub(crate) async fn get(
     responses((status = 200, body = Task))
 )]
 pub(crate) async fn cancel(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(id): At<TaskId>,
 ) -> Result<Json<Task>, Error> {
     Ok(Json(gateway.queue().request_cancel_task(id, now()).await?))

@@ -4,12 +4,13 @@
 use crate::{
     Error, Gateway,
     api::{Accepted, BuildTemplate, ListQuery},
+    auth::Acting,
     extract::{self, At, IdempotencyKey, Query, page},
     fleet,
     routes::links,
 };
 use aetherium_model::{
-    Code, Name,
+    Code, Name, TemplateRef,
     page::Page,
     task::{Task, TaskKind},
     template::Template,
@@ -30,7 +31,7 @@ use std::collections::BTreeMap;
     responses((status = 202, body = Accepted<Task>))
 )]
 pub(crate) async fn create(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     key: IdempotencyKey,
     extract::Json(body): extract::Json<BuildTemplate>,
 ) -> Result<(StatusCode, Json<Accepted<Task>>), Error> {
@@ -47,26 +48,27 @@ pub(crate) async fn create(
 
 /// Delete a template
 ///
-/// Removes it from every worker that holds it and answers. VMs that run from it go on.
+/// Takes the tag away on every worker that has it, and answers. VMs that run from what it pointed to go
+/// on.
 #[utoipa::path(
     delete, path = "/api/v1/templates/{template}", tag = "templates",
-    params(("template" = Name, Path, description = "The template's name.")),
+    params(("template" = TemplateRef, Path, description = "The template: `NAME` or `NAME:TAG`.")),
     responses((status = 200, body = Template))
 )]
 pub(crate) async fn delete(
     State(gateway): State<Gateway>,
-    At(name): At<Name>,
+    At(wanted): At<TemplateRef>,
 ) -> Result<Json<Template>, Error> {
     let workers = fleet::answering(&gateway).await?;
     let mut removed = None;
     for worker in &workers {
-        match gateway.workers().remove_template(worker, &name).await {
+        match gateway.workers().remove_template(worker, &wanted).await {
             Ok(template) => removed = Some(template),
             Err(fault) if fault.code == Code::NotFound => {}
             Err(fault) => return Err(fault.into()),
         }
     }
-    removed.map(Json).ok_or_else(|| Error::NotFound { what: "template", id: name.to_string() })
+    removed.map(Json).ok_or_else(|| Error::NotFound { what: "template", id: wanted.to_string() })
 }
 
 /// List templates
@@ -93,22 +95,32 @@ pub(crate) async fn list(
 }
 
 /// Get a template
+///
+/// By its name, by a tag, or by its digest. Where workers hold different images of one tag, the one made
+/// last is shown.
 #[utoipa::path(
     get, path = "/api/v1/templates/{template}", tag = "templates",
-    params(("template" = Name, Path, description = "The template's name.")),
+    params((
+        "template" = TemplateRef, Path,
+        description = "The template: `NAME`, `NAME:TAG` or `NAME@sha256:DIGEST`."
+    )),
     responses((status = 200, body = Template))
 )]
 pub(crate) async fn get(
     State(gateway): State<Gateway>,
-    At(name): At<Name>,
+    At(wanted): At<TemplateRef>,
 ) -> Result<Json<Template>, Error> {
     let mut holders = fleet::answering(&gateway).await?;
-    holders.retain(|worker| worker.templates.contains(&name));
-    known(&gateway, &holders)
-        .await?
-        .remove(&name)
-        .map(Json)
-        .ok_or_else(|| Error::NotFound { what: "template", id: name.to_string() })
+    holders.retain(|worker| worker.holds(&wanted));
+    let answers = join_all(holders.iter().map(|it| gateway.workers().template(it, &wanted))).await;
+    let (found, mut failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    if let Some(newest) = found.into_iter().flatten().max_by_key(|it| it.created_at) {
+        return Ok(Json(newest));
+    }
+    match failed.pop() {
+        Some(Err(fault)) if fault.code != Code::NotFound => Err(fault.into()),
+        _ => Err(Error::NotFound { what: "template", id: wanted.to_string() }),
+    }
 }
 
 /// What the workers hold, by name. Fails only if none of them can be asked.

@@ -3,6 +3,7 @@
 use crate::{
     Error, Gateway,
     api::{Accepted, ConsoleQuery, CreateVm, Execute, ListQuery, VmQuery},
+    auth::Acting,
     edge::RequestId,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
     fleet::{self, Wanted},
@@ -39,7 +40,7 @@ use http::{StatusCode, header};
     responses((status = 202, body = Accepted<Vm>))
 )]
 pub(crate) async fn create(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     key: IdempotencyKey,
     Json(body): Json<CreateVm>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Vm>>), Error> {
@@ -70,6 +71,7 @@ pub(crate) async fn create(
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -127,7 +129,7 @@ pub(crate) async fn get(
     responses((status = 202, body = Task))
 )]
 pub(crate) async fn delete(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(id): At<VmId>,
 ) -> Result<(StatusCode, axum::Json<Task>), Error> {
     let vm = gateway.store().vm(id).await?;
@@ -248,7 +250,7 @@ async fn freeze(gateway: &Gateway, id: VmId, how: Freeze) -> Result<axum::Json<V
     responses((status = 200, body = Captured), (status = 202, body = Accepted<Execution>))
 )]
 pub(crate) async fn execute(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(id): At<VmId>,
     key: IdempotencyKey,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -284,7 +286,7 @@ async fn queue(
         finished_at: None,
     };
     let kind = TaskKind::VmExecute { vm_id: vm.id, execution_id: execution.id };
-    let task = fleet::task(vm.worker_id, kind);
+    let task = fleet::task(vm.worker_id, kind).scheduled(body.schedule);
     let created = gateway.queue().create_execution(&execution, Some(&task), key.as_ref()).await?;
     let task = created.is_new().then_some(task.id);
     let execution = created.into_inner();

@@ -3,6 +3,7 @@
 use crate::{
     Error, Gateway,
     api::{Accepted, CreateWorkspace, ListQuery},
+    auth::Acting,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
     fleet::{self, Wanted},
     gateway::now,
@@ -26,7 +27,7 @@ use http::StatusCode;
     responses((status = 201, body = Accepted<Workspace>))
 )]
 pub(crate) async fn create(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     key: IdempotencyKey,
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
@@ -103,7 +104,7 @@ pub(crate) async fn get(
     responses((status = 202, body = Task))
 )]
 pub(crate) async fn delete(
-    State(gateway): State<Gateway>,
+    Acting(gateway): Acting,
     At(given): At<WorkspaceRef>,
 ) -> Result<(StatusCode, axum::Json<Task>), Error> {
     let workspace = find(&gateway, given).await?;

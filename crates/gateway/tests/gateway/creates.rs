@@ -11,6 +11,7 @@ use aetherium_model::{
 };
 use aetherium_store::TaskFilter;
 use http::StatusCode;
+use serde_json::json;
 
 async fn tasks(server: &Server) -> Vec<Task> {
     let all = PageRequest { limit: 200, after: None };
@@ -24,7 +25,7 @@ async fn a_workspace_needs_a_name_and_an_assistant_and_gets_the_templates_sizes(
         server.post("/api/v1/workspaces", r#"{"name":"demo","ai_assistant":"shell"}"#).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
     let workspace: Workspace = answer.parse();
-    assert_eq!(workspace.spec.template.as_str(), "default");
+    assert_eq!(workspace.spec.template.to_string(), "default");
     assert_eq!(workspace.spec.resources, crate::worker::template("default").defaults);
     assert_eq!(workspace.state, WorkspaceState::Creating);
     let tasks = tasks(&server).await;
@@ -121,6 +122,39 @@ async fn without_a_worker_that_can_the_problem_says_which_requirement_none_meets
     worker.state = WorkerState::Draining;
     server.put_worker(worker).await;
     assert!(refused("{}").await.contains("testhost is draining"));
+}
+
+#[tokio::test]
+async fn a_vm_is_made_of_the_tag_or_the_digest_that_was_asked_for() {
+    let server = Server::start().await;
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let mut worker = server.worker_row();
+    let held = ["default:latest", "base:v1"].map(|name| format!("{name}@{}", digest("0")));
+    worker.templates = held.iter().map(|it| it.parse().unwrap()).collect();
+    server.put_worker(worker).await;
+    for asked in ["default".to_owned(), "base:v1".to_owned(), format!("x@{}", digest("0"))] {
+        let body = json!({ "template": asked }).to_string();
+        let vm = server.post("/api/v1/vms", &body).await.json();
+        assert_eq!((&vm["template"], &vm["template_digest"]), (&json!(asked), &json!(digest("0"))));
+        let path = format!("/api/v1/templates/{asked}");
+        assert_eq!(server.get(&path).await.status, StatusCode::OK, "{asked}");
+    }
+    for (asked, there_is) in [
+        ("base:v2".to_owned(), "there is base:v1"),
+        ("base".to_owned(), "there is base:v1"),
+        ("absent".to_owned(), "there is base:v1, default"),
+        (format!("base@{}", digest("1")), "there is base:v1"),
+    ] {
+        let body = json!({ "template": asked }).to_string();
+        let detail = server.post("/api/v1/vms", &body).await.problem().detail;
+        assert!(detail.contains(&asked) && detail.ends_with(there_is), "{asked}: {detail}");
+        let path = format!("/api/v1/templates/{asked}");
+        assert_eq!(server.get(&path).await.status, StatusCode::NOT_FOUND, "{asked}");
+    }
+    let body =
+        format!(r#"{{"name":"a@{}","recipe":{{"base":{{"template":"default"}}}}}}"#, digest("0"));
+    let answer = server.post("/api/v1/templates", &body).await;
+    assert_eq!(answer.json()["errors"][0]["field"], "name", "{answer:?}");
 }
 
 #[tokio::test]
@@ -243,7 +277,7 @@ async fn a_recipe_becomes_a_task_of_a_worker_that_holds_its_base() {
     let task: Task = answer.parse();
     assert!(
         matches!(&task.kind, TaskKind::TemplateBuild { template, recipe, replace: false }
-            if template.as_str() == "app" && recipe.run.len() == 1),
+            if template.to_string() == "app" && recipe.run.len() == 1),
         "{task:?}"
     );
     assert_eq!(tasks(&server).await, [task]);

@@ -14,10 +14,10 @@ use tokio::{
 };
 
 /// A reader of server-sent events with nothing in between: HTTP/1.1 chunks over a socket.
-struct Reader {
+pub(crate) struct Reader {
     lines: BufReader<TcpStream>,
     status: u16,
-    headers: HashMap<String, String>,
+    pub(crate) headers: HashMap<String, String>,
     /// What of the current chunk was not read yet.
     rest: usize,
     text: Vec<u8>,
@@ -26,13 +26,18 @@ struct Reader {
 impl Reader {
     async fn open(server: &Server, path: &str, last_event_id: Option<i64>) -> Self {
         let stream = TcpStream::connect(server.address).await.unwrap();
-        Self::over(stream, path, last_event_id).await
+        Self::over(stream, path, last_event_id, "*/*").await
     }
 
-    async fn over(mut stream: TcpStream, path: &str, last_event_id: Option<i64>) -> Self {
+    pub(crate) async fn over(
+        mut stream: TcpStream,
+        path: &str,
+        last_event_id: Option<i64>,
+        accept: &str,
+    ) -> Self {
         let last = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
         let head = format!(
-            "GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\nconnection: close\r\n{last}\r\n"
+            "GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\naccept: {accept}\r\nconnection: close\r\n{last}\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream);
@@ -50,7 +55,7 @@ impl Reader {
     }
 
     /// The next block of lines up to an empty one, or `None` at the stream's end.
-    async fn block(&mut self) -> Option<String> {
+    pub(crate) async fn block(&mut self) -> Option<String> {
         loop {
             // An event ends a chunk, so that looking at its end is enough.
             if self.rest == 0 && self.text.ends_with(b"\n\n") {
@@ -240,7 +245,7 @@ async fn a_stream_ends_when_its_workspace_is_removed() {
     let kind = aetherium_model::task::TaskKind::WorkspaceDelete { workspace_id: workspace.id };
     let task = server.task(kind);
     server.queue.begin_delete_workspace(workspace.id, &task).await.unwrap();
-    server.queue.store().remove_workspace(workspace.id).await.unwrap();
+    server.queue.store().remove_workspace(workspace.id, now()).await.unwrap();
     // Whether it saw the cancellation first depends on who was faster.
     while reader.event().await.is_some() {}
 }
@@ -303,7 +308,7 @@ async fn readers_that_do_not_read_cost_little_and_miss_nothing_when_they_do() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 * 1024).unwrap();
         let stream = socket.connect(server.address).await.unwrap();
-        readers.push(Reader::over(stream, &path, None).await);
+        readers.push(Reader::over(stream, &path, None, "*/*").await);
     }
     let block = "x".repeat(BYTES);
     for _ in 0..EVENTS / 10 {

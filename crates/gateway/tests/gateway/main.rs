@@ -11,6 +11,7 @@
 mod auth;
 mod contract;
 mod creates;
+mod event_log;
 mod events;
 mod interactive;
 mod lists;

@@ -3,10 +3,10 @@
 use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
-    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    ExecutionId, PromptId, Timestamp, VmId, WorkerId, WorkspaceId,
     resources::DriverKind,
     run::{Command, Execution, Exit, ExitReport, RunState},
-    task::{Task, TaskKind, TaskState},
+    task::{Task, TaskKind},
     vm::{Vm, VmSpec, VmState},
     worker::{Worker, WorkerState},
     workspace::{Prompt, Workspace, WorkspaceState},
@@ -76,6 +76,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         id: VmId::new(),
         spec: VmSpec {
             template: "default".parse().unwrap(),
+            template_digest: None,
             resources: Default::default(),
             tuning: Default::default(),
             network: Default::default(),
@@ -92,6 +93,7 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: now(),
         updated_at: now(),
     }
@@ -202,6 +204,7 @@ impl Server {
             ai_assistant: Default::default(),
             spec: VmSpec {
                 template: "default".parse().unwrap(),
+                template_digest: None,
                 resources: Default::default(),
                 tuning: Default::default(),
                 network: Default::default(),
@@ -256,19 +259,12 @@ impl Server {
     }
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
-        Task {
-            id: TaskId::new(),
-            kind,
-            worker_id: self.worker_id,
-            state: TaskState::Queued,
-            attempts: 0,
-            cancel_requested: false,
-            fault: None,
-            created_at: now(),
-            started_at: None,
-            finished_at: None,
-        }
+        task(self.worker_id, kind)
     }
+}
+
+pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
+    Task::new(worker_id, kind, now())
 }
 
 pub(crate) fn now() -> Timestamp {

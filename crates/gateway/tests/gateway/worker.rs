@@ -1,7 +1,7 @@
 //! A worker's internal API, answered by the test: it notes what it is asked, and says what it is told.
 
 use aetherium_model::{
-    ExecutionId, Fault, VmId, WorkerId, WorkspaceId,
+    ExecutionId, Fault, TemplateRef, VmId, WorkerId, WorkspaceId,
     disk::WorkspaceDisk,
     finding::Finding,
     interactive::Captured,
@@ -88,7 +88,7 @@ impl FakeWorker {
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}", delete(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}/restore", post(disk))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
-            .route("/internal/v1/templates/{name}", delete(remove_template))
+            .route("/internal/v1/templates/{name}", get(held_template).delete(remove_template))
             .route("/internal/v1/health", get(health))
             .with_state(Arc::clone(&seen));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -184,6 +184,11 @@ async fn console(State(seen): Shared, Query(query): Query<HashMap<String, usize>
     let whole = b"Linux version 6\nwelcome\xff\n".to_vec();
     let from = query.get("tail_bytes").map_or(0, |tail| whole.len().saturating_sub(*tail));
     whole[from..].to_vec().into_response()
+}
+
+/// As a worker answers for a tag or a digest: the name is not what tells it.
+async fn held_template(Id(wanted): Id<TemplateRef>) -> Json<Template> {
+    Json(template(wanted.name.as_str()))
 }
 
 async fn remove_template(Id(name): Id<String>) -> Json<Template> {

@@ -14,6 +14,9 @@ enum Need {
     Required,
     /// VMs start, but less well.
     Recommended,
+    /// VMs start, and some programs in them do not run. As modules these may lie in the root
+    /// filesystem, where the guest's own tools load them.
+    ForPrograms,
 }
 
 /// Options that serve one purpose, all of them together.
@@ -24,7 +27,7 @@ struct Demand {
     without: &'static str,
 }
 
-const DEMANDS: [Demand; 7] = [
+const DEMANDS: [Demand; 9] = [
     demand("kernel.disk", &[KernelOption::VirtioBlk], Need::Required, "the guest finds no disk"),
     demand(
         "kernel.initramfs",
@@ -61,6 +64,40 @@ const DEMANDS: [Demand; 7] = [
         &[KernelOption::Serial, KernelOption::SerialConsole, KernelOption::SerialPnp],
         Need::Recommended,
         "nobody reads why a boot failed: without the last, nothing but the kernel can print",
+    ),
+    demand(
+        "kernel.systemd",
+        &[
+            KernelOption::Cgroups,
+            KernelOption::Devtmpfs,
+            KernelOption::Tmpfs,
+            KernelOption::Inotify,
+            KernelOption::FileHandles,
+            KernelOption::Autofs,
+        ],
+        Need::ForPrograms,
+        "systemd as the guest's init needs them: its README, \"REQUIREMENTS\"",
+    ),
+    demand(
+        "kernel.containers",
+        &[
+            KernelOption::MemoryCgroup,
+            KernelOption::PidsCgroup,
+            KernelOption::BpfCgroup,
+            KernelOption::NetNamespaces,
+            KernelOption::UserNamespaces,
+            KernelOption::SeccompFilter,
+            KernelOption::Veth,
+            KernelOption::Bridge,
+            KernelOption::BridgeNetfilter,
+            KernelOption::Nat,
+            KernelOption::NfTables,
+            KernelOption::NftCompat,
+            KernelOption::AddressType,
+            KernelOption::Masquerade,
+        ],
+        Need::ForPrograms,
+        "Docker in the guest needs them: contrib/check-config.sh of moby",
     ),
 ];
 
@@ -166,14 +203,17 @@ impl Demand {
         let found = format!("{} is off", off.join(", "));
         match self.need {
             Need::Required => Finding::fail(self.check, found, self.without, ANOTHER_KERNEL),
-            Need::Recommended => Finding::warn(self.check, found, self.without, ANOTHER_KERNEL),
+            Need::Recommended | Need::ForPrograms => {
+                Finding::warn(self.check, found, self.without, ANOTHER_KERNEL)
+            }
         }
     }
 }
 
 /// Whether somebody has to load modules before the root is there.
 fn modules(facts: &KernelFacts) -> Option<Finding> {
-    let needed = DEMANDS.iter().flat_map(|demand| demand.options).chain(PCI).copied();
+    let early = DEMANDS.iter().filter(|demand| demand.need != Need::ForPrograms);
+    let needed = early.flat_map(|demand| demand.options).chain(PCI).copied();
     let modules: Vec<_> = needed
         .filter(|option| facts.setting(*option) == Some(Setting::Module))
         .map(KernelOption::symbol)
@@ -273,6 +313,17 @@ mod tests {
         let findings = findings(&all(&[(KernelOption::Ext4, Setting::Module)]));
         let modules = findings.iter().find(|it| it.check == "kernel.modules").unwrap();
         assert!(modules.found.contains("EXT4_FS") && modules.verdict == Verdict::Warn);
+    }
+
+    #[test]
+    fn what_only_some_programs_need_may_be_a_module_and_is_missed_without_failing() {
+        let (bridge, systemd) = (KernelOption::Bridge, KernelOption::Autofs);
+        let module = all(&[(bridge, Setting::Module)]);
+        assert_eq!(verdict(&module, "kernel.containers"), Some(Verdict::Ok));
+        assert_eq!(verdict(&module, "kernel.modules"), None);
+        let off = all(&[(bridge, Setting::Off), (systemd, Setting::Off)]);
+        assert_eq!(verdict(&off, "kernel.containers"), Some(Verdict::Warn));
+        assert_eq!(verdict(&off, "kernel.systemd"), Some(Verdict::Warn));
     }
 
     #[test]

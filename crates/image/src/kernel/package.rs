@@ -76,9 +76,9 @@ async fn extract(file: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Downloads the package with the distribution's kernel source into `cache`, unless it is there, and
-/// unpacks it; returns the archive inside.
-pub(crate) async fn fetch_source(
+/// Downloads the package with the distribution's kernel source into `cache`, unless it is there; returns
+/// the package file, whose name tells the version.
+pub(super) async fn fetch_source(
     cache: &Path,
     work: &Path,
     progress: &dyn Progress,
@@ -89,19 +89,42 @@ pub(crate) async fn fetch_source(
         wanted: format!("kernel source behind {SOURCE_METAPACKAGE}"),
     })?;
     progress.step(&format!("kernel source from package {package}"));
-    let packages = [package.clone()];
+    let packages = [package];
     let archives = locate(&packages).await?;
     fs::create_dir_all(cache).on("make directory", cache)?;
     let missing: Vec<_> = archives.iter().filter(|archive| !archive.is_in(cache)).collect();
     if !missing.is_empty() {
         download(&packages, &missing, cache, &work.join("packages"), progress).await?;
     }
-    let unpacked = work.join("package");
-    for archive in &archives {
-        extract(&cache.join(&archive.file), &unpacked).await?;
-    }
-    only_entry(&unpacked.join("usr/src"), "linux-source-")
-        .ok_or(ImageError::PackageIncomplete { package, wanted: "/usr/src/linux-source-*" })
+    Ok(cache.join(&archives[0].file))
+}
+
+/// Unpacks such a package into `into`; returns the archive with the source inside.
+pub(super) async fn unpack_source(package: &Path, into: &Path) -> Result<PathBuf> {
+    extract(package, into).await?;
+    let sources = into.join("usr/src");
+    source_archive(&sources).ok_or_else(|| ImageError::PackageIncomplete {
+        package: package.display().to_string(),
+        wanted: "/usr/src/linux-source-*.tar.*",
+    })
+}
+
+/// The one archive in a directory: Debian has it there, Ubuntu in a directory of its own, to which a
+/// link leads.
+fn source_archive(dir: &Path) -> Option<PathBuf> {
+    let is_source = |path: &PathBuf| {
+        let name = path.file_name().and_then(|it| it.to_str()).unwrap_or_default();
+        name.starts_with("linux-source-")
+    };
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let here = entries(dir).map(|entry| entry.path()).filter(is_source);
+    let (dirs, files): (Vec<_>, Vec<_>) =
+        here.filter(|path| !path.is_symlink()).partition(|path| path.is_dir());
+    let inside = dirs.iter().flat_map(|dir| entries(dir)).map(|entry| entry.path());
+    let inside = inside.filter(|path| is_source(path) && path.is_file() && !path.is_symlink());
+    let mut archives = files.into_iter().chain(inside);
+    let first = archives.next();
+    first.filter(|_| archives.next().is_none())
 }
 
 /// The concrete kernel package behind a metapackage, first, and those that hold its modules.
@@ -285,6 +308,27 @@ mod tests {
         assert!(!archive.is_in(cache.path()));
         fs::write(cache.path().join("x.deb"), "abc").unwrap();
         assert!(archive.is_in(cache.path()));
+    }
+
+    #[test]
+    fn the_source_is_found_as_debian_and_as_ubuntu_pack_it() {
+        let unpacked = tempfile::tempdir().unwrap();
+        let dir = unpacked.path();
+        assert_eq!(source_archive(dir), None);
+        fs::write(dir.join("linux-patch-6.1-rt.patch.xz"), "").unwrap();
+        let debian = dir.join("linux-source-6.1.tar.xz");
+        fs::write(&debian, "").unwrap();
+        assert_eq!(source_archive(dir), Some(debian.clone()));
+        fs::remove_file(&debian).unwrap();
+
+        let ubuntu = dir.join("linux-source-6.8.0/linux-source-6.8.0.tar.bz2");
+        fs::create_dir_all(dir.join("linux-source-6.8.0/debian")).unwrap();
+        fs::write(&ubuntu, "").unwrap();
+        let link = dir.join("linux-source-6.8.0.tar.bz2");
+        std::os::unix::fs::symlink("linux-source-6.8.0/linux-source-6.8.0.tar.bz2", link).unwrap();
+        assert_eq!(source_archive(dir), Some(ubuntu));
+        fs::write(debian, "").unwrap();
+        assert_eq!(source_archive(dir), None, "nobody knows which of two is meant");
     }
 
     #[test]

@@ -4,9 +4,17 @@
 //! ```text
 //! source ─► make tinyconfig ─► + lean.config ─► make olddefconfig ─► all there? ─► make bzImage
 //! ```
-//! All is done in a directory that the caller gives; the source itself is not changed.
+//! All is done in a directory that the caller gives; the source itself is not changed. What an earlier
+//! build left there, however it ended, is gone on from:
+//!
+//! ```text
+//! <work>/source/     the distribution's source, unpacked
+//! <work>/unpacked    the package it is of; written when all of it is there
+//! <work>/build/      the configuration, and what was compiled
+//! <work>/.lock       held by whoever builds
+//! ```
 
-use super::package;
+use super::{package, toolchain};
 use crate::{
     command::{self, Tool},
     error::{ImageError, OnPath, Result, blocking},
@@ -17,7 +25,7 @@ use aetherium_model::finding::Finding;
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -35,8 +43,10 @@ const BUILD_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 const ARCH: &str = "ARCH=x86_64";
 /// Where the build puts it.
 const IMAGE: &str = "arch/x86/boot/bzImage";
-const REMEDY: &str = "see the last lines; the build needs gcc, make, flex, bison, bc, and the headers \
-                      of libelf (as root: apt-get install build-essential flex bison bc libelf-dev)";
+const REMEDY: &str =
+    "see the last lines; what was compiled stays, and the next try goes on from it";
+/// Options that were renamed: a source knows one name or the other.
+const RENAMED: [(&str, &str); 1] = [("SPECULATION_MITIGATIONS", "CPU_MITIGATIONS")];
 
 /// Where the source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +120,7 @@ impl KernelBuild {
     /// [`ImageError::KernelOptionsLost`] if an option of the fragments did not survive; whatever keeps
     /// the source away, or the configurator from running.
     pub async fn configure(&self, progress: &dyn Progress) -> Result<Configured> {
-        for (program, package) in
-            [("make", "make"), ("gcc", "gcc"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc")]
-        {
-            command::find(program, package)?;
-        }
+        toolchain::require().await?;
         let wanted = self.wanted()?;
         let (dir, waited) = (self.work.clone(), Duration::ZERO);
         let held = lock::exclusive(&dir.join(".lock"), waited).await?;
@@ -176,18 +182,49 @@ impl KernelBuild {
             KernelCode::Tree(tree) => return tree.canonicalize().on("resolve", tree),
             KernelCode::DistributionPackage { cache } => cache,
         };
-        let archive = package::fetch_source(cache, &self.work, progress).await?;
+        let package = package::fetch_source(cache, &self.work, progress).await?;
+        let (source, mark) = (self.work.join("source"), self.work.join("unpacked"));
+        let name = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if fs::read_to_string(&mark).is_ok_and(|unpacked| unpacked == name) {
+            return Ok(source);
+        }
         progress.step("unpacking the kernel's source");
-        let source = self.work.join("source");
+        let packed = self.work.join("package");
+        for stale in [&mark, &source, &packed, &self.work.join("build")] {
+            removed(stale)?;
+        }
         fs::create_dir_all(&source).on("make directory", &source)?;
-        Tool::new("tar", "tar", UNPACK_DEADLINE)
-            .args(["--extract", "--strip-components=1", "--file"])
-            .arg(&archive)
-            .arg("--directory")
-            .arg(&source)
-            .run()
-            .await?;
+        let archive = package::unpack_source(&package, &packed).await?;
+        untar(&archive, &source).await?;
+        removed(&packed)?;
+        fs::write(&mark, name).on("write", &mark)?;
         Ok(source)
+    }
+}
+
+async fn untar(archive: &Path, into: &Path) -> Result<()> {
+    // tar starts these by itself, and without them says only that a child failed.
+    match archive.extension().and_then(|ending| ending.to_str()) {
+        Some("bz2") => drop(command::find("bzip2", "bzip2")?),
+        Some("xz") => drop(command::find("xz", "xz-utils")?),
+        _ => {}
+    }
+    Tool::new("tar", "tar", UNPACK_DEADLINE)
+        .args(["--extract", "--strip-components=1", "--file"])
+        .arg(archive)
+        .arg("--directory")
+        .arg(into)
+        .run()
+        .await?;
+    Ok(())
+}
+
+/// Removes a file or a directory, if it is there.
+fn removed(path: &Path) -> Result<()> {
+    let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match gone {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.on("remove", path),
     }
 }
 
@@ -197,9 +234,10 @@ fn make(source: &Path, build: &Path, deadline: Duration) -> Tool<'static> {
     Tool::new("make", "make", deadline).arg("-C").arg(source).arg(output).arg(ARCH).remedy(REMEDY)
 }
 
-/// What a line of the build means: `  CC      fs/ext4/inode.o`.
+/// What a line of the build means to people: the directory that is done, of
+/// `  AR      fs/ext4/built-in.a`. Lines for every file would be thousands.
 fn meaning(line: &str) -> Option<&str> {
-    line.starts_with("  ").then(|| line.trim())
+    line.trim().strip_prefix("AR ")?.trim_start().strip_suffix("/built-in.a")
 }
 
 /// The lines `CONFIG_X=…`; of two for one option the last counts.
@@ -247,13 +285,22 @@ fn compare(wanted: &[String], config: &str, known: &BTreeSet<String>) -> Outcome
         if is_there {
             continue;
         }
-        if known.contains(name.trim_start_matches("CONFIG_")) {
+        let bare = name.trim_start_matches("CONFIG_");
+        if known.contains(bare) {
             outcome.lost.push(option.clone());
-        } else {
+        } else if !other_name(bare).is_some_and(|other| known.contains(other)) {
             outcome.unknown.push(option.clone());
         }
     }
     outcome
+}
+
+fn other_name(symbol: &str) -> Option<&'static str> {
+    RENAMED.iter().find_map(|(old, new)| match symbol {
+        it if it == *old => Some(*new),
+        it if it == *new => Some(*old),
+        _ => None,
+    })
 }
 
 /// Every option that the source has, from its Kconfig files.
@@ -310,6 +357,25 @@ mod tests {
         let outcome = compare(&wanted, config, &known);
         assert_eq!(outcome.lost, ["CONFIG_B=y", "CONFIG_F=n"]);
         assert_eq!(outcome.unknown, ["CONFIG_C=y"]);
+    }
+
+    #[test]
+    fn an_option_under_its_other_name_is_not_missed() {
+        let wanted = lines("CONFIG_SPECULATION_MITIGATIONS=y\nCONFIG_CPU_MITIGATIONS=y");
+        for name in ["SPECULATION_MITIGATIONS", "CPU_MITIGATIONS"] {
+            let config = format!("CONFIG_{name}=y\n");
+            let known = [name.to_owned()].into();
+            assert_eq!(compare(&wanted, &config, &known), Outcome::default());
+            assert_eq!(compare(&wanted, "", &known).lost, [format!("CONFIG_{name}=y")]);
+        }
+        assert_eq!(compare(&wanted, "", &BTreeSet::new()).unknown, wanted);
+    }
+
+    #[test]
+    fn of_the_builds_lines_those_are_told_that_end_a_directory() {
+        assert_eq!(meaning("  AR      fs/ext4/built-in.a"), Some("fs/ext4"));
+        assert_eq!(meaning("  CC      fs/ext4/inode.o"), None);
+        assert_eq!(meaning("  AR      built-in.a"), None);
     }
 
     #[test]

@@ -2,18 +2,16 @@
 
 use super::{
     Budget, Problem, Tree,
+    ahead::Ahead,
     archive::Archive,
-    codec,
     entry::{Item, Node},
-    limits::Flow,
     tree::Fresh,
 };
-use crate::{
-    digest,
-    error::{ImageError, Result},
+use crate::error::{ImageError, Result};
+use std::{
+    io::{self, Read},
+    thread,
 };
-use sha2::{Digest as _, Sha256};
-use std::io::{self, BufReader, Read};
 
 /// What a layer is said to be.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +31,7 @@ pub(crate) struct Layer {
 pub(crate) fn apply(
     tree: &mut Tree,
     layer: &Layer,
-    bytes: impl Read,
+    bytes: impl Read + Send,
     budget: &mut Budget,
 ) -> Result<u64> {
     let mut at = String::new();
@@ -47,26 +45,21 @@ pub(crate) fn apply(
 fn run(
     tree: &mut Tree,
     layer: &Layer,
-    bytes: impl Read,
+    bytes: impl Read + Send,
     budget: &mut Budget,
     at: &mut String,
 ) -> Result<u64, Problem> {
-    let flow = Flow::new(budget.limits());
-    let mut packed = Hashing::new(flow.packed(bytes), layer.packed.is_some());
-    let unpacked = codec::unpack(BufReader::with_capacity(128 << 10, &mut packed));
-    let unpacked = flow.unpacked(unpacked.map_err(Problem::Unreadable)?);
-    let mut unpacked = Hashing::new(unpacked, layer.unpacked.is_some());
-    let devices =
-        entries(tree, &mut unpacked, budget, at).map_err(|problem| flow.explain(problem))?;
-    at.clear();
-    // What follows the end of an archive counts for the digests.
-    io::copy(&mut unpacked, &mut io::sink())
-        .map_err(|error| flow.explain(Problem::Unreadable(error)))?;
-    unpacked.check("unpacked digest", layer.unpacked.as_deref())?;
-    drop(unpacked);
-    io::copy(&mut packed, &mut io::sink()).map_err(Problem::Unreadable)?;
-    packed.check("digest", layer.packed.as_deref())?;
-    Ok(devices)
+    thread::scope(|scope| {
+        let (mut ahead, reading) = Ahead::of(scope, layer, bytes, budget.limits())?;
+        let devices = entries(tree, &mut ahead, budget, at).map_err(|it| ahead.explain(it))?;
+        at.clear();
+        // What follows the end of an archive counts for the digests.
+        io::copy(&mut ahead, &mut io::sink())
+            .map_err(|error| ahead.explain(Problem::Unreadable(error)))?;
+        let digests = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        digests.check(layer)?;
+        Ok(devices)
+    })
 }
 
 fn entries(
@@ -89,42 +82,11 @@ fn entries(
                 tree.put(&path, &node, meta, &mut archive.content(), &mut fresh)?;
             }
             Item::Link { path, target } => tree.link(&path, &target, &mut fresh)?,
-            Item::Hide { path } => tree.hide(&path, &mut fresh)?,
-            Item::HideBelow { dir } => tree.hide_below(&dir, &mut fresh)?,
+            Item::Hide { path } => tree.hide(&path, &fresh)?,
+            Item::HideBelow { dir } => tree.hide_below(&dir, &fresh)?,
             Item::Device => devices += 1,
             Item::Nothing => {}
         }
     }
     Ok(devices)
-}
-
-/// Computes the digest of what is read through it, where one is wanted.
-struct Hashing<R> {
-    inner: R,
-    hash: Option<Sha256>,
-}
-
-impl<R: Read> Hashing<R> {
-    fn new(inner: R, wanted: bool) -> Self {
-        Self { inner, hash: wanted.then(Sha256::new) }
-    }
-
-    fn check(&mut self, what: &'static str, expected: Option<&str>) -> Result<(), Problem> {
-        let (Some(hash), Some(expected)) = (self.hash.take(), expected) else { return Ok(()) };
-        let found = digest::hex(&hash.finalize());
-        if found == expected {
-            return Ok(());
-        }
-        Err(Problem::Digest { what, expected: expected.to_owned(), found })
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(chunk)?;
-        if let Some(hash) = &mut self.hash {
-            hash.update(&chunk[..read]);
-        }
-        Ok(read)
-    }
 }

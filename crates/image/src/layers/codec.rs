@@ -8,16 +8,25 @@ use std::io::{self, BufRead, Read};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Whether a layer's bytes are what it unpacks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    Plain,
+    Packed,
+}
+
 /// The unpacked bytes of `packed`: gzip, zstd or plain.
-pub(super) fn unpack<'a>(mut packed: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(super) fn unpack<'a>(
+    mut packed: impl BufRead + 'a,
+) -> io::Result<(Packing, Box<dyn Read + 'a>)> {
     let first = packed.fill_buf()?;
-    if first.starts_with(&GZIP) {
-        return Ok(Box::new(MultiGzDecoder::new(packed)));
-    }
-    if first.starts_with(&ZSTD) {
-        return Ok(Box::new(ZstdFrames { state: Some(State::Between(packed)) }));
-    }
-    Ok(Box::new(packed))
+    Ok(if first.starts_with(&GZIP) {
+        (Packing::Packed, Box::new(MultiGzDecoder::new(packed)))
+    } else if first.starts_with(&ZSTD) {
+        (Packing::Packed, Box::new(ZstdFrames { state: Some(State::Between(packed)) }))
+    } else {
+        (Packing::Plain, Box::new(packed))
+    })
 }
 
 /// Frames of zstd, one after the other, as parallel compressors write them.

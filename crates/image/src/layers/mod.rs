@@ -4,8 +4,9 @@
 //! entry, and each entry changes a [`Tree`]:
 //!
 //! ```text
-//! bytes ─digest─► gzip│zstd│plain ─limits─► tar entries ─parse─► Item ─► Tree (put, hide, hide lower)
-//!                                                                         └─ seal: owners, modes, times
+//! bytes ─► Ahead: digests, gzip│zstd│plain, limits      in a thread of its own
+//!           └─► tar entries ─parse─► Item ─► Tree (put, hide, hide lower)
+//!                                             └─ seal: owners, modes, times
 //! ```
 //! While layers are applied, everything in the tree belongs to this process and only it can enter.
 //! Owners, modes and extended attributes are put on at the end ([`Tree::seal`]); without root they are
@@ -22,6 +23,7 @@
 //! A refusal names the layer, the entry and the reason. This module must never follow a path outside
 //! the tree, nor run anything.
 
+mod ahead;
 mod apply;
 mod archive;
 mod codec;

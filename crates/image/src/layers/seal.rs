@@ -83,7 +83,7 @@ impl Sealer<'_> {
                 );
                 record.write_all(line.as_bytes()).host("write the owners of")?;
             }
-            None => own(dir, name, kind, &meta)?,
+            None => own(dir, name, found, &meta)?,
         }
         if matches!(kind, FileType::RegularFile | FileType::Directory) {
             self.attributes(dir, name, &meta)?;
@@ -118,11 +118,13 @@ impl Sealer<'_> {
 }
 
 /// The owner first: a change of it takes set-user-id bits away.
-fn own(dir: BorrowedFd<'_>, name: &OsStr, kind: FileType, meta: &Meta) -> Result<(), Problem> {
-    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .host("set the owner of")?;
-    if kind != FileType::Symlink {
+fn own(dir: BorrowedFd<'_>, name: &OsStr, found: &Stat, meta: &Meta) -> Result<(), Problem> {
+    if (found.st_uid, found.st_gid) != (meta.uid, meta.gid) {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .host("set the owner of")?;
+    }
+    if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
         let mode = Mode::from_raw_mode(meta.mode);
         rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).host("set the mode of")?;
     }

@@ -16,10 +16,10 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::Notify;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed() {
-    let world = World::new().await;
+async fn hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed(way: Way) {
+    let world = World::new(way).await;
     let (runs, at_once) =
         (Arc::new(Mutex::new(HashMap::<TaskId, u32>::new())), Arc::new(AtomicU32::new(0)));
     let handler = answers({
@@ -52,9 +52,8 @@ async fn hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed() {
     assert!(runs.values().all(|times| *times == 1));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_consumer_is_woken_by_every_task_that_comes() {
-    let world = World::new().await;
+async fn an_idle_consumer_is_woken_by_every_task_that_comes(way: Way) {
+    let world = World::new(way).await;
     let running = world.consume(answers(|_, _| Box::pin(async { Outcome::Done })), DEADLINE);
     for _ in 0..150 {
         let (_, task) = world.add_vm().await;
@@ -63,9 +62,8 @@ async fn an_idle_consumer_is_woken_by_every_task_that_comes() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_of_one_serial_key_run_one_at_a_time_in_order() {
-    let world = World::new().await;
+async fn tasks_of_one_serial_key_run_one_at_a_time_in_order(way: Way) {
+    let world = World::new(way).await;
     let busy = Arc::new(Mutex::new(HashMap::<String, Vec<TaskId>>::new()));
     let done = Arc::new(Mutex::new(Vec::new()));
     let handler = answers({
@@ -104,9 +102,8 @@ async fn tasks_of_one_serial_key_run_one_at_a_time_in_order() {
     assert!(pairs.iter().all(|(create, delete)| place(create) < place(delete)));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_panics_fails_its_task_and_nothing_else() {
-    let world = World::new().await;
+async fn a_handler_that_panics_fails_its_task_and_nothing_else(way: Way) {
+    let world = World::new(way).await;
     let handler = answers(|task, _| {
         Box::pin(async move {
             assert!(!matches!(task.kind, TaskKind::VmCreate { .. }), "boom");
@@ -125,9 +122,8 @@ async fn a_handler_that_panics_fails_its_task_and_nothing_else() {
     assert_eq!(handler.abandoned.lock().unwrap().get(&create.id), Some(&fault));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_panics_after_the_start_mark_interrupts_its_run() {
-    let world = World::new().await;
+async fn a_handler_that_panics_after_the_start_mark_interrupts_its_run(way: Way) {
+    let world = World::new(way).await;
     let queue = world.queue.clone();
     let handler = answers(move |task, _| {
         let queue = queue.clone();
@@ -148,9 +144,8 @@ async fn a_handler_that_panics_after_the_start_mark_interrupts_its_run() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running() {
-    let world = World::new().await;
+async fn a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running(way: Way) {
+    let world = World::new(way).await;
     let queue = world.queue.clone();
     let handler = answers(move |task, _| {
         let queue = queue.clone();
@@ -169,9 +164,8 @@ async fn a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancellation_reaches_the_handler_that_runs() {
-    let world = World::new().await;
+async fn a_cancellation_reaches_the_handler_that_runs(way: Way) {
+    let world = World::new(way).await;
     let queue = world.queue.clone();
     let handler = answers(move |task, context| {
         let queue = queue.clone();
@@ -202,9 +196,8 @@ async fn a_cancellation_reaches_the_handler_that_runs() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_often() {
-    let world = World::new().await;
+async fn what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_often(way: Way) {
+    let world = World::new(way).await;
     let handler = answers(|_, _| {
         let fault = Fault::new(Code::NoCapacity, "no room");
         Box::pin(async { Outcome::Retry { after: Duration::from_millis(5), fault } })
@@ -219,9 +212,8 @@ async fn what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_oft
     assert_eq!(handler.abandoned.lock().unwrap().get(&task.id), Some(&fault));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_due_at_the_very_moment_it_is_looked_for_is_not_forgotten() {
-    let world = World::new().await;
+async fn what_comes_due_at_the_very_moment_it_is_looked_for_is_not_forgotten(way: Way) {
+    let world = World::new(way).await;
     let handler = answers(|task, _| {
         // About as long as a round takes: sooner or later a task comes due in the midst of one.
         let after = Duration::from_millis(u64::from(task.attempts) % 3);
@@ -236,31 +228,41 @@ async fn what_comes_due_at_the_very_moment_it_is_looked_for_is_not_forgotten() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shutdown_waits_for_handlers_within_the_grace() {
-    let world = World::new().await;
-    let handler = answers(|_, context| {
-        Box::pin(async move {
-            context.shutting_down().cancelled().await;
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            Outcome::Done
-        })
+async fn shutdown_waits_for_handlers_within_the_grace(way: Way) {
+    let world = World::new(way).await;
+    let (stopping, late_is_there) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handler = answers({
+        let (stopping, late_is_there) = (Arc::clone(&stopping), Arc::clone(&late_is_there));
+        move |_, context| {
+            let (stopping, late_is_there) = (Arc::clone(&stopping), Arc::clone(&late_is_there));
+            Box::pin(async move {
+                context.shutting_down().cancelled().await;
+                // Passed on by the consumer when it claims no more.
+                context.cancelled().cancelled().await;
+                stopping.notify_one();
+                late_is_there.notified().await;
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                Outcome::Done
+            })
+        }
     });
     let running = world.consume(handler, DEADLINE);
     let (_, task) = world.add_vm().await;
     world.until(task.id, TaskState::Claimed).await;
     running.shutdown.cancel();
+    world.queue.request_cancel_task(task.id, now()).await.unwrap();
+    stopping.notified().await;
     let (_, late) = world.add_vm().await;
+    late_is_there.notify_one();
     running.stop().await;
     assert_eq!(world.state(task.id).await, TaskState::Succeeded);
     assert_eq!(world.state(late.id).await, TaskState::Queued);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shutdown_hands_back_what_has_not_started_and_interrupts_what_has() {
-    let world = World::new().await;
+async fn shutdown_hands_back_what_has_not_started_and_interrupts_what_has(way: Way) {
+    let world = World::new(way).await;
     let queue = world.queue.clone();
     let handler = answers(move |task, _| {
         let queue = queue.clone();
@@ -282,9 +284,10 @@ async fn shutdown_hands_back_what_has_not_started_and_interrupts_what_has() {
     assert_eq!(Vec::from_iter(handler.abandoned.lock().unwrap().keys()), [&started.id]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_is_only_gone_on_with() {
-    let world = World::new().await;
+async fn after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_is_only_gone_on_with(
+    way: Way,
+) {
+    let world = World::new(way).await;
     let queue = world.queue.clone();
     let handler = answers(move |task, _| {
         let queue = queue.clone();
@@ -335,4 +338,19 @@ async fn after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_is_o
     let state = world.queue.store().execution(execution.id).await.unwrap().state;
     assert_eq!(state, completed());
     assert!(handler.abandoned.lock().unwrap().is_empty());
+}
+
+on_every_way! {
+    hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed
+    an_idle_consumer_is_woken_by_every_task_that_comes
+    tasks_of_one_serial_key_run_one_at_a_time_in_order
+    a_handler_that_panics_fails_its_task_and_nothing_else
+    a_handler_that_panics_after_the_start_mark_interrupts_its_run
+    a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running
+    a_cancellation_reaches_the_handler_that_runs
+    what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_often
+    what_comes_due_at_the_very_moment_it_is_looked_for_is_not_forgotten
+    shutdown_waits_for_handlers_within_the_grace
+    shutdown_hands_back_what_has_not_started_and_interrupts_what_has
+    after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_is_only_gone_on_with
 }

@@ -1,4 +1,4 @@
-//! The delivery loop, on a real store.
+//! The delivery loop, on real stores, over every kind of bus.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,4 +9,5 @@
 )]
 
 mod delivery;
+mod faults;
 mod support;

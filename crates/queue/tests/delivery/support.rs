@@ -7,48 +7,119 @@ use aetherium_model::{
     task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
-use aetherium_queue::{Bus, Changed, Consumer, Handler, Outcome, Queue, TaskContext, Topic};
+use aetherium_queue::{
+    Bus, Changed, Consumer, Handler, Health, Outcome, Queue, TaskContext, Topic,
+};
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store, StoreError};
 use async_trait::async_trait;
 use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, SystemTime},
 };
+use test_servers::{Postgres, Redis};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Shorter than the idle poll: what happens within it was not found by polling.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(12);
 
+/// How tasks get from where they are made to the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// One process over SQLite.
+    InProcess,
+    /// A gateway and a worker over PostgreSQL that look again and again.
+    Polling,
+    /// The same, with Redis between them.
+    Redis,
+}
+
+/// Makes a test of each case for every way.
+macro_rules! on_every_way {
+    ($($case:ident)+) => {
+        mod in_process { $crate::support::on_one_way! { InProcess $($case)+ } }
+        mod polling { $crate::support::on_one_way! { Polling $($case)+ } }
+        mod redis { $crate::support::on_one_way! { Redis $($case)+ } }
+    };
+}
+macro_rules! on_one_way {
+    ($way:ident $($case:ident)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case($crate::support::Way::$way).await;
+            }
+        )+
+    };
+}
+pub(crate) use {on_every_way, on_one_way};
+
 pub(crate) struct World {
+    /// The gateway's, with a bus of its own where a worker would be another process.
     pub(crate) queue: Queue,
+    /// The worker's bus.
+    worker_bus: Bus,
     pub(crate) worker: WorkerId,
     url: DatabaseUrl,
+    redis: Option<String>,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn new(way: Way) -> Self {
+        static REDIS: OnceLock<Redis> = OnceLock::new();
+        match way {
+            Way::InProcess | Way::Polling => Self::make(way, None).await,
+            Way::Redis => {
+                let url = REDIS.get_or_init(Redis::start).url();
+                let world = Self::make(way, Some(url)).await;
+                world.until_redis(Health::Healthy).await;
+                world
+            }
+        }
+    }
+
+    /// With this Redis, in whatever state it is.
+    pub(crate) async fn with_redis(redis: &Redis) -> Self {
+        Self::make(Way::Redis, Some(redis.url())).await
+    }
+
+    async fn make(way: Way, redis: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let url = DatabaseUrl::Sqlite(dir.path().join("x.db"));
-        let queue = Queue::new(Store::open(&url).await.unwrap(), Bus::in_process());
-        Self { queue, worker: WorkerId::new(), url, _dir: dir }
+        let url = match way {
+            Way::InProcess => DatabaseUrl::Sqlite(dir.path().join("x.db")),
+            Way::Polling | Way::Redis => Postgres::of_this_process().database().parse().unwrap(),
+        };
+        let (bus, worker_bus) = buses(&url, redis.as_deref());
+        let queue = Queue::new(Store::open(&url).await.unwrap(), bus);
+        Self { queue, worker_bus, worker: WorkerId::new(), url, redis, _dir: dir }
     }
 
     /// The same database with nothing else of the old process left.
     pub(crate) async fn restarted(self) -> Self {
-        let queue = Queue::new(Store::open(&self.url).await.unwrap(), Bus::in_process());
-        Self { queue, ..self }
+        let (bus, worker_bus) = buses(&self.url, self.redis.as_deref());
+        let queue = Queue::new(Store::open(&self.url).await.unwrap(), bus);
+        Self { queue, worker_bus, ..self }
+    }
+
+    /// Waits until both processes find Redis so.
+    pub(crate) async fn until_redis(&self, health: Health) {
+        for bus in [self.queue.bus(), &self.worker_bus] {
+            let mut found = bus.redis_health().unwrap();
+            let turned = found.wait_for(|it| *it == health);
+            let in_time = tokio::time::timeout(DEADLINE, turned).await;
+            assert!(in_time.is_ok(), "Redis is not found {health:?}");
+        }
     }
 
     pub(crate) fn consume(&self, handler: Arc<dyn Handler>, grace: Duration) -> Running {
         let shutdown = CancellationToken::new();
         let consumer = Consumer {
             store: self.queue.store().clone(),
-            bus: self.queue.bus().clone(),
+            bus: self.worker_bus.clone(),
             worker_id: self.worker,
             handler,
             max_in_flight: 8,
@@ -62,6 +133,7 @@ impl World {
             id: VmId::new(),
             spec: VmSpec {
                 template: "debian".parse().unwrap(),
+                template_digest: None,
                 resources: Resources::default(),
                 tuning: Default::default(),
                 network: NetworkMode::Isolated,
@@ -78,6 +150,7 @@ impl World {
             virtio_transport: None,
             address: None,
             timings: None,
+            expires_at: None,
             created_at: now(),
             updated_at: now(),
         };
@@ -191,17 +264,18 @@ pub(crate) fn completed() -> RunState {
     RunState::Completed { exit }
 }
 
+/// The gateway's bus and the worker's.
+fn buses(url: &DatabaseUrl, redis: Option<&str>) -> (Bus, Bus) {
+    let bus = || match (url, redis) {
+        (_, Some(redis)) => Bus::redis(redis).unwrap(),
+        (DatabaseUrl::Postgres(_), None) => Bus::polling(Duration::from_millis(20)),
+        (DatabaseUrl::Sqlite(_), None) => Bus::in_process(),
+    };
+    let one = bus();
+    let two = if matches!(url, DatabaseUrl::Sqlite(_)) { one.clone() } else { bus() };
+    (one, two)
+}
+
 fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        created_at: now(),
-        started_at: None,
-        finished_at: None,
-    }
+    Task::new(worker_id, kind, now())
 }

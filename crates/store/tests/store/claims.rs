@@ -124,8 +124,8 @@ async fn an_expired_lease_is_recovered_and_a_renewed_one_is_not(engine: Engine) 
     let worker = WorkerId::new();
     enqueue_vm_create(&db.store, worker).await;
     enqueue_vm_create(&db.store, worker).await;
-    let one = db.store.claim_next(worker, at(0), at(100)).await.unwrap().unwrap();
-    let two = db.store.claim_next(worker, at(0), at(100)).await.unwrap().unwrap();
+    let one = claim_at(&db.store, worker, at(0), at(100)).await.unwrap();
+    let two = claim_at(&db.store, worker, at(0), at(100)).await.unwrap();
     assert_eq!(db.store.recover_expired(at(100)).await.unwrap(), []);
     db.store.renew(&[two], at(200)).await.unwrap();
     let recovered = db.store.recover_expired(at(150)).await.unwrap();
@@ -194,10 +194,7 @@ async fn a_task_that_is_put_off_too_often_fails_with_the_last_reason(engine: Eng
     let why = Fault::new(Code::NoCapacity, "no room");
     for attempt in 1..=MAX_ATTEMPTS {
         let now = at(i64::from(attempt) * 10);
-        assert_eq!(
-            db.store.claim_next(worker, at(0), far()).await.unwrap().is_some(),
-            attempt == 1
-        );
+        assert_eq!(claim_at(&db.store, worker, at(0), far()).await.is_some(), attempt == 1);
         let claimed = match attempt {
             1 => db
                 .store
@@ -208,7 +205,7 @@ async fn a_task_that_is_put_off_too_often_fails_with_the_last_reason(engine: Eng
                 .remove(0),
             _ => {
                 assert_eq!(db.store.next_due(worker, at(0)).await.unwrap(), Some(now));
-                db.store.claim_next(worker, now, far()).await.unwrap().unwrap()
+                claim_at(&db.store, worker, now, far()).await.unwrap()
             }
         };
         assert_eq!(claimed.attempts, attempt);

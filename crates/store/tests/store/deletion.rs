@@ -76,7 +76,7 @@ async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more(engine: 
     let _ = db.store.finish_run(run, RunState::Cancelled, at(3)).await.unwrap();
     let claimed = claim(&db.store, worker).await.unwrap();
     assert_eq!(claimed.id, delete.id);
-    db.store.remove_workspace(workspace.id).await.unwrap();
+    db.store.remove_workspace(workspace.id, at(9)).await.unwrap();
     let end = db.store.finish_task(&claimed, TaskState::Succeeded, None, at(4)).await.unwrap();
     assert_eq!(end, TaskEnd::Written);
     for gone in [running.id, waiting.id] {
@@ -89,7 +89,7 @@ async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more(engine: 
 async fn a_workspace_that_nobody_asked_to_delete_is_not_removed(engine: Engine) {
     let db = Db::fresh(engine).await;
     let workspace = ready_workspace(&db.store, WorkerId::new(), "w").await;
-    let refused = db.store.remove_workspace(workspace.id).await;
+    let refused = db.store.remove_workspace(workspace.id, at(9)).await;
     assert!(matches!(refused, Err(StoreError::Conflict { .. })));
     assert_eq!(db.store.workspace(workspace.id).await.unwrap(), workspace);
 }

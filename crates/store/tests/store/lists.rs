@@ -66,7 +66,7 @@ async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of(engine: Engine) 
 
     let templates: Vec<Name> = vec!["alpine".parse().unwrap()];
     db.store.heartbeat(worker.id, at(60), 4, &templates).await.unwrap();
-    db.store.set_worker_state(worker.id, WorkerState::Draining).await.unwrap();
+    db.store.set_worker_state(worker.id, WorkerState::Draining, at(9)).await.unwrap();
     worker = Worker { heartbeat_at: at(60), vms: 4, templates, ..worker };
     worker.state = WorkerState::Draining;
     let listed = db.store.workers(&PageRequest::default()).await.unwrap();

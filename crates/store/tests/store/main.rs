@@ -11,11 +11,15 @@
 mod claims;
 mod crash;
 mod deletion;
+mod event_log;
 mod idempotency;
 mod lists;
 mod migrations;
 mod model;
 mod postgres;
+mod quotas;
 mod runs;
 mod support;
+mod ttl;
 mod upgrades;
+mod webhooks;

@@ -126,7 +126,7 @@ async fn apply(
         }
         Step::Claim => {
             let lease = at(model.now + LEASE_MS);
-            let claimed = store.claim_next(worker, now, lease).await.unwrap();
+            let claimed = claim_at(store, worker, now, lease).await;
             assert_eq!(claimed.map(|task| task.id), model.claim());
         }
         Step::Start(which) => {

@@ -1,7 +1,7 @@
 //! A fresh database of either engine for each test, and the things to put into it.
 
 use aetherium_model::{
-    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    ExecutionId, PromptId, Timestamp, VmId, WorkerId, WorkspaceId,
     assistant::Assistant,
     resources::{NetworkMode, Resources},
     run::{Command, Execution, Exit, ExitReport, RunState},
@@ -104,6 +104,7 @@ pub(crate) fn far() -> Timestamp {
 pub(crate) fn spec() -> VmSpec {
     VmSpec {
         template: "debian".parse().unwrap(),
+        template_digest: None,
         resources: Resources::default(),
         tuning: Default::default(),
         network: NetworkMode::Isolated,
@@ -114,18 +115,7 @@ pub(crate) fn spec() -> VmSpec {
 }
 
 pub(crate) fn task(worker_id: WorkerId, kind: TaskKind) -> Task {
-    Task {
-        id: TaskId::new(),
-        kind,
-        worker_id,
-        state: TaskState::Queued,
-        attempts: 0,
-        cancel_requested: false,
-        fault: None,
-        created_at: at(0),
-        started_at: None,
-        finished_at: None,
-    }
+    Task::new(worker_id, kind, at(0))
 }
 
 pub(crate) fn vm(worker_id: WorkerId, workspace_id: Option<WorkspaceId>) -> Vm {
@@ -141,6 +131,7 @@ pub(crate) fn vm(worker_id: WorkerId, workspace_id: Option<WorkspaceId>) -> Vm {
         virtio_transport: None,
         address: None,
         timings: None,
+        expires_at: None,
         created_at: at(0),
         updated_at: at(0),
     }
@@ -222,7 +213,7 @@ pub(crate) async fn add_prompt(store: &Store, workspace: &Workspace) -> Prompt {
 }
 
 pub(crate) async fn claim(store: &Store, worker: WorkerId) -> Option<Task> {
-    store.claim_next(worker, at(0), far()).await.unwrap()
+    claim_at(store, worker, at(0), far()).await
 }
 
 pub(crate) async fn start(store: &Store, claim: &Task) -> RunRef {
@@ -230,4 +221,14 @@ pub(crate) async fn start(store: &Store, claim: &Task) -> RunRef {
     let start = store.start_run(run, Some(claim), VmId::new(), at(1)).await.unwrap();
     assert_eq!(start, Start::Marked);
     run
+}
+
+/// Claims the one task whose turn it is.
+pub(crate) async fn claim_at(
+    store: &Store,
+    worker: WorkerId,
+    now: Timestamp,
+    lease_until: Timestamp,
+) -> Option<Task> {
+    store.claim_waiting(worker, 1, now, lease_until).await.unwrap().pop()
 }

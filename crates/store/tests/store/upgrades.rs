@@ -5,9 +5,14 @@
 
 use crate::support::*;
 use aetherium_model::{
-    Code, ExecutionId, Fault, PromptId, VmId, WorkerId, WorkspaceId, run::RunState, task::Recovery,
+    Code, ExecutionId, Fault, PromptId, TaskId, VmId, WorkerId, WorkspaceId,
+    event::{EventFilter, EventType},
+    page::PageRequest,
+    project::{Limits, ProjectId},
+    run::RunState,
+    task::{Priority, Recovery, Schedule},
 };
-use aetherium_store::{Created, DatabaseUrl, Idempotency, RunRef, Store};
+use aetherium_store::{Created, DatabaseUrl, Idempotency, RunRef, Store, TaskFilter};
 use std::{fs, path::Path};
 
 const ONE: &str = "00000000000000000000000001";
@@ -17,16 +22,20 @@ const THREE: &str = "00000000000000000000000003";
 /// A version of the schema, and what its binary had written.
 struct Version {
     schema: String,
+    /// What PostgreSQL gets besides.
+    for_postgres: Option<String>,
     data: String,
 }
 
 fn versions() -> Vec<Version> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = fs::read_dir(here.join("migrations")).unwrap().map(|it| it.unwrap().file_name());
-    let mut names: Vec<_> = files.collect();
+    let files = fs::read_dir(here.join("migrations")).unwrap().map(|it| it.unwrap());
+    let files = files.filter(|it| it.file_type().unwrap().is_file());
+    let mut names: Vec<_> = files.map(|it| it.file_name()).collect();
     names.sort();
     let version = |name: std::ffi::OsString| Version {
         schema: fs::read_to_string(here.join("migrations").join(&name)).unwrap(),
+        for_postgres: fs::read_to_string(here.join("migrations/postgres").join(&name)).ok(),
         data: fs::read_to_string(here.join("tests/store/upgrades").join(&name))
             .unwrap_or_else(|error| panic!("a migration needs data in upgrades/{name:?}: {error}")),
     };
@@ -41,6 +50,9 @@ async fn left_by(versions: &[Version], engine: Engine, dir: &tempfile::TempDir) 
     raw(&url, journal.to_owned()).await.unwrap();
     for (number, version) in (1..).zip(versions) {
         raw(&url, version.schema.clone()).await.unwrap();
+        if let Some(besides) = version.for_postgres.clone().filter(|_| engine == Engine::Postgres) {
+            raw(&url, besides).await.unwrap();
+        }
         raw(&url, format!("INSERT INTO schema_versions VALUES ({number}, 0)")).await.unwrap();
         raw(&url, version.data.clone()).await.unwrap();
     }
@@ -60,6 +72,9 @@ async fn what_an_earlier_version_left_is_kept_and_goes_on(engine: Engine) {
     }
 }
 
+/// The first version, counted from 1, whose tasks have a trace.
+const TRACED: usize = 3;
+
 async fn what_was_there_is_there(store: &Store, version: usize) {
     let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();
     let vm: VmId = format!("vm_{ONE}").parse().unwrap();
@@ -75,12 +90,48 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     let fault = store.vm(ended).await.unwrap().state;
     assert_eq!(fault.as_str(), "failed");
 
+    let traced: TaskId = format!("tk_{THREE}").parse().unwrap();
+    let trace = store.task(traced).await.unwrap().trace.map(|it| it.trace_id.to_string());
+    let theirs = (version >= TRACED).then_some("0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(trace.as_deref(), theirs);
+
     let done: PromptId = format!("pr_{ONE}").parse().unwrap();
     let prompt = store.prompt(done).await.unwrap();
     assert_eq!((prompt.prompt.as_str(), prompt.state), ("echo hello", completed()));
     assert_eq!(store.events(RunRef::Prompt(done), 0, 9).await.unwrap().len(), 2);
     let execution: ExecutionId = format!("ex_{ONE}").parse().unwrap();
     assert_eq!(store.execution(execution).await.unwrap().command.argv, ["true"]);
+
+    let dead = TaskFilter { dead: Some(true), ..TaskFilter::default() };
+    let dead = store.tasks(&dead, &PageRequest::default()).await.unwrap().items;
+    assert_eq!(dead.len(), usize::from(version >= 3));
+    if version >= 3 {
+        let put_off: TaskId = "tk_00000000000000000000000006".parse().unwrap();
+        let put_off = store.task(put_off).await.unwrap();
+        let (run_at, deadline) = (Some(at(7)), Some(at(9)));
+        let schedule = Schedule { priority: Priority::Batch, run_at, deadline };
+        assert_eq!(put_off.clone().scheduled(schedule), put_off);
+    }
+
+    let told = store.history(&EventFilter::default(), 0, 9).await.unwrap();
+    let told: Vec<_> = told.items.iter().map(|event| (event.seq, event.kind)).collect();
+    let project = store.project(&ProjectId::default()).await.unwrap();
+    if version >= number_of("0005_events.sql") {
+        assert_eq!(told, [(1, EventType::VmCreating), (2, EventType::VmBooting)]);
+        assert_eq!((project.limits.vms, project.usage.memory_mib), (Some(9), 512));
+        assert_eq!(live[0].expires_at, Some(at(4_000_000_000_000)));
+        assert_eq!(store.active_webhooks().await.unwrap()[0].url, "https://example.com/");
+    } else {
+        assert_eq!(told, []);
+        assert_eq!((project.limits, project.usage.vms), (Limits::default(), 1));
+    }
+}
+
+/// The version of the schema that a file makes.
+fn number_of(migration: &str) -> usize {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(here.join("migrations")).unwrap().map(|it| it.unwrap().file_name());
+    files.filter(|name| name.as_os_str() <= std::ffi::OsStr::new(migration)).count()
 }
 
 async fn work_goes_on(store: &Store) {

@@ -27,7 +27,7 @@ use aetherium_model::{
     Code, Fault, TemplateRef,
     build::BuildEvent,
     recipe::{BuildVm as Wanted, Recipe},
-    resources::{DriverKind, Resources},
+    resources::Resources,
 };
 use aetherium_vmm::{Vmm, VsockChoice};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -88,10 +88,11 @@ pub async fn build_template(
     log: &dyn BuildLog,
     cancelled: &CancellationToken,
 ) -> Result<InstalledTemplate, Fault> {
-    if ground.driver.kind() == DriverKind::Process && !plan.layers.is_empty() {
+    if !ground.driver.kind().starts_from_template() && !plan.layers.is_empty() {
+        let kind = ground.driver.kind();
         return Err(Fault::new(
             Code::DriverUnavailable,
-            "the process driver has no guest in which steps could run",
+            format!("the {kind} driver has no guest in which steps could run"),
         )
         .remedy("build with another driver, such as --driver qemu"));
     }

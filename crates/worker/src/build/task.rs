@@ -37,13 +37,13 @@ pub(crate) async fn sweep(host: &Host) -> Result<(), WorkerError> {
 /// Builds what a task asks for. A worker that is told to stop gives the task back.
 pub(crate) async fn from_task(
     host: &Arc<Host>,
-    name: Name,
+    place: TemplateRef,
     recipe: &Recipe,
     replace: bool,
     context: &TaskContext,
 ) -> Outcome {
     let cancelled = CancellationToken::new();
-    let mut built = built(host, &name, recipe, replace, &cancelled);
+    let mut built = built(host, &place, recipe, replace, &cancelled);
     let ended = tokio::select! {
         built = &mut built => Some(built),
         () = context.cancelled().cancelled() => None,
@@ -68,13 +68,13 @@ pub(crate) async fn from_task(
 /// The build itself. Boxed: it is large, and who waits for it also waits for other things.
 fn built<'a>(
     host: &'a Arc<Host>,
-    name: &'a Name,
+    place: &'a TemplateRef,
     recipe: &'a Recipe,
     replace: bool,
     cancelled: &'a CancellationToken,
 ) -> BoxFuture<'a, Result<InstalledTemplate, Fault>> {
     Box::pin(async move {
-        let request = request(host, name.clone(), recipe, replace)?;
+        let request = request(host, place.name.clone(), recipe, replace)?;
         let plan = plan(recipe)?;
         let ground = BuildGround {
             layout: host.layout.clone(),
@@ -84,8 +84,7 @@ fn built<'a>(
             boot_deadline: host.settings.boot_deadline,
             reuse: StepReuse::Kept,
         };
-        let place = TemplateRef::from(name);
-        build_template(&ground, &request, &place, recipe, &plan, &Log(name), cancelled).await
+        build_template(&ground, &request, place, recipe, &plan, &Log(place), cancelled).await
     })
 }
 
@@ -162,7 +161,7 @@ fn plan(recipe: &Recipe) -> Result<Plan, Fault> {
 }
 
 /// A build in the worker's log.
-struct Log<'a>(&'a Name);
+struct Log<'a>(&'a TemplateRef);
 
 impl BuildLog for Log<'_> {
     fn event(&self, event: BuildEvent) {

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::mpsc, time};
+use tracing::{Instrument as _, Span};
 
 /// Requests that may wait for one actor; there are few reasons to ask a VM anything.
 const REQUESTS: usize = 16;
@@ -62,7 +63,9 @@ pub(crate) fn spawn(
         machinery: None,
         was_paused: false,
     };
-    host.vms.enter(handle.clone(), actor.run(origin));
+    // Within whatever asked for the VM, which may end before the VM does.
+    let start = tracing::info_span!("vm.start", vm = %id);
+    host.vms.enter(handle.clone(), actor.run(origin, start));
     // Somebody may be waiting for it to be here.
     host.queue.bus().announce(Topic::Vm(id));
     handle
@@ -107,14 +110,17 @@ async fn next_stop(requests: &mut mpsc::Receiver<Request>) -> Fault {
 }
 
 impl Actor {
-    async fn run(mut self, origin: Origin) {
-        let end = match self.bring_up(origin).await {
+    async fn run(mut self, origin: Origin, start: Span) {
+        let end = match self.bring_up(origin).instrument(start).await {
             Ok(()) => self.watch_over().await,
             Err(fault) => fault,
         };
         self.release(&end).await;
         // In this order: whoever finds no actor must find a row that says why.
         self.record.apply(VmEvent::Ended(end), None).await;
+        if let Some(why) = self.record.termination() {
+            self.host.metrics.ended(&why);
+        }
         self.host.vms.remove(self.record.vm().id);
     }
 

@@ -7,16 +7,20 @@
 
 use crate::{WorkerError, host::Host};
 use aetherium_image::{Holder, InstalledTemplate};
-use aetherium_model::{Fault, TemplateRef, WorkspaceId, name::Name, resources::DriverKind, vm::Vm};
+use aetherium_model::{
+    Fault, TemplateRef, WorkspaceId,
+    name::Name,
+    vm::{Vm, VmSpec},
+};
 
-/// The template of a VM that is about to start, held for it. None where agents run as processes of
-/// the host: they start from no template.
+/// The template of a VM that is about to start, held for it. None where the driver's VMs start from
+/// no template.
 pub(super) fn hold(host: &Host, vm: &Vm) -> Result<Option<InstalledTemplate>, Fault> {
-    if host.driver()?.kind() == DriverKind::Process {
+    if !host.driver()?.kind().starts_from_template() {
         return Ok(None);
     }
     let kept = match (vm.workspace_id, &vm.spec.snapshot) {
-        (Some(workspace), _) => Some(hold_for_workspace(host, workspace, &vm.spec.template)?),
+        (Some(workspace), _) => Some(hold_for_workspace(host, workspace, &vm.spec)?),
         (None, Some(snapshot)) => {
             host.templates.held(&Holder::Snapshot(snapshot.clone())).map_err(WorkerError::from)?
         }
@@ -24,7 +28,7 @@ pub(super) fn hold(host: &Host, vm: &Vm) -> Result<Option<InstalledTemplate>, Fa
     };
     let wanted = match kept {
         Some(template) => pinned(&template)?,
-        None => TemplateRef::from(&vm.spec.template),
+        None => vm.spec.pinned(),
     };
     let held = host.templates.hold(&Holder::Vm(vm.id), wanted).map_err(WorkerError::from)?;
     Ok(Some(held))
@@ -36,13 +40,13 @@ pub(super) fn held(host: &Host, vm: &Vm) -> Result<InstalledTemplate, Fault> {
     let held = host.templates.held(&Holder::Vm(vm.id)).map_err(WorkerError::from)?;
     match held {
         Some(template) => Ok(template),
-        None => Ok(host.templates.get(&vm.spec.template).map_err(WorkerError::from)?),
+        None => Ok(host.templates.get(vm.spec.pinned()).map_err(WorkerError::from)?),
     }
 }
 
 /// Holds the template of a VM that was started before templates were held, and goes on.
 pub(crate) fn hold_for_adopted(host: &Host, vm: &Vm) -> Result<(), Fault> {
-    if host.driver()?.kind() == DriverKind::Process {
+    if !host.driver()?.kind().starts_from_template() {
         return Ok(());
     }
     let template = held(host, vm)?;
@@ -50,18 +54,18 @@ pub(crate) fn hold_for_adopted(host: &Host, vm: &Vm) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The template that a workspace's disk lies over: the one its name means when it is first needed,
-/// and from then on always the same.
+/// The template that a workspace's disk lies over: the one it was given when it was placed, else what
+/// its name means when it is first needed; from then on always the same.
 pub(crate) fn hold_for_workspace(
     host: &Host,
     workspace: WorkspaceId,
-    template: &Name,
+    spec: &VmSpec,
 ) -> Result<InstalledTemplate, Fault> {
     let holder = Holder::Workspace(workspace);
     let held = host.templates.held(&holder).map_err(WorkerError::from)?;
     match held {
         Some(template) => Ok(template),
-        None => Ok(host.templates.hold(&holder, template).map_err(WorkerError::from)?),
+        None => Ok(host.templates.hold(&holder, spec.pinned()).map_err(WorkerError::from)?),
     }
 }
 

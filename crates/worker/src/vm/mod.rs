@@ -41,7 +41,7 @@ use aetherium_model::{
     metrics::VmMetrics,
     run::Command,
     template::ImageDefaults,
-    vm::{ChangeVm, TakeSnapshot, VmState},
+    vm::{AgentTransport, ChangeVm, TakeSnapshot, VmState},
 };
 use std::{
     fs::File,
@@ -117,6 +117,11 @@ impl VmHandle {
     /// The state as last published.
     pub(crate) fn state(&self) -> VmState {
         self.view.borrow().state.clone()
+    }
+
+    /// What its agent is reached over, once it has answered.
+    pub(crate) fn transport(&self) -> Option<AgentTransport> {
+        self.view.borrow().agent.as_ref()?.transport().map(transport)
     }
 
     /// Keeps the VM from counting as idle until the hold is dropped.

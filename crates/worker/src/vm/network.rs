@@ -29,12 +29,11 @@ pub(super) async fn take_slot(host: &Host, vm: &Vm) -> Result<Option<Slot>, Faul
     }
 }
 
-/// The network as the guest is told of it. QEMU brings its own; the process driver has no guest.
+/// The network as the guest is told of it. QEMU brings its own; the process and simulated drivers have no guest.
 pub(super) fn seen_by_guest(driver: DriverKind, slot: Option<&Slot>) -> Option<GuestNet> {
     match (driver, slot) {
         (DriverKind::Firecracker, None) => None,
-        (DriverKind::Firecracker, Some(_)) | (DriverKind::Qemu | DriverKind::Process, _) => {
-            Some(guest_net())
-        }
+        (DriverKind::Firecracker, Some(_))
+        | (DriverKind::Qemu | DriverKind::Process | DriverKind::Simulated, _) => Some(guest_net()),
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     WorkerError,
     host::Host,
     journal::{DiffBase, Journal},
+    metrics::StartedFrom,
 };
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
 use aetherium_agent_proto::{
@@ -75,6 +76,10 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         None => Token::from_random(rand::random()),
     };
     let template = base::hold(host, &vm)?;
+    if let Some(template) = &template {
+        let digest = template.digest().map_err(WorkerError::from)?;
+        record.amend(|vm| vm.spec.template_digest = Some(digest));
+    }
     let said = template.as_ref().map(|it| &it.manifest);
     let image = said.and_then(|it| it.image.clone()).unwrap_or_default();
     let snapshots = vm.spec.snapshots.or(said.and_then(|it| it.snapshots));
@@ -100,6 +105,10 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
+    let from = match &origin {
+        Origin::Kernel(_) => StartedFrom::Kernel,
+        Origin::Snapshot(_) => StartedFrom::Snapshot,
+    };
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
         Origin::Snapshot(restored) => restored.load(host).await?,
@@ -129,6 +138,8 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         }
         Origin::Snapshot(_) => Box::pin(restore::awaken(host, &vm, &machine, &journal)).await?,
     };
+    let took = boot + agent_took;
+    host.metrics.started(machine.footprint().driver, from, took, began.elapsed());
     let transport = agent.transport().map(transport);
     record.amend(|vm| {
         vm.agent_transport = transport;
@@ -216,6 +227,7 @@ async fn prepare(
 ) -> Result<LaunchSpec, Fault> {
     let run_dir = host.layout.vm(vm.id);
     let Guest { boot, transport, snapshots } = match template {
+        None if host.driver()?.kind() == DriverKind::Simulated => Guest::NONE,
         None => prepare_process(host, &run_dir, &journal.token)?,
         Some(template) => prepare_guest(host, vm, &run_dir, journal, &template).await?,
     };
@@ -239,6 +251,11 @@ struct Guest {
     boot: Boot,
     transport: Option<VirtioTransport>,
     snapshots: Option<SnapshotKind>,
+}
+
+impl Guest {
+    /// What a modelled VM runs.
+    const NONE: Self = Self { boot: Boot::Nothing, transport: None, snapshots: None };
 }
 
 fn prepare_process(host: &Host, run_dir: &Path, token: &Token) -> Result<Guest, Fault> {
@@ -378,7 +395,7 @@ pub struct GuestIdentity<'a> {
 pub const fn ends_by(driver: DriverKind) -> EndsBy {
     match driver {
         DriverKind::Firecracker => EndsBy::Restart,
-        DriverKind::Qemu | DriverKind::Process => EndsBy::PowerOff,
+        DriverKind::Qemu | DriverKind::Process | DriverKind::Simulated => EndsBy::PowerOff,
     }
 }
 

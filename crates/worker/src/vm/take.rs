@@ -23,7 +23,7 @@ use aetherium_vmm::{
     AgentAddress, Machine, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent, SnapshotExtent,
     SnapshotFiles, SnapshotManifest,
 };
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Instant};
 
 impl Actor {
     /// What the snapshot will hold, or why none can be taken. Nothing is stopped for that.
@@ -63,6 +63,11 @@ impl Actor {
         let Some(machine) = self.machinery.as_ref().map(|it| it.machine.clone()) else {
             return Err(Fault::internal("a paused VM without a machine"));
         };
+        let began = Instant::now();
+        let kind = match extent {
+            SnapshotExtent::Full => SnapshotKind::Full,
+            SnapshotExtent::Diff { .. } => SnapshotKind::Diff,
+        };
         let snapshots = self.host.layout.snapshots();
         let place = snapshots.join(name.as_str());
         let aside = snapshots.join(format!(".{name}.{}", self.record.vm().id));
@@ -74,6 +79,7 @@ impl Actor {
             self.amend_journal(|journal| journal.diff_base = journal.diff_base.at(base))
         };
         let taken = taken.await;
+        self.host.metrics.snapshot(kind, began.elapsed(), taken.is_ok());
         if taken.is_err() {
             // It bears no name, so that nobody will take it for one.
             let _ = fs::remove_dir_all(&aside);

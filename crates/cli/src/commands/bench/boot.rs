@@ -90,7 +90,7 @@ async fn measure(
         DriverKind::Firecracker => {
             Bare::Firecracker(firecracker::Floor::learn(client, data, bench).await?)
         }
-        DriverKind::Qemu | DriverKind::Process => {
+        DriverKind::Qemu | DriverKind::Process | DriverKind::Simulated => {
             Bare::Qemu(Floor::learn(client, data, bench).await?)
         }
     };

@@ -75,6 +75,7 @@ async fn by_http(client: &Client, vm: VmId) -> Result<f64, CliError> {
         user: None,
         timeout_ms: None,
         detached: false,
+        schedule: Default::default(),
     };
     let began = Instant::now();
     let ran: Captured = client.post(&format!("/vms/{vm}/execute"), &request).await?;

@@ -1,6 +1,6 @@
 //! What a server costs that has nothing to do.
 
-use super::Figure;
+use super::{Figure, proc};
 use crate::{
     args::{Args, BenchArgs},
     client::Client,
@@ -33,13 +33,14 @@ pub(super) async fn idle(
     let bars = Bars::new();
     bars.spin("watching an idle server");
     tokio::time::sleep(SETTLE).await;
-    let (before, began) = (server.cpu_ticks()?, Instant::now());
+    let pid = server.0.id();
+    let (before, began) = (proc::cpu_of(pid)?, Instant::now());
     tokio::time::sleep(watch).await;
-    let ticks = server.cpu_ticks()? - before;
-    let busy = ticks as f64 / ticks_per_second() / began.elapsed().as_secs_f64() * 100.0;
+    let used = proc::cpu_of(pid)? - before;
+    let busy = used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
     bars.clear();
     Ok(vec![
-        Figure::new("idle.resident", server.resident_mib()?, "MiB").value_at_most(60.0),
+        Figure::new("idle.resident", proc::resident_mib(pid)?, "MiB").value_at_most(60.0),
         Figure::new("idle.cpu", busy, "% of a core").value_at_most(0.5),
     ])
 }
@@ -82,32 +83,6 @@ impl Idler {
         }
         Err(Fault::new(Code::DeadlineExceeded, "the server did not start in time").into())
     }
-
-    /// User and system time, fields 14 and 15 of `/proc/<pid>/stat` (proc(5)).
-    fn cpu_ticks(&self) -> Result<u64, CliError> {
-        let text = self.proc("stat")?;
-        let after_name = text.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<u64> = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|it| it.parse().ok())
-            .collect();
-        Ok(fields.iter().sum())
-    }
-
-    fn resident_mib(&self) -> Result<f64, CliError> {
-        let text = self.proc("status")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 =
-            line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(f64::NAN);
-        Ok(kib / 1024.0)
-    }
-
-    fn proc(&self, file: &str) -> Result<String, CliError> {
-        let path = format!("/proc/{}/{file}", self.0.id());
-        std::fs::read_to_string(&path).map_err(|error| local(path, error).into())
-    }
 }
 
 impl Drop for Idler {
@@ -127,8 +102,4 @@ impl Drop for Idler {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn ticks_per_second() -> f64 {
-    rustix::param::clock_ticks_per_second() as f64
 }

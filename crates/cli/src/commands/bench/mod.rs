@@ -4,12 +4,17 @@
 //! ends the program with 1. A figure without a goal is there to be read beside the others.
 
 mod agent;
+mod api;
 mod boot;
+mod database;
 mod exec;
 mod fallback;
 mod firecracker;
+mod fleet;
+mod front;
 mod idle;
 mod image;
+mod proc;
 mod restore;
 mod restore_floor;
 
@@ -89,11 +94,13 @@ impl Figure {
 pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCode, CliError> {
     let figures = match verb {
         BenchCommand::Agent(wanted) => agent::agent(args, wanted).await?,
+        BenchCommand::Api(wanted) => Box::pin(api::api(wanted)).await?,
         BenchCommand::Boot { rounds, bench } => boot::boot(args, *rounds, bench).await?,
         BenchCommand::Exec { rounds, bench } => exec::exec(args, *rounds, bench).await?,
         BenchCommand::Fallback { rounds, bench } => {
             fallback::fallback(args, *rounds, bench).await?
         }
+        BenchCommand::Fleet(wanted) => Box::pin(fleet::fleet(wanted)).await?,
         BenchCommand::Image(wanted) => image::image(args, wanted).await?,
         BenchCommand::Idle { watch, bench } => idle::idle(args, *watch, bench).await?,
         BenchCommand::Restore { rounds, bench } => restore::restore(args, *rounds, bench).await?,
@@ -154,7 +161,7 @@ async fn server(args: &Args, bench: &BenchArgs) -> Result<Server, CliError> {
 }
 
 async fn create(client: &Client, template: &Name) -> Result<Vm, CliError> {
-    let request = CreateVm { template: Some(template.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(template.into()), ..CreateVm::default() };
     client.post("/vms", &request).await
 }
 
@@ -173,7 +180,7 @@ impl Output for FirstByte {
 /// The time from the request for a VM to the first byte of a command's output, and the VM as it was
 /// then. The VM is ended, and gone, when this returns.
 async fn to_first_output(client: &Client, template: &Name) -> Result<(Duration, Vm), CliError> {
-    let request = CreateVm { template: Some(template.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(template.into()), ..CreateVm::default() };
     first_output(client, &request).await
 }
 

@@ -100,7 +100,7 @@ async fn measure(
 async fn take(client: &Client, data: &DataDir, bench: &BenchArgs) -> Result<Taken, CliError> {
     let name: aetherium_model::Name = NAME.parse().map_err(Fault::internal)?;
     let request = CreateVm {
-        template: Some(bench.template.clone()),
+        template: Some((&bench.template).into()),
         snapshots: Some(SnapshotKind::Full),
         ..CreateVm::default()
     };

@@ -95,7 +95,7 @@ impl Floor {
                 let program = named.map(|path| path.display().to_string());
                 BareVmm::Firecracker { program: program.unwrap_or_else(|| "firecracker".into()) }
             }
-            DriverKind::Qemu | DriverKind::Process => {
+            DriverKind::Qemu | DriverKind::Process | DriverKind::Simulated => {
                 let layout = Layout::open(data.path()).map_err(Fault::from)?;
                 let vm: Vm = client.post("/vms", &taken.request).await?;
                 let vm = super::super::vm::running(client, &vm.id.to_string()).await?;

@@ -22,7 +22,6 @@ use aetherium_model::{
     Code, Fault, Name, TemplateRef, Timestamp, VmId,
     boot_test::BootTest,
     finding::{Finding, Verdict},
-    resources::DriverKind,
     task::Task,
     vm::Vm,
 };
@@ -166,8 +165,9 @@ async fn boot(
     let kind = server.driver().map(|(kind, _)| *kind).map_err(Clone::clone);
     let tested = async {
         let kind = kind?;
-        if kind == DriverKind::Process {
-            let fault = Fault::new(Code::InvalidRequest, "the process driver boots no template");
+        if !kind.starts_from_template() {
+            let fault =
+                Fault::new(Code::InvalidRequest, format!("the {kind} driver boots no template"));
             return Err(fault.remedy("test with --driver qemu or firecracker").into());
         }
         let began = Instant::now();
@@ -196,7 +196,7 @@ async fn boot(
 /// Starts a VM, checks it, and ends it.
 async fn run(server: &Server, subject: &Name) -> Result<(Option<String>, Vec<Finding>), CliError> {
     let client = server.client()?;
-    let request = CreateVm { template: Some(subject.clone()), ..CreateVm::default() };
+    let request = CreateVm { template: Some(subject.into()), ..CreateVm::default() };
     let made: Vm = client.post("/vms", &request).await?;
     let id = made.id.to_string();
     let why = "nothing runs in a VM whose agent does not answer";

@@ -240,3 +240,15 @@ fn a_layer_that_is_not_the_one_named_is_refused() {
         assert!(matches!(problem, Problem::Digest { .. }), "{problem}");
     }
 }
+
+#[test]
+fn what_is_wrong_with_an_entry_is_told_though_much_follows_it() {
+    let much = Tar::new().file("../out", "x").file("large", &"0".repeat(8 << 20)).bytes();
+    for layer in [gzip(&much), much] {
+        let refused = Laid::new().lay_within(&layer, Limits::default());
+        let Err(ImageError::LayerRefused { entry, problem, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(entry == "../out" && matches!(problem, Problem::Climbs), "{entry}: {problem}");
+    }
+}

@@ -107,3 +107,15 @@ fn five_hundred_layers_are_laid_one_over_the_other() {
     assert_eq!(laid.text("last"), "499");
     assert_eq!(fs::read_dir(laid.path("d")).unwrap().count(), 10);
 }
+
+#[test]
+fn entries_of_a_directory_that_became_a_link_on_the_way_go_where_it_leads() {
+    let mut laid = Laid::new();
+    let layer = Tar::new().dir("d").file("d/before", "x").dir("e").symlink("d", "e");
+    laid.lay(layer.file("d/after", "y")).unwrap();
+    assert_eq!(fs::read_to_string(laid.path("e/after")).unwrap(), "y");
+    assert!(!laid.path("e/before").exists());
+    let later = Tar::new().file("e/third", "z").file(".wh.e", "").dir("e").file("e/fourth", "w");
+    laid.lay(later).unwrap();
+    assert_eq!(fs::read_to_string(laid.path("e/fourth")).unwrap(), "w");
+}

@@ -1,8 +1,8 @@
 //! What VMs of one template take of the host's page cache: the root filesystem once, however many.
 //!
 //! Measured in two ways. A hundred readers, each with the base open as its VMM has it and a disk of
-//! its own, read all of the base. And as many real VMs as asked for boot and read what a boot reads.
-//! What counts is what the cache holds (`fincore`) of every file that a reader or a VM's process has
+//! its own, read all of the base. And as many real VMs as asked for boot, and each reads all of the
+//! disk that is its base. What counts is what the cache holds (`fincore`) of every file that a reader or a VM's process has
 //! open, each file once, beside the size of one base; the VMs' own files are told apart. How much the
 //! host's cache grew meanwhile (`Cached` without `Shmem`) is told too, without a goal: whatever else
 //! runs on the host reads and writes files, too.
@@ -10,12 +10,14 @@
 use super::{super::server, Figure, run};
 use crate::{
     args::{Args, ImageBenchArgs},
+    client::Client,
     datadir::DataDir,
     error::{CliError, local},
     progress::Bars,
 };
+use aetherium_gateway::api::Execute;
 use aetherium_image::{BlankDisks, InstalledTemplate};
-use aetherium_model::{Fault, Name, vm::Vm};
+use aetherium_model::{Fault, Name, interactive::Captured, vm::Vm};
 use aetherium_worker::Layout;
 use std::{
     collections::BTreeMap,
@@ -27,6 +29,8 @@ use std::{
 };
 
 const READERS: u32 = 100;
+/// The root disk comes first, over PCI and MMIO alike.
+const ROOT_DISK: &str = "/dev/vda";
 
 pub(super) async fn of_readers(
     data: &DataDir,
@@ -83,7 +87,9 @@ pub(super) async fn of_vms(
         for n in 0..wanted.vms {
             bars.spin(&format!("VM {} of {}", n + 1, wanted.vms));
             let made = super::super::create(&client, &template.manifest.name).await?;
-            vms.push(super::super::super::vm::running(&client, &made.id.to_string()).await?);
+            let vm = super::super::super::vm::running(&client, &made.id.to_string()).await?;
+            read_in_guest(&client, &vm, &base).await?;
+            vms.push(vm);
         }
         let own = resident_mib(&own_files(&layout, &vms)?)?;
         let grown = cached_mib()? - before;
@@ -109,6 +115,29 @@ pub(super) async fn of_vms(
     .await;
     server.stop().await;
     measured
+}
+
+/// Has a VM read its root disk from end to end, past the filesystem on it.
+async fn read_in_guest(client: &Client, vm: &Vm, base: &Path) -> Result<(), CliError> {
+    let size = fs::metadata(base).map_err(|error| local(base.display(), error))?.len();
+    let count = format!("cat {ROOT_DISK} | wc -c");
+    let request = Execute {
+        schedule: Default::default(),
+        argv: ["sh", "-c", &count].map(str::to_owned).into(),
+        env: BTreeMap::new(),
+        cwd: None,
+        user: None,
+        timeout_ms: None,
+        detached: false,
+    };
+    let ran: Captured = client.post(&format!("/vms/{}/execute", vm.id), &request).await?;
+    if ran.stdout.trim() == size.to_string() {
+        return Ok(());
+    }
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    let detail =
+        format!("the VM read {:?} of the {size} bytes of its root filesystem", said.trim());
+    Err(Fault::internal(detail).into())
 }
 
 fn template(data: &DataDir, name: &Name) -> Result<InstalledTemplate, CliError> {

@@ -121,7 +121,7 @@ fn write_files(dir: &Path, count: usize, bytes: usize) -> Result<(), CliError> {
 fn pack(layer: &Path, to: &Path, packing: Packing) -> Result<(), CliError> {
     match packing {
         Packing::Plain => {
-            fs::copy(layer, to).map_err(|error| local(to.display(), error))?;
+            fs::hard_link(layer, to).map_err(|error| local(to.display(), error))?;
         }
         Packing::Gzip => {
             let file = fs::File::create(to).map_err(|error| local(to.display(), error))?;

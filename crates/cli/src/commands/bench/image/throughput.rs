@@ -15,7 +15,7 @@ use crate::{
     progress::Bars,
 };
 use aetherium_image::{BlobCache, ImageOrigin, RegistryAccess, Silent};
-use aetherium_model::Fault;
+use aetherium_model::{Code, Fault};
 use std::{
     fs,
     path::Path,
@@ -26,7 +26,32 @@ use std::{
 /// Blobs of a registry, which the measured images do not come from.
 const NO_CACHE: u64 = 0;
 
-pub(super) async fn figures(
+/// What is there at once, in sizes of the image: its layers, a layout of them, the tree, the ext4 image.
+const ROOM: u64 = 4;
+
+pub(super) async fn figures(wanted: &ImageBenchArgs, bars: &Bars) -> Result<Vec<Figure>, CliError> {
+    let within = &wanted.unpack_in;
+    require_room(within, ROOM * (wanted.mib << 20))?;
+    let work = tempfile::Builder::new().prefix("aetherium-bench-").tempdir_in(within);
+    let work = work.map_err(|error| local(within.display(), error))?;
+    let figures = compare(work.path(), wanted, bars).await?;
+    work.close().map_err(|error| local(within.display(), error))?;
+    Ok(figures)
+}
+
+fn require_room(dir: &Path, wanted: u64) -> Result<(), CliError> {
+    let found = rustix::fs::statvfs(dir).map_err(|error| local(dir.display(), error))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= wanted {
+        return Ok(());
+    }
+    let (free, wanted) = (free >> 20, wanted >> 20);
+    let detail = format!("{} has {free} MiB of room, and {wanted} are needed", dir.display());
+    let remedy = "measure with a smaller image (--mib), or elsewhere (--unpack-in DIR)";
+    Err(Fault::new(Code::DiskFull, detail).remedy(remedy).into())
+}
+
+async fn compare(
     work: &Path,
     wanted: &ImageBenchArgs,
     bars: &Bars,

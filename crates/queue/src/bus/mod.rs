@@ -4,16 +4,26 @@
 //! subscriber asks. Many changes may be told as one. A topic takes memory only while somebody
 //! subscribes to it.
 //!
-//! A bus reaches this process alone. Where other processes make changes too, [`Bus::polling`] has every
-//! subscriber look again after a while, as if told.
+//! How far a bus reaches:
+//!
+//! - [`Bus::in_process`]: this process, where nobody else changes the store.
+//! - [`Bus::polling`]: this process; since others make changes too, every subscriber looks again
+//!   after a while, as if told.
+//! - [`Bus::redis`]: every process that shares the Redis, as long as it answers. Its subscribers look
+//!   again now and then, and often while it does not answer.
+//!
+//! Announcing neither waits nor fails.
 
+mod local;
+mod work;
+
+pub(crate) use local::Local;
+pub use work::{Calls, Work};
+
+use crate::redis::{BadRedisUrl, Health, Link, Message};
 use aetherium_model::{TaskId, VmId, WorkerId, WorkspaceId};
 use aetherium_store::RunRef;
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// What a notification is about.
@@ -29,6 +39,9 @@ pub enum Topic {
     Run(RunRef),
     /// A task's state changed.
     Task(TaskId),
+    /// Anything changed: there may be more in the event log. Every other announcement tells this
+    /// too, so nobody makes it.
+    Anything,
 }
 
 /// Whether a change was announced in time.
@@ -40,56 +53,117 @@ pub enum Changed {
     TimedOut,
 }
 
-type Topics = HashMap<Topic, watch::Sender<()>>;
-
 /// Carries notifications. Clones carry to the same subscribers.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    topics: Arc<Mutex<Topics>>,
-    /// After which time without word a subscriber is told to look again.
-    look_again: Option<Duration>,
+    local: Arc<Local>,
+    reach: Reach,
+}
+
+#[derive(Debug, Clone)]
+enum Reach {
+    InProcess,
+    Polling(Duration),
+    Redis(Arc<Link>),
 }
 
 impl Bus {
     /// A bus within this process.
     pub fn in_process() -> Self {
-        Self { topics: Arc::default(), look_again: None }
+        Self { local: Arc::default(), reach: Reach::InProcess }
     }
 
     /// A bus within this process, for what other processes change too: whoever hears nothing is told
     /// after `look_again` that something may have changed.
     pub fn polling(look_again: Duration) -> Self {
-        Self { look_again: Some(look_again), ..Self::in_process() }
+        Self { local: Arc::default(), reach: Reach::Polling(look_again) }
+    }
+
+    /// A bus between all processes that name the same Redis. Whether it answers now does not matter:
+    /// the bus finds it when it comes. Must be called within a Tokio runtime; what it starts ends
+    /// with the last clone.
+    ///
+    /// # Errors
+    /// [`BadRedisUrl`].
+    pub fn redis(url: &str) -> Result<Self, BadRedisUrl> {
+        let local = Arc::new(Local::default());
+        let link = Link::open(url, Arc::clone(&local))?;
+        Ok(Self { local, reach: Reach::Redis(Arc::new(link)) })
+    }
+
+    /// How Redis answers, where the bus has one.
+    pub fn redis_health(&self) -> Option<watch::Receiver<Health>> {
+        match &self.reach {
+            Reach::Redis(link) => Some(link.health()),
+            Reach::InProcess | Reach::Polling(_) => None,
+        }
     }
 
     /// Tells a worker to look for work.
     pub fn wake(&self, worker_id: WorkerId) {
-        self.announce(Topic::Worker(worker_id));
+        self.call(worker_id, None);
+    }
+
+    /// Tells a worker of a task that was made for it.
+    pub fn hint(&self, worker_id: WorkerId, task_id: TaskId) {
+        self.call(worker_id, Some(task_id));
+    }
+
+    fn call(&self, worker_id: WorkerId, task_id: Option<TaskId>) {
+        let is_here = self.local.call(worker_id, task_id, None);
+        self.local.announce(Topic::Worker(worker_id));
+        if !is_here {
+            self.send(Message::Call { worker_id, task_id });
+        }
+        self.tell(Topic::Anything);
     }
 
     /// Tells the subscribers of a topic that it changed. Write the change to the store first.
     pub fn announce(&self, topic: Topic) {
-        if let Some(subscribers) = self.topics().get(&topic) {
-            subscribers.send_replace(());
+        match topic {
+            Topic::Worker(worker_id) => self.wake(worker_id),
+            topic => {
+                self.tell(topic);
+                self.tell(Topic::Anything);
+            }
+        }
+    }
+
+    fn tell(&self, topic: Topic) {
+        self.local.announce(topic);
+        self.send(Message::Changed(topic));
+    }
+
+    fn send(&self, message: Message) {
+        if let Reach::Redis(link) = &self.reach {
+            link.send(message);
         }
     }
 
     /// Begins to listen: every change announced from now on will be noticed. Look at the store
     /// after this, then wait.
     pub fn subscribe(&self, topic: Topic) -> Subscription {
-        let changes =
-            self.topics().entry(topic).or_insert_with(|| watch::channel(()).0).subscribe();
-        Subscription { bus: self.clone(), topic, changes }
+        Subscription { changes: self.local.subscribe(topic), bus: self.clone(), topic }
+    }
+
+    /// Begins to take a worker's calls; a worker has one ear at a time.
+    pub fn work_of(&self, worker_id: WorkerId) -> Work {
+        let subscription = self.subscribe(Topic::Worker(worker_id));
+        Work::new(worker_id, subscription, self.local.open_inbox(worker_id))
     }
 
     /// How many topics have subscribers.
     pub fn topics_in_use(&self) -> usize {
-        self.topics().len()
+        self.local.topics_in_use()
     }
 
-    /// The lock is held for a few instructions, which cannot leave the map half changed.
-    fn topics(&self) -> MutexGuard<'_, Topics> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    /// After which time without word a subscriber is told to look again.
+    fn look_again(&self) -> Option<Duration> {
+        match &self.reach {
+            Reach::InProcess => None,
+            Reach::Polling(pause) => Some(*pause),
+            Reach::Redis(link) => Some(link.look_again()),
+        }
     }
 }
 
@@ -101,28 +175,41 @@ pub struct Subscription {
     changes: watch::Receiver<()>,
 }
 
+/// What ended a wait.
+enum Heard {
+    /// It was told.
+    Word,
+    /// It was told nothing, and shall look nevertheless.
+    LookAgain,
+    /// The time is over.
+    Nothing,
+}
+
 impl Subscription {
     /// Waits until something changed since the subscription, or since the last time this said so.
     pub async fn changed(&mut self, at_most: Duration) -> Changed {
-        let look_again = self.bus.look_again.filter(|pause| *pause < at_most);
+        match self.heard(at_most).await {
+            Heard::Word | Heard::LookAgain => Changed::Yes,
+            Heard::Nothing => Changed::TimedOut,
+        }
+    }
+
+    async fn heard(&mut self, at_most: Duration) -> Heard {
+        let look_again = self.bus.look_again().filter(|pause| *pause < at_most);
         let told =
             tokio::time::timeout(look_again.unwrap_or(at_most), self.changes.changed()).await;
         match (told, look_again) {
-            (Ok(Ok(())), _) | (Err(_), Some(_)) => Changed::Yes,
+            (Ok(Ok(())), _) => Heard::Word,
+            (Err(_), Some(_)) => Heard::LookAgain,
             // The sender lives as long as there is a subscription: this one.
-            (Ok(Err(_)) | Err(_), _) => Changed::TimedOut,
+            (Ok(Err(_)) | Err(_), _) => Heard::Nothing,
         }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut topics = self.bus.topics();
-        // Under the lock nobody else can begin or end to listen.
-        let last = topics.get(&self.topic).is_some_and(|it| it.receiver_count() <= 1);
-        if last {
-            topics.remove(&self.topic);
-        }
+        self.bus.local.unsubscribe(self.topic);
     }
 }
 
@@ -154,6 +241,17 @@ mod tests {
         assert_eq!(work.changed(LONG).await, Changed::Yes);
         assert_eq!(work.changed(Duration::ZERO).await, Changed::TimedOut);
         assert_eq!(work.changed(pause).await, Changed::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_to_anything_is_told_of_every_topic() {
+        let bus = Bus::in_process();
+        let mut anything = bus.subscribe(Topic::Anything);
+        for topic in [Topic::Vm(VmId::new()), Topic::Worker(WorkerId::new())] {
+            bus.announce(topic);
+            assert_eq!(anything.changed(LONG).await, Changed::Yes);
+        }
+        assert_eq!(anything.changed(Duration::ZERO).await, Changed::TimedOut);
     }
 
     #[tokio::test]

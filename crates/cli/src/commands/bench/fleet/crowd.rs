@@ -1,0 +1,67 @@
+//! The workers: each as in a process of its own but for the process, with one simulated driver for all.
+
+use crate::{
+    args::FleetBenchArgs,
+    error::{CliError, local},
+};
+use aetherium_model::Fault;
+use aetherium_queue::Bus;
+use aetherium_store::Store;
+use aetherium_vmm::{Chosen, Model, Simulated, Vmm};
+use aetherium_worker::{Layout, Parts, Settings, SlotChoice, Worker};
+use futures::{StreamExt as _, stream};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::{path::Path, sync::Arc};
+
+/// Workers that start at once.
+const STARTING: usize = 8;
+
+/// Running workers.
+pub(super) struct Crowd(Vec<Worker>);
+
+impl Crowd {
+    /// Starts the workers over one store.
+    pub(super) async fn start(
+        wanted: &FleetBenchArgs,
+        dir: &Path,
+        store: &Store,
+        bus: &Bus,
+    ) -> Result<Self, CliError> {
+        allow_many_files()?;
+        let model = Model { seed: wanted.seed, ..Model::default() };
+        let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(model, dir.join("guests.sock")));
+        let one = |number: u32| {
+            let (vmm, store, bus) = (Arc::clone(&vmm), store.clone(), bus.clone());
+            let dir = dir.join(format!("w{number}"));
+            async move {
+                let reason = format!("{}: asked for by the benchmark", vmm.kind());
+                let parts = Parts {
+                    layout: Layout::open(&dir)?,
+                    store,
+                    bus,
+                    driver: Ok(Chosen { vmm, reason, findings: Vec::new() }),
+                    remote: None,
+                    settings: Settings { slots: SlotChoice::Off, ..Settings::default() },
+                };
+                Box::pin(Worker::start(parts)).await
+            }
+        };
+        let started = stream::iter(0..wanted.workers).map(one).buffer_unordered(STARTING);
+        let started: Vec<_> = started.collect().await;
+        let workers: Result<Vec<_>, _> = started.into_iter().collect();
+        Ok(Self(workers.map_err(Fault::from)?))
+    }
+
+    /// Leaves the workers to end with this process: nothing of theirs outlives it.
+    pub(super) fn leave(self) {
+        tracing::debug!(workers = self.0.len(), "left to end with the process");
+    }
+}
+
+/// Each worker has a socket, and each VM that somebody talks to has two.
+fn allow_many_files() -> Result<(), CliError> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)
+        .map_err(|error| local("the limit of open files cannot be raised", error).into())
+}
