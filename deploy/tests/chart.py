@@ -16,14 +16,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/aetherium"
 # Options that the program will have when what they configure is merged. To be empty at a release.
-AWAITED = {
-    "AETHERIUM_LABELS",
-    "AETHERIUM_LOG_FORMAT",
-    "AETHERIUM_OPERATIONS_LISTEN",
-    "AETHERIUM_REDIS",
-    "AETHERIUM_ZONE",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-}
+AWAITED = {"AETHERIUM_LABELS", "AETHERIUM_ZONE"}
 AETHERIUM = os.environ.get("AETHERIUM_PROGRAM", str(ROOT / "target/debug/aetherium"))
 
 

@@ -19,7 +19,21 @@ from chart import ROOT, containers, secret_data
 ASSETS = ROOT / "target/test-assets"
 DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 
-# $1 is a directory for the overlay, $2 a script that fills the root, and the rest the command.
+# Puts a container into a cgroup of its own, where this machine has cgroup v2, and enters namespaces.
+# $1 is the cgroup's name, $2 the script for what is inside, and the rest its arguments.
+UNSHARE = r"""
+name=$1 enter=$2
+shift 2
+cgroup=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)
+if [ -n "$cgroup" ]; then
+  cgroup=$cgroup/$name
+  mkdir "$cgroup"
+  echo $$ > "$cgroup/cgroup.procs"
+fi
+export cgroup
+exec unshare --mount --pid --ipc --cgroup --fork --kill-child=KILL -- sh -euc "$enter" sh "$@"
+"""
+# Inside. $1 is a directory for the overlay, $2 a script that fills the root, and the rest the command.
 ENTER = r"""
 over=$1 fill=$2
 shift 2
@@ -30,6 +44,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$over/upper,workdir=$over/work"
 root=$over/root
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
+[ -z "$cgroup" ] || mount -t cgroup2 -o ro cgroup2 "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 mkdir "$root/dev/shm" "$root/dev/net"
 . "$fill"
@@ -45,7 +60,7 @@ exec "$@"
 
 
 class Image:
-    """Where the files of an image are on this machine."""
+    """Where the files of an image are on this machine. One without a target has no files of ours."""
 
     def __init__(self, target, template, firecracker=None):
         self.target = target
@@ -60,7 +75,7 @@ class Image:
 
     def fill(self):
         """Shell commands that put the files into "$root"."""
-        for stage in images.lineage(self.target):
+        for stage in images.lineage(self.target) if self.target else []:
             for origin, source, destination in images.copies(stage):
                 if source == "sbom.cdx.json":
                     continue
@@ -119,7 +134,7 @@ class Pod:
     def _as_its_user(self, container):
         """`setpriv`'s arguments for a container's user and rights."""
         pod, own = self.spec.get("securityContext", {}), container["securityContext"]
-        uid, gid = images.user(self.image.target)
+        uid, gid = images.user(self.image.target) if self.image.target else (0, 0)
         uid = own.get("runAsUser", pod.get("runAsUser", uid))
         gid = own.get("runAsGroup", pod.get("runAsGroup", gid))
         if pod.get("runAsNonRoot"):
@@ -151,12 +166,14 @@ class Pod:
         over.mkdir(exist_ok=True)
         fill = self.place / f".{name}.sh"
         fill.write_text("\n".join(self._fill(container, devices)) + "\n")
-        command = container.get("command", images.entrypoint(self.image.target)) + container.get("args", [])
-        words = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--"]
-        words += ["sh", "-euc", ENTER, "sh", str(over), str(fill)]
+        command = container.get("command") or images.entrypoint(self.image.target)
+        command = command + container.get("args", [])
+        cgroup = f"{self.place.parent.name}-{self.place.name}-{name}"
+        words = ["sh", "-euc", UNSHARE, "sh", cgroup, ENTER, str(over), str(fill)]
         variables = [f"{key}={value}" for key, value in self.environment(container).items()]
         words += self._as_its_user(container) + ["env", "-i", *variables, *command]
-        return Running(name, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out or log, stderr=log), log)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out or log, stderr=log)
+        return Running(name, process, log, cgroup)
 
     def run(self, name, deadline, devices=()):
         """Runs a container to its end, which is to be a good one, and returns its standard output."""
@@ -172,8 +189,8 @@ class Pod:
 class Running:
     """A container that runs."""
 
-    def __init__(self, name, process, log):
-        self.name, self.process, self.log = name, process, log
+    def __init__(self, name, process, log, cgroup):
+        self.name, self.process, self.log, self.cgroup = name, process, log, cgroup
 
     def said(self):
         return pathlib.Path(self.log.name).read_text()[-4000:]
@@ -190,6 +207,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"{self.name} has not ended after {deadline} s:\n{self.said()}") from None
+        self._remove_cgroup()
         assert code == 0, f"{self.name} ended with {code}:\n{self.said()}"
         return self.said()
 
@@ -201,11 +219,27 @@ class Running:
     def kill(self):
         self.process.kill()
         self.process.wait()
+        self._remove_cgroup()
 
-    def until_nothing(self, lacks, deadline):
-        """Waits until nothing is lacking, which `lacks` says in words, while the container runs."""
-        end = time.monotonic() + deadline
-        while lacking := lacks():
-            assert self.process.poll() is None, f"{self.name} ended:\n{self.said()}"
-            assert time.monotonic() < end, f"{self.name} is not ready: {lacking}\n{self.said()}"
-            time.sleep(0.5)
+    def _remove_cgroup(self):
+        """Removes what the container had, whose processes end with its first one, soon if not at once."""
+        for root in (pathlib.Path("/sys/fs/cgroup", it, self.cgroup) for it in ("", "unified")):
+            end = time.monotonic() + 10
+            while root.exists():
+                try:
+                    for directory in sorted(root.glob("**/"), reverse=True):
+                        directory.rmdir()
+                except OSError:
+                    assert time.monotonic() < end, f"{root} is still in use"
+                    time.sleep(0.1)
+
+
+def until_nothing(lacks, containers_running, deadline):
+    """Waits until nothing is lacking, which `lacks` says in words, while the containers run."""
+    end = time.monotonic() + deadline
+    while lacking := lacks():
+        ended = [it.name for it in containers_running if it.process.poll() is not None]
+        said = "\n".join(f"{it.name}:\n{it.said()}" for it in containers_running)
+        assert not ended, f"{ended} ended:\n{said}"
+        assert time.monotonic() < end, f"not ready: {lacking}\n{said}"
+        time.sleep(0.5)
