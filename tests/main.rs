@@ -8,6 +8,7 @@
 mod boot_failures;
 mod command_line;
 mod crash;
+mod deploy;
 mod drivers;
 mod faults;
 mod fleet;
