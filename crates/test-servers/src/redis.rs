@@ -93,7 +93,11 @@ impl Redis {
         while self.ask("PING").is_none_or(|said| !said.contains("+PONG")) {
             let ended = self.supervisor.try_wait().unwrap();
             let in_time = ended.is_none() && Instant::now() < deadline;
-            assert!(in_time, "Redis does not start (`scripts/install-deps test` installs it):\n{}", self.log());
+            assert!(
+                in_time,
+                "Redis does not start (`scripts/install-deps test` installs it):\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
