@@ -95,12 +95,17 @@ async fn every_described_operation_is_done_as_described() {
             let _ = server.queue.finish_run(run, state, now()).await.unwrap();
         }
         let delivery = delivery(&server).await;
+        // Of all tasks, one that failed to remove something can be done again.
+        let task = match path.ends_with("/requeue") {
+            true => server.failed_delete(&vm).await,
+            false => prompt.task_id,
+        };
         let concrete = path
             .replace("{workspace}", workspace.name.as_str())
             .replace("{prompt}", &prompt.id.to_string())
             .replace("{vm}", &vm.id.to_string())
             .replace("{execution}", &execution.id.to_string())
-            .replace("{task}", &prompt.task_id.to_string())
+            .replace("{task}", &task.to_string())
             .replace("{worker}", &server.worker_id.to_string())
             .replace("{webhook}", &delivery.webhook_id.to_string())
             .replace("{delivery}", &delivery.id.to_string())
