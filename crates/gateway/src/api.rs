@@ -11,6 +11,7 @@ use aetherium_model::{
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    placement::{Placement, WhenFull},
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
@@ -83,6 +84,13 @@ pub struct CreateWorkspace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
     pub idle_timeout_s: Option<u32>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room for its disk (it fails where absent), and of its
+    /// prompts where its worker has none for its VM (they wait a minute where absent).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 impl CreateWorkspace {
@@ -102,6 +110,8 @@ impl CreateWorkspace {
             transport: None,
             snapshots: None,
             idle_timeout_s: None,
+            placement: Placement::default(),
+            when_full: None,
         }
     }
 }
@@ -116,13 +126,12 @@ impl CreateWorkspace {
 
 impl Check for CreateWorkspace {
     fn check(&self) -> Vec<FieldError> {
-        match self.idle_timeout_s {
-            Some(s) if s == 0 || s > MAX_IDLE_TIMEOUT_S => wrong(
-                "idle_timeout_s",
-                format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds"),
-            ),
-            _ => Vec::new(),
+        let mut errors = check_when_full(self.when_full);
+        if let Some(s) = self.idle_timeout_s.filter(|s| *s == 0 || *s > MAX_IDLE_TIMEOUT_S) {
+            let problem = format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds");
+            errors.extend(wrong("idle_timeout_s", problem));
         }
+        errors
     }
 }
 
@@ -168,6 +177,12 @@ pub struct CreateVm {
     /// `diff` the pages it writes are noted. As the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room; it fails where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 impl CreateVm {
@@ -180,8 +195,9 @@ impl CreateVm {
 
 impl Check for CreateVm {
     fn check(&self) -> Vec<FieldError> {
+        let errors = check_when_full(self.when_full);
         if self.snapshot.is_none() {
-            return Vec::new();
+            return errors;
         }
         let Tuning { balloon_mib, huge_pages, limits } = self.tuning();
         let given = [
@@ -190,7 +206,9 @@ impl Check for CreateVm {
             ("limits", !limits.is_empty()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
-        given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out")).collect()
+        let given =
+            given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out"));
+        errors.into_iter().chain(given).collect()
     }
 }
 
@@ -200,6 +218,34 @@ impl Check for ChangeVm {
             return wrong("balloon_mib", "nothing is to be changed: give it, or limits");
         }
         Vec::new()
+    }
+}
+
+fn check_when_full(when_full: Option<WhenFull>) -> Vec<FieldError> {
+    let problem = when_full.and_then(WhenFull::problem);
+    problem.map(|it| wrong("when_full.queue_for_s", it)).unwrap_or_default()
+}
+
+/// Drains a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"deadline_s": 900}))]
+pub struct DrainWorker {
+    /// After so many seconds, VMs that are still in use are stopped; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 604_800)]
+    pub deadline_s: Option<u32>,
+}
+
+impl Check for DrainWorker {
+    fn check(&self) -> Vec<FieldError> {
+        match self.deadline_s {
+            Some(s) if s > MAX_IDLE_TIMEOUT_S => wrong(
+                "deadline_s",
+                format!("{s} is not allowed: give 0 to {MAX_IDLE_TIMEOUT_S} seconds"),
+            ),
+            _ => Vec::new(),
+        }
     }
 }
 

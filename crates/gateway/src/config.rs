@@ -23,6 +23,8 @@ pub struct GatewayConfig {
     pub max_streams: usize,
     /// The pause in an event stream after which a comment keeps the connection alive.
     pub keep_alive: Duration,
+    /// How long prompts wait for a worker that is gone before they fail.
+    pub gone_patience: Duration,
     /// What requests in flight may still take when the gateway is told to stop.
     pub shutdown_grace: Duration,
 }
@@ -39,6 +41,7 @@ impl GatewayConfig {
             max_connections: 2048,
             max_streams: 1024,
             keep_alive: Duration::from_secs(15),
+            gone_patience: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(10),
         }
     }

@@ -1,6 +1,6 @@
 //! The gateway's state: what every handler shares. It owns nothing durable.
 
-use crate::{Error, GatewayConfig, worker_client::WorkerClient};
+use crate::{Error, GatewayConfig, registry::Registry, worker_client::WorkerClient};
 use aetherium_model::Timestamp;
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
@@ -16,6 +16,7 @@ struct Inner {
     config: GatewayConfig,
     queue: Queue,
     workers: WorkerClient,
+    registry: Registry,
     streams: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -27,6 +28,7 @@ impl Gateway {
         Self(Arc::new(Inner {
             streams: Arc::new(Semaphore::new(config.max_streams)),
             workers: WorkerClient::new(config.fleet_key.clone()),
+            registry: Registry::default(),
             config,
             queue,
             stopping: CancellationToken::new(),
@@ -55,6 +57,11 @@ impl Gateway {
 
     pub(crate) fn workers(&self) -> &WorkerClient {
         &self.0.workers
+    }
+
+    /// The workers' rows, for placing.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
     }
 
     /// Cancelled when the gateway begins to stop: streams end then.

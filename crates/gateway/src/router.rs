@@ -66,7 +66,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(ready::health))
         .routes(routes!(ready::ready))
         .routes(routes!(description))
-        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::list))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))
         .routes(routes!(prompts::list, prompts::create))
@@ -78,7 +78,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(prompts::cancel_short))
         .routes(routes!(prompts::events_short))
         .routes(routes!(prompts::output_short))
-        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::list))
         .routes(routes!(vms::get, vms::delete))
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
@@ -93,11 +93,16 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
         .routes(routes!(workers::get))
+        .routes(routes!(workers::cordon))
+        .routes(routes!(workers::drain))
+        .routes(routes!(workers::activate))
 }
 
-/// What waits for a command to end, or for work on a disk, whose own timeout is its deadline.
+/// What waits for a command to end, for work on a disk, or for room, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::default()
+        .routes(routes!(workspaces::create))
+        .routes(routes!(vms::create))
         .routes(routes!(vms::execute))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))

@@ -14,6 +14,7 @@
 
 mod bus;
 mod consumer;
+mod fleet;
 mod handler;
 mod queue;
 mod settle;

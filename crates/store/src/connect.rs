@@ -8,7 +8,7 @@
 //! the disk. `NORMAL` would survive the death of the process but not a power cut, which could take
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
-use crate::{DatabaseUrl, StoreError, migrate, transact::within};
+use crate::{DatabaseUrl, Fence, StoreError, migrate, transact::within};
 use aetherium_model::limits::MAX_QUEUED_TASKS;
 use sqlx::{
     AnyPool,
@@ -54,6 +54,8 @@ pub struct Store {
     pub(crate) write: AnyPool,
     pub(crate) engine: Engine,
     pub(crate) max_queued: i64,
+    /// The tenure in which all is done that a worker does.
+    pub(crate) fence: Option<Fence>,
 }
 
 impl Store {
@@ -95,7 +97,7 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS })
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, fence: None })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

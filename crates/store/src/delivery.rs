@@ -41,7 +41,7 @@ impl Store {
     /// while an earlier one of its serial key has not ended.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::Fenced`] or [`StoreError::Database`].
     pub async fn claim_next(
         &self,
         worker_id: WorkerId,
@@ -79,7 +79,7 @@ impl Store {
         lease_until: Timestamp,
     ) -> Result<Option<Task>, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let claimed = sqlx::query(
                 "UPDATE tasks SET state = CASE WHEN started_at IS NULL THEN 'claimed' \
                  ELSE 'started' END, attempts = attempts + 1, lease_until = $3 \
@@ -136,7 +136,7 @@ impl Store {
         lease_until: Timestamp,
     ) -> Result<Vec<TaskId>, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let mut ours = Vec::with_capacity(claims.len());
             for claim in claims {
                 let renewed = sqlx::query(
@@ -309,7 +309,7 @@ impl Store {
 }
 
 /// Writes what was decided to become of a task whose claim is given up or lost.
-async fn write_recovery(
+pub(crate) async fn write_recovery(
     tx: &mut Tx,
     task: &Task,
     verdict: Recovery,

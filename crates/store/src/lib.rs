@@ -3,7 +3,8 @@
 //!
 //! [`Store`] is the whole of it: open it, clone it, call it. It takes and returns the types of
 //! `aetherium_model`; how they are kept is nobody else's business. It has no clock: the time comes
-//! in with each call. It notifies nobody: that is the queue's part.
+//! in with each call, but for workers' leases, which go by the database's. It notifies nobody: that is
+//! the queue's part.
 //!
 //! What it promises:
 //! - An operation is done as a whole or not at all, whenever the process or the machine stops.
@@ -14,6 +15,8 @@
 //!   current claim only. A run that has it ends once ([`Store::finish_run`], or recovery as
 //!   `interrupted`); it never waits again.
 //! - What happens to a VM never reaches a workspace or its prompts.
+//! - No more is promised of a worker than may be, whoever asks at once ([`StoreError::NoRoom`]).
+//! - What a worker does after its tenure has ended changes nothing ([`Fence`]).
 //! - A log is numbered from 1 without gaps, is bounded, and its last entry says how the run ended.
 //!
 //! Both databases run the same statements through sqlx's `Any` driver: `$1` placeholders, TEXT
@@ -26,12 +29,15 @@ mod connect;
 mod delivery;
 mod error;
 mod executions;
+mod fence;
+mod gone;
 mod idempotency;
 mod log;
 mod migrate;
 mod page;
 mod prompts;
 mod prune;
+mod reservations;
 mod row;
 mod runs;
 mod tasks;
@@ -44,9 +50,12 @@ mod workspaces;
 pub use connect::Store;
 pub use delivery::{Recovered, TaskEnd};
 pub use error::StoreError;
+pub use fence::Fence;
+pub use gone::Lost;
 pub use idempotency::{Created, Idempotency, MAX_KEY_BYTES, REMEMBERED};
 pub use prune::Pruned;
 pub use runs::{Finish, RunRef, Start};
 pub use tasks::TaskFilter;
 pub use url::DatabaseUrl;
 pub use vms::VmFilter;
+pub use workers::{Beat, Orders};

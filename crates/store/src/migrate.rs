@@ -12,9 +12,10 @@ use aetherium_model::Timestamp;
 use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_vm_devices.sql"),
+    include_str!("../migrations/0004_fleet.sql"),
 ];
 
 /// The key of PostgreSQL's advisory lock for migrations: "aeth" in ASCII.

@@ -7,7 +7,7 @@
 //! The servers' own deadlines (see [`crate::connect`]) end what they work on too long. The ones here
 //! end the wait for a server that cannot be heard any more.
 
-use crate::{Store, StoreError, connect::Engine};
+use crate::{Store, StoreError, connect::Engine, fence};
 use sqlx::{
     Any, Transaction,
     any::{AnyArguments, AnyRow},
@@ -70,6 +70,14 @@ impl Store {
             Engine::Postgres => "BEGIN; SET LOCAL synchronous_commit = off",
         };
         Ok(self.write.begin_with(begin).await?)
+    }
+
+    /// A transaction of the worker whose tenure this store is for: as long as it lasts, nobody ends the
+    /// tenure. Without one it is [`Store::begin`].
+    pub(crate) async fn begin_fenced(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin().await?;
+        fence::hold(&mut tx, self).await?;
+        Ok(tx)
     }
 
     /// Every row that answers a question.

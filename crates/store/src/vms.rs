@@ -4,12 +4,13 @@
 use crate::{
     Store, StoreError,
     idempotency::{self, Created, Idempotency},
-    page, row, tasks,
+    page, reservations, row, tasks,
     transact::Tx,
 };
 use aetherium_model::{
     VmId, WorkerId, WorkspaceId,
     page::{Page, PageRequest},
+    room::Room,
     task::Task,
     vm::Vm,
 };
@@ -25,10 +26,11 @@ pub struct VmFilter {
 }
 
 impl Store {
-    /// Writes a VM that belongs to no workspace, and the task that starts it.
+    /// Writes a VM that belongs to no workspace, and the task that starts it, and takes what it needs of
+    /// its worker.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
+    /// [`StoreError::NoRoom`], [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
     pub async fn create_vm(
         &self,
         vm: &Vm,
@@ -42,6 +44,7 @@ impl Store {
                 return get(&mut tx, &first).await.map(Created::Existing);
             }
             insert(&mut tx, vm).await?;
+            reservations::take(&mut tx, vm.worker_id, reservations::room_of(vm)).await?;
             tasks::refuse_if_full(&mut tx, self.max_queued).await?;
             tasks::insert(&mut tx, task).await?;
             tx.commit().await?;
@@ -101,12 +104,13 @@ impl Store {
     /// worker, or [`StoreError::Database`].
     pub async fn update_vm(&self, vm: &Vm) -> Result<(), StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let updated = sqlx::query(
                 "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
                  agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
                  virtio_transport = $11, address = $12, spec_json = $13 \
-                 WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
+                 WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL \
+                 RETURNING vcpus, memory_mib, disk_mib",
             )
             .bind(vm.id.to_string())
             .bind(vm.worker_id.to_string())
@@ -121,9 +125,9 @@ impl Store {
             .bind(vm.virtio_transport.map(|transport| transport.as_str()))
             .bind(vm.address.map(|address| address.to_string()))
             .bind(row::to_json(&vm.spec)?)
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await?;
-            if updated.rows_affected() == 0 {
+            let Some(updated) = updated else {
                 let stored = get(&mut tx, &vm.id.to_string()).await?;
                 return Err(StoreError::Conflict {
                     detail: format!(
@@ -135,9 +139,12 @@ impl Store {
                     ),
                     remedy: "leave it: its record is final, or another worker's",
                 });
-            }
-            if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
-                crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
+            };
+            if vm.state.is_terminal() {
+                if let Some(id) = vm.workspace_id {
+                    crate::workspaces::clear_vm(&mut tx, id, vm.id, vm.updated_at).await?;
+                }
+                reservations::give_back(&mut tx, vm.worker_id, given(&updated)?).await?;
             }
             Ok(tx.commit().await?)
         })
@@ -177,10 +184,12 @@ impl Store {
 }
 
 pub(crate) async fn insert(tx: &mut Tx, vm: &Vm) -> Result<(), StoreError> {
+    let room = reservations::room_of(vm);
     sqlx::query(
         "INSERT INTO vms (id, spec_json, worker_id, workspace_id, state, state_json, driver, \
-         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at, vcpus, \
+         memory_mib, disk_mib) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(vm.id.to_string())
     .bind(row::to_json(&vm.spec)?)
@@ -195,9 +204,22 @@ pub(crate) async fn insert(tx: &mut Tx, vm: &Vm) -> Result<(), StoreError> {
     .bind(vm.created_at.as_millis())
     .bind(vm.updated_at.as_millis())
     .bind(ended_at(vm))
+    .bind(i64::from(room.vcpus))
+    .bind(reservations::mib(room.memory_mib))
+    .bind(reservations::mib(room.disk_mib))
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// What a VM was given of its worker's room.
+fn given(from: &AnyRow) -> Result<Room, StoreError> {
+    Ok(Room {
+        vcpus: row::number(from, "vcpus")?,
+        memory_mib: row::number(from, "memory_mib")?,
+        disk_mib: row::number(from, "disk_mib")?,
+        vms: 1,
+    })
 }
 
 fn ended_at(vm: &Vm) -> Option<i64> {
@@ -210,7 +232,7 @@ pub(crate) async fn get(tx: &mut Tx, id: &str) -> Result<Vm, StoreError> {
     decode(&row.ok_or_else(|| StoreError::not_found("VM", id))?)
 }
 
-fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
+pub(crate) fn decode(from: &AnyRow) -> Result<Vm, StoreError> {
     Ok(Vm {
         id: row::parsed(from, "id")?,
         spec: row::json(from, "spec_json")?,

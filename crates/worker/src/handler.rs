@@ -14,7 +14,7 @@ use aetherium_model::{
 use aetherium_queue::{Handler, Outcome, TaskContext};
 use aetherium_store::{Finish, RunRef, Start};
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// The worker's task handlers.
 pub(crate) struct Handlers {
@@ -24,6 +24,9 @@ pub(crate) struct Handlers {
 #[async_trait]
 impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
+        if let Err(fault) = self.host.tenure.check() {
+            return Outcome::Retry { after: Duration::ZERO, fault };
+        }
         let done = match task.kind.clone() {
             TaskKind::VmCreate { vm_id } => self.vm_create(vm_id, &context).await,
             TaskKind::VmDelete { vm_id } => self.vm_delete(vm_id).await,
@@ -39,7 +42,11 @@ impl Handler for Handlers {
                 Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
             }
         };
-        done.unwrap_or_else(Outcome::Failed)
+        done.unwrap_or_else(|fault| match fault.code {
+            // It is for this worker's next process, unless the guest may have run something.
+            Code::WorkerLost => Outcome::Retry { after: Duration::ZERO, fault },
+            _ => Outcome::Failed(fault),
+        })
     }
 
     async fn abandoned(&self, task: &Task, fault: &Fault) {
@@ -157,6 +164,7 @@ impl Handlers {
         };
         let (vm, _hold) = match vm {
             Ok(held) => held,
+            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
@@ -180,15 +188,19 @@ impl Handlers {
         let agent = tokio::select! {
             agent = vm.agent() => match agent {
                 Ok(agent) => agent,
+                Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
                 Err(fault) => return Ok(Some(RunState::Failed { fault })),
             },
             () = context.cancelled().cancelled() => return Ok(Some(RunState::Cancelled)),
         };
+        host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
             Start::Cancelled => return Ok(Some(RunState::Cancelled)),
             Start::NotOurs => return Ok(None),
         }
+        // The mark may have taken its time. What it says then is that nothing is known to have run.
+        host.tenure.check()?;
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
         Ok(Some(match rejoin::start(vm, &agent, run, &vm.complete(command)).await {
             Ok(process) => run::log_to_end(host, run, process, context.cancelled()).await,

@@ -5,19 +5,23 @@ mod disk;
 mod host;
 mod kernel;
 mod parse;
+mod placement;
 mod plan;
 mod roles;
 mod template;
 mod tuning;
+mod worker;
 
 pub(crate) use bench::{AgentBenchArgs, BenchArgs, BenchCommand, ImageBenchArgs};
 pub(crate) use disk::DiskCommand;
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
+pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
+pub(crate) use worker::WorkerCommand;
 
 use aetherium_model::{
     Name,
@@ -274,6 +278,8 @@ pub(crate) struct VmArgs {
     pub(crate) snapshots: Option<SnapshotKind>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
 }
 
 /// A command to run in a VM.
@@ -512,18 +518,6 @@ pub(crate) enum TaskCommand {
     Cancel {
         /// Its id.
         task: String,
-    },
-}
-
-/// Verbs on workers.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkerCommand {
-    /// List them.
-    List(ListArgs),
-    /// Show one.
-    Get {
-        /// Its id.
-        worker: String,
     },
 }
 

@@ -6,19 +6,23 @@ use crate::{
     args::{Args, FleetArgs, GatewayArgs, WorkerArgs},
     datadir::DataDir,
     error::{CliError, local},
-    server::{self, WorkerConfig},
+    server::{self, Member, WorkerConfig},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_model::{Code, Fault, pass::FleetKey};
 use aetherium_queue::{Bus, Queue};
+use aetherium_store::Store;
 use aetherium_worker::{Layout, Remote};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, os::unix::process::CommandExt as _, process::Command, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// How often a process looks for what others have changed: the delay until a worker begins, and until
 /// a reader sees output.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a database that does not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
@@ -61,6 +65,14 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         None => address.to_string(),
     };
     let remote = Remote { listener, address: address.clone(), key };
+    let registration = &role.registration;
+    let member = Member {
+        lease: role.lease,
+        zone: registration.zone.clone(),
+        labels: registration.labels.iter().cloned().collect(),
+        overcommit: registration.overcommit(),
+        max_vms: registration.max_vms,
+    };
     let config = WorkerConfig {
         data: &data,
         layout,
@@ -68,15 +80,25 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         grace: role.grace,
         boot_deadline: role.boot_deadline,
         remote: Some(remote),
+        member: Some(member),
     };
-    let started = server::start_worker(config, store, Bus::polling(LOOK_AGAIN));
+    let started = server::start_worker(config, store.clone(), Bus::polling(LOOK_AGAIN));
     let (worker, _) = tokio::select! {
         started = started => started?,
         () = signals.next() => return Ok(()),
     };
     let version = env!("CARGO_PKG_VERSION");
     eprintln!("aetherium {version} is worker {} at {address}", worker.id());
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = worker.fenced() => {
+            eprintln!("the lease was lost and every VM was ended; beginning anew");
+            tokio::select! {
+                () = until_heard(&store) => return Err(begin_anew().into()),
+                () = signals.next() => return Ok(()),
+            }
+        }
+    }
     eprintln!(
         "stopping: commands have {} s to end (once more stops at once)",
         role.grace.as_secs()
@@ -88,6 +110,28 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         }
     }
     Ok(())
+}
+
+/// Waits until the database answers.
+async fn until_heard(store: &Store) {
+    while let Err(error) = store.ping().await {
+        tracing::warn!(%error, "waiting for the database");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Replaces this process by its own program, with the arguments and the environment it was given: of a
+/// worker that has lost its lease nothing may go on. Returns only why it could not.
+fn begin_anew() -> Fault {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    // Not what lies at the program's path by now: that may be another version.
+    let error = Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    Fault::new(
+        Code::WorkerLost,
+        format!("the lease was lost, and the worker cannot begin anew: {error}"),
+    )
+    .remedy("start it again")
 }
 
 impl FleetArgs {

@@ -27,7 +27,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
         // Answered above: it needs no server.
         VmCommand::Plan(_) => {}
         VmCommand::Create(vm) => {
-            let made: Vm = client.post("/vms", &request(vm)).await?;
+            let patience = vm.placement.patience();
+            let made: Vm = client.post_within(patience, "/vms", &request(vm)).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
@@ -59,7 +60,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
         }
         VmCommand::Restore { name, vm } => {
             let request = CreateVm { snapshot: Some(name.clone()), ..request(vm) };
-            let made: Vm = client.post("/vms", &request).await?;
+            let patience = vm.placement.patience();
+            let made: Vm = client.post_within(patience, "/vms", &request).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
@@ -109,6 +111,8 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         transport: vm.transport,
         snapshot: None,
         snapshots: vm.snapshots,
+        placement: vm.placement.placement(),
+        when_full: vm.placement.when_full(),
     }
 }
 

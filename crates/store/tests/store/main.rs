@@ -11,6 +11,7 @@
 mod claims;
 mod crash;
 mod deletion;
+mod fleet;
 mod idempotency;
 mod lists;
 mod migrations;

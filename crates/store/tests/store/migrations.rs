@@ -21,7 +21,7 @@ async fn many_processes_may_migrate_at_once(engine: Engine) {
     db.raw(
         "DROP TABLE events; DROP TABLE runs; DROP TABLE schema_versions; DROP TABLE counters;
             DROP TABLE workers; DROP TABLE workspaces; DROP TABLE vms; DROP TABLE tasks;
-            DROP TABLE idempotency;",
+            DROP TABLE idempotency; DROP TABLE worker_epochs;",
     )
     .await
     .unwrap();

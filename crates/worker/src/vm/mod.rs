@@ -46,6 +46,7 @@ use aetherium_model::{
 use std::{
     fs::File,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -207,6 +208,18 @@ impl VmHandle {
         // A closed channel means that the actor is past its end already.
         let _ = self.requests.send(Request::Stop(reason)).await;
         self.ended().await;
+    }
+
+    /// Asks for the end, and waits for nothing. Who has asked already need not be heard again.
+    pub(crate) fn ask_to_stop(&self, reason: Fault) {
+        let _ = self.requests.try_send(Request::Stop(reason));
+    }
+
+    /// Asks for the end if nobody uses the VM; whoever wants to from then on gets another.
+    pub(crate) fn stop_if_unused(&self, reason: Fault) {
+        if self.activity.give_up_if_idle(Duration::ZERO).is_some() {
+            self.ask_to_stop(reason);
+        }
     }
 
     /// Waits until nothing of the VM is left.

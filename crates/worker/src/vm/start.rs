@@ -100,6 +100,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
+    host.tenure.check()?;
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
         Origin::Snapshot(restored) => restored.load(host).await?,
