@@ -343,11 +343,17 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Worker, StoreError> {
 }
 
 fn admission(from: &AnyRow) -> Result<Admission, StoreError> {
-    Ok(match row::text(from, "admission")?.as_str() {
-        "cordoned" => Admission::Cordoned,
-        "draining" => Admission::Draining { deadline: row::maybe_time(from, "drain_deadline")? },
-        _ => Admission::Open,
-    })
+    match row::text(from, "admission")?.as_str() {
+        "open" => Ok(Admission::Open),
+        "cordoned" => Ok(Admission::Cordoned),
+        "draining" => {
+            Ok(Admission::Draining { deadline: row::maybe_time(from, "drain_deadline")? })
+        }
+        other => Err(StoreError::Corrupt {
+            column: "admission".to_owned(),
+            problem: format!("{other:?} is not open, cordoned or draining"),
+        }),
+    }
 }
 
 /// What is reserved of a worker. Less than nothing is a count gone wrong, until it is put right.

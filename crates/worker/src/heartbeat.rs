@@ -158,7 +158,7 @@ async fn drain(host: &Arc<Host>, left: Option<Duration>) {
     }
 }
 
-/// Says that the worker takes work, is about to stop, or has.
+/// Says that the worker is about to stop, or has.
 pub(crate) async fn announce(host: &Arc<Host>, state: WorkerState) {
     if let Err(error) = host.queue.store().set_worker_state(host.tenure.fence, state).await {
         tracing::warn!(%error, state = state.as_str(), "the worker's state could not be written");

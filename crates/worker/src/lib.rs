@@ -157,7 +157,7 @@ impl Worker {
         tracing::info!(worker = %host.id, ?report, "reconciled");
         build::sweep(&host).await?;
         let listener = api::bind(&host)?;
-        heartbeat::announce(&host, WorkerState::Active).await;
+        host.queue.store().set_worker_state(host.tenure.fence, WorkerState::Active).await?;
 
         let mut serving = vec![
             beating,
