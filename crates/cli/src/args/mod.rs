@@ -362,7 +362,7 @@ pub(crate) enum WsCommand {
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,
         #[command(flatten)]
-        vm: VmArgs,
+        vm: Box<VmArgs>,
     },
     /// List them.
     List(ListArgs),

@@ -132,7 +132,7 @@ proptest! {
         let chosen = place(&workers, &wanted, &mut StdRng::seed_from_u64(seed)).unwrap();
         prop_assert_eq!(chosen.len(), workers.len());
         // A twentieth of such a worker is two VMs.
-        let step = |w: &Worker| (w.reserved.vms + 1) / 2;
+        let step = |w: &Worker| w.reserved.vms.div_ceil(2);
         for pair in chosen.windows(2) {
             let likes = |w: &Worker| u8::from(w.zone.is_none());
             let key = |w: &Worker| (step(w), likes(w), w.reserved.vms);
