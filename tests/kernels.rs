@@ -118,7 +118,8 @@ async fn boot(server: &Server<'_>, template: &str, release: &str) -> Duration {
     // Each is a use of what the kernel must have: a writable overlay, and limits for commands.
     let script = "uname -r && touch /mark && grep -q overlay /proc/filesystems && \
                   grep -q memory /sys/fs/cgroup/cgroup.controllers";
-    let ran = server.post(&format!("{path}/execute"), json!({ "argv": ["sh", "-c", script] })).await;
+    let ran =
+        server.post(&format!("{path}/execute"), json!({ "argv": ["sh", "-c", script] })).await;
     assert_eq!(ran["result"]["exit_code"], 0, "{ran:#}");
     assert!(ran["stdout"].as_str().unwrap().contains(release), "{ran:#}");
     server.delete(&path).await;
