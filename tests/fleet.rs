@@ -1,4 +1,4 @@
-//! A fleet: a gateway and workers, each a process of its own, over one PostgreSQL.
+//! A fleet: a gateway and workers, each a process of its own, over one PostgreSQL, with a Redis and without.
 
 use crate::world::{AETHERIUM, Place, SOON, Server, id};
 use aetherium_model::resources::DriverKind;
@@ -7,7 +7,7 @@ use std::{
     fs,
     time::{Duration, Instant},
 };
-use test_servers::Postgres;
+use test_servers::{Postgres, Redis};
 
 /// Until a worker's row says what it has just begun: a heartbeat, and some more.
 const HEARD_OF: Duration = Duration::from_secs(20);
@@ -16,7 +16,8 @@ const HEARD_OF: Duration = Duration::from_secs(20);
 struct Fleet {
     gateway: Place,
     workers: [Place; 2],
-    options: [String; 4],
+    options: Vec<String>,
+    _redis: Option<Redis>,
 }
 
 impl Fleet {
@@ -26,8 +27,16 @@ impl Fleet {
         fs::write(&key, "a secret that only this fleet knows").unwrap();
         let database = Postgres::of_this_process().database();
         let key = key.to_str().unwrap().to_owned();
-        let options = ["--database-url".into(), database, "--fleet-key-file".into(), key];
-        Self { gateway, workers: [Place::new(), Place::new()], options }
+        let options = vec!["--database-url".into(), database, "--fleet-key-file".into(), key];
+        Self { gateway, workers: [Place::new(), Place::new()], options, _redis: None }
+    }
+
+    /// A fleet whose processes meet in a Redis.
+    fn with_redis() -> Self {
+        let redis = Redis::start();
+        let mut fleet = Self::new();
+        fleet.options.extend(["--redis".into(), redis.url()]);
+        Self { _redis: Some(redis), ..fleet }
     }
 
     async fn gateway(&self) -> Server<'_> {
@@ -74,9 +83,36 @@ async fn address_of(worker: &Server<'_>) -> String {
     }
 }
 
-#[tokio::test]
-async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_the_gateway() {
-    let fleet = Fleet::new();
+/// Makes two tests of each case.
+macro_rules! with_and_without_redis {
+    ($($case:ident)+) => {
+        mod looking {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    Box::pin(super::$case(super::Fleet::new())).await;
+                }
+            )+
+        }
+        mod with_redis {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    Box::pin(super::$case(super::Fleet::with_redis())).await;
+                }
+            )+
+        }
+    };
+}
+
+with_and_without_redis! {
+    each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_the_gateway
+    a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits
+}
+
+async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_the_gateway(
+    fleet: Fleet,
+) {
     let gateway = fleet.gateway().await;
     let (one, two) = (fleet.worker(0), fleet.worker(1));
     let active = |it: &Value| it["state"] == "active";
@@ -110,9 +146,7 @@ async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_t
     fleet.workers.iter().for_each(Place::assert_no_vm_is_left);
 }
 
-#[tokio::test]
-async fn a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits() {
-    let fleet = Fleet::new();
+async fn a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits(fleet: Fleet) {
     let gateway = fleet.gateway().await;
     let worker = fleet.worker(0);
     until_workers(&gateway, |all| all.len() == 1).await;

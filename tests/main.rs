@@ -8,6 +8,7 @@
 mod boot_failures;
 mod command_line;
 mod crash;
+mod deploy;
 mod drivers;
 mod faults;
 mod fleet;
@@ -16,6 +17,7 @@ mod images;
 mod indicators;
 mod kernels;
 mod layout;
+mod lifetimes;
 mod operations;
 mod postgres;
 mod recipes;

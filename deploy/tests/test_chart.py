@@ -6,24 +6,14 @@ import unittest
 
 import helm_python as helm
 import kubernetes_validate
-import yaml
 
 import chart
-from chart import CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
+from chart import AWAITED, CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
 
 # The oldest that Chart.yaml admits, and the newest.
 KUBERNETES = ["1.30", "1.37"]
 # Kinds of the Prometheus operator, whose schemas Kubernetes does not have.
 OPERATORS = {"ServiceMonitor", "PrometheusRule"}
-# Options that the program will have when what they configure is merged. To be empty at a release.
-AWAITED = {
-    "AETHERIUM_LABELS",
-    "AETHERIUM_LOG_FORMAT",
-    "AETHERIUM_OPERATIONS_LISTEN",
-    "AETHERIUM_REDIS",
-    "AETHERIUM_ZONE",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-}
 # Variables that are for the chart itself, or for everything of its kind.
 NOT_OURS = {"POD_IP", "NODE_NAME", "RUST_BACKTRACE"}
 RELEASES = {name: render(given) for name, given in MATRIX.items()}

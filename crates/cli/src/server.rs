@@ -1,7 +1,7 @@
 //! Gateway and worker in one process.
 
 use crate::{
-    args::{DatabaseArgs, DriverArgs},
+    args::{DatabaseArgs, DriverArgs, EventLogArgs},
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
@@ -26,6 +26,7 @@ pub(crate) struct ServerConfig {
     pub(crate) operations: Option<SocketAddr>,
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
+    pub(crate) events: EventLogArgs,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
 }
@@ -39,6 +40,7 @@ impl ServerConfig {
             operations: None,
             driver,
             database: DatabaseArgs::default(),
+            events: EventLogArgs::default(),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
         }
@@ -91,7 +93,8 @@ impl Server {
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway = Gateway::new(GatewayConfig::new(keys), Queue::new(store.clone(), bus));
+        let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
+        let gateway = Gateway::new(gateway_config, Queue::new(store.clone(), bus));
         let operations = operations.map(|bound| {
             bound.serve("up", |parts| {
                 parts.watch(store).watch(gateway.clone()).watch(worker.watched())

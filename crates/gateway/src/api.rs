@@ -8,10 +8,10 @@ use aetherium_model::{
     Name, TemplateRef,
     assistant::Assistant,
     disk::{GrowDisk, TakeDiskSnapshot},
-    event::{EventType, MAX_FILTER_TYPES, SubjectKind},
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    project::Limits,
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
@@ -20,11 +20,15 @@ use aetherium_model::{
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
-use aetherium_store::MAX_EVENTS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod events;
+mod webhooks;
+
 pub use crate::problem::Problem;
+pub use events::EventLogQuery;
+pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.
 pub trait Check {
@@ -171,6 +175,39 @@ pub struct CreateVm {
     /// `diff` the pages it writes are noted. As the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// It is ended after so many seconds, whatever it does then; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+}
+
+/// The longest time that a VM may be given: 30 days, in seconds.
+pub const MAX_TTL_S: u32 = 30 * 24 * 3600;
+
+/// Gives a VM another time to live.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_s": 3600}))]
+pub struct SetTtl {
+    /// It is ended so many seconds from now; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+}
+
+impl Check for SetTtl {
+    fn check(&self) -> Vec<FieldError> {
+        check_ttl(self.ttl_s)
+    }
+}
+
+fn check_ttl(ttl_s: Option<u32>) -> Vec<FieldError> {
+    match ttl_s {
+        Some(s) if !(1..=MAX_TTL_S).contains(&s) => {
+            wrong("ttl_s", format!("{s} is not allowed: give 1 to {MAX_TTL_S} seconds"))
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl CreateVm {
@@ -183,8 +220,9 @@ impl CreateVm {
 
 impl Check for CreateVm {
     fn check(&self) -> Vec<FieldError> {
+        let mut errors = check_ttl(self.ttl_s);
         if self.snapshot.is_none() {
-            return Vec::new();
+            return errors;
         }
         let Tuning { balloon_mib, huge_pages, limits } = self.tuning();
         let given = [
@@ -193,7 +231,9 @@ impl Check for CreateVm {
             ("limits", !limits.is_empty()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
-        given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out")).collect()
+        let wrong = |(field, _)| wrong(field, "is the snapshot's own: leave it out");
+        errors.extend(given.flat_map(wrong));
+        errors
     }
 }
 
@@ -205,6 +245,8 @@ impl Check for ChangeVm {
         Vec::new()
     }
 }
+
+impl Check for Limits {}
 
 impl Check for TakeSnapshot {}
 
@@ -443,56 +485,6 @@ pub struct ConsoleQuery {
 
 /// The most of a console that one request may ask for, in bytes.
 pub const MAX_CONSOLE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Which part of the event log is wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct EventLogQuery {
-    /// Only events about this kind of thing.
-    pub subject: Option<SubjectKind>,
-    /// Only events about the thing of this id, or the template of this name.
-    pub id: Option<String>,
-    /// Only events about this workspace and what belongs to it: its id or name.
-    pub workspace: Option<String>,
-    /// Only events of these types, such as `vm.running,vm.failed`: at most eight.
-    #[serde(rename = "type")]
-    #[param(rename = "type")]
-    pub kind: Option<String>,
-    /// The number of the last event already seen; the Last-Event-ID header goes before it.
-    #[param(minimum = 0)]
-    pub after: Option<i64>,
-    /// The most events on a page, 1 to 500; 100 where absent. A stream has no end.
-    #[param(minimum = 1, maximum = 500)]
-    pub limit: Option<u32>,
-}
-
-impl EventLogQuery {
-    /// The types it names.
-    ///
-    /// # Errors
-    /// The first that there is not.
-    pub(crate) fn types(&self) -> Result<Vec<EventType>, crate::Error> {
-        let named = self.kind.iter().flat_map(|it| it.split(','));
-        named.map(|it| it.parse().map_err(|e: String| crate::Error::field("type", e))).collect()
-    }
-}
-
-impl Check for EventLogQuery {
-    fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if let Some(limit) = self.limit.filter(|limit| !(1..=MAX_EVENTS).contains(limit)) {
-            errors
-                .extend(wrong("limit", format!("{limit} is not allowed: give 1 to {MAX_EVENTS}")));
-        }
-        let types = self.kind.iter().flat_map(|it| it.split(',')).count();
-        if types > MAX_FILTER_TYPES {
-            errors
-                .extend(wrong("type", format!("names {types} types; at most {MAX_FILTER_TYPES}")));
-        }
-        errors
-    }
-}
 
 impl Check for ListQuery {}
 impl Check for VmQuery {}

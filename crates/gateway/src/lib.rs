@@ -26,6 +26,7 @@
 
 pub mod api;
 mod auth;
+mod chores;
 mod config;
 mod edge;
 mod error;
@@ -44,6 +45,7 @@ mod serve;
 mod sse;
 mod stall;
 mod tunnel;
+mod webhooks;
 mod wire;
 mod worker_client;
 
@@ -54,3 +56,4 @@ pub use gateway::Gateway;
 pub use problem::{FieldError, Problem, status};
 pub use router::{openapi, router};
 pub use serve::serve;
+pub use webhooks::WebhookPolicy;

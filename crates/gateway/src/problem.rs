@@ -54,6 +54,7 @@ pub const fn status(code: Code) -> StatusCode {
         Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::IdempotencyMismatch | Code::Cancelled | Code::VmGone => {

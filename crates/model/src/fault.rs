@@ -40,6 +40,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type",
     /// No API key was given, or it is not a known one.
     Unauthorized = "unauthorized",
+    /// The key is a known one, but may not do this.
+    Forbidden = "forbidden",
     /// There is no such thing, or no such route.
     NotFound = "not_found",
     /// The route exists, but not with this method.

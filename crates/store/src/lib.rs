@@ -42,6 +42,7 @@ mod quotas;
 mod row;
 mod runs;
 mod task_events;
+mod task_log;
 mod tasks;
 mod transact;
 mod ttl;

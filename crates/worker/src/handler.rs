@@ -28,7 +28,7 @@ impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
         let begun = self.host.metrics.begin_task(&task, self.host.now());
         let (span, trace) = (span(&self.host, &task), task.trace);
-        let outcome = within(span, trace, self.perform(task, context)).await;
+        let outcome = within(span, trace, Box::pin(self.perform(task, context))).await;
         begun.ended(&outcome);
         outcome
     }
@@ -66,7 +66,7 @@ impl Handlers {
                 Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
             }
             TaskKind::TemplateBuild { template, recipe, replace } => {
-                Ok(build::from_task(&self.host, template, &recipe, replace, &context).await)
+                Ok(build::from_task(&self.host, task.id, template, &recipe, replace, &context).await)
             }
         };
         done.unwrap_or_else(Outcome::Failed)

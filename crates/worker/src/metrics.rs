@@ -169,6 +169,8 @@ impl WorkerMetrics {
         let kind = match run {
             RunRef::Prompt(_) => "prompt",
             RunRef::Execution(_) => "execution",
+            // Counted as a task.
+            RunRef::Task(_) => return,
         };
         self.runs.get_or_create(&Ended { kind, outcome: end.as_str() }).inc();
     }

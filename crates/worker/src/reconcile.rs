@@ -5,7 +5,7 @@
 //! | row | journal and process | then |
 //! | --- | --- | --- |
 //! | creating, by a task | whatever | released; the task makes it anew |
-//! | alive | its VMM lives and its agent answers | taken over: it runs on |
+//! | alive | its VMM lives and its agent answers | taken over: it runs on, or its start goes on |
 //! | pausing, paused, resuming | its VMM lives | taken over: it is paused |
 //! | alive | anything else | released; the row ends as `not_adopted` |
 //! | stopping | whatever | released; the row ends as it was meant to |
@@ -22,6 +22,7 @@ use crate::{
 };
 use aetherium_model::{
     Code, Fault, VmId,
+    task::LEASE,
     vm::{Vm, VmState},
 };
 use aetherium_store::StoreError;
@@ -142,7 +143,13 @@ async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<()
         tracing::warn!(vm = %row.id, %fault, "the template of the vm is not held");
     }
     tracing::info!(vm = %row.id, "taken over");
-    vm::spawn(host, row, idle, Origin::Adopted(machinery));
+    let id = row.id;
+    let at_work = !host.queue.store().unfinished_runs(id).await?.is_empty();
+    let handle = vm::spawn(host, row, idle, Origin::Adopted(machinery));
+    if at_work {
+        // Its tasks are handed out once all is in line; until then nobody holds it.
+        handle.expect_use(LEASE);
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod disk;
+mod events;
 mod host;
 mod kernel;
 mod migrate;
@@ -19,6 +20,7 @@ pub(crate) use bench::{
 };
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
+pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, WebhookCommand};
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
@@ -136,6 +138,20 @@ Examples:
         /// What to do with it.
         #[command(subcommand)]
         verb: TaskCommand,
+    },
+    /// What happened to workspaces, VMs, prompts and the rest, and go on with what does.
+    Events(EventsArgs),
+    /// Addresses that are told of events.
+    Webhook {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: WebhookCommand,
+    },
+    /// Projects: what each may use, and uses.
+    Project {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: ProjectCommand,
     },
     /// Templates: what VMs start from.
     Template {
@@ -289,6 +305,8 @@ pub(crate) struct UpArgs {
     pub(crate) driver: DriverArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) events: EventLogArgs,
 }
 
 /// What a VM is to be; the template's defaults where absent.
@@ -462,7 +480,21 @@ pub(crate) enum WsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
     /// Start one and wait until it runs.
-    Create(VmArgs),
+    Create {
+        /// End it after this time, whatever it does then, such as `2h`.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        ttl: Option<Duration>,
+        #[command(flatten)]
+        vm: VmArgs,
+    },
+    /// Give one another time to live, counted from now; without one it lives as long as it likes.
+    Ttl {
+        /// Its id.
+        vm: String,
+        /// The time, such as `2h`.
+        #[arg(value_parser = duration, value_name = "TIME")]
+        ttl: Option<Duration>,
+    },
     /// Print how Firecracker would be asked to start one, with the reason for each choice; starts nothing.
     Plan(PlanArgs),
     /// List those that have not ended.

@@ -1,6 +1,6 @@
 //! Arguments of the roles that a fleet is made of.
 
-use super::{DatabaseArgs, DriverArgs, duration};
+use super::{DatabaseArgs, DriverArgs, EventLogArgs, duration};
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -45,6 +45,8 @@ pub(crate) struct GatewayArgs {
     pub(crate) api_keys_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
+    pub(crate) events: EventLogArgs,
 }
 
 /// Arguments of `worker` without a verb.

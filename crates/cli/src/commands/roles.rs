@@ -32,6 +32,7 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let (listener, address) = listen(role.listen).await?;
     let operations = Bound::at(role.operations_listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
+    let config = role.events.applied_to(config);
     let gateway = Gateway::new(config, Queue::new(store.clone(), role.fleet.bus()?));
     let operations = operations.serve("gateway", |parts| parts.watch(store).watch(gateway.clone()));
     let stop = CancellationToken::new();

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Gateway,
-    api::{Accepted, ConsoleQuery, CreateVm, Execute, ListQuery, VmQuery},
+    api::{Accepted, ConsoleQuery, CreateVm, Execute, ListQuery, SetTtl, VmQuery},
     auth::Acting,
     edge::RequestId,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
@@ -29,6 +29,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
+use std::time::Duration;
 
 /// Create a VM
 ///
@@ -71,7 +72,7 @@ pub(crate) async fn create(
         virtio_transport: None,
         address: None,
         timings: None,
-        expires_at: None,
+        expires_at: body.ttl_s.map(|s| now.after(Duration::from_secs(s.into()))),
         created_at: now,
         updated_at: now,
     };
@@ -136,6 +137,25 @@ pub(crate) async fn delete(
     let task = fleet::task(vm.worker_id, TaskKind::VmDelete { vm_id: id });
     let task = gateway.queue().request_vm_delete(id, &task).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(task)))
+}
+
+/// Give a VM another time to live
+///
+/// Counted from now; without one it lives as long as it likes. Once its time is over nothing can be
+/// changed about that.
+#[utoipa::path(
+    post, path = "/api/v1/vms/{vm}/ttl", tag = "vms", request_body = SetTtl,
+    params(("vm" = VmId, Path, description = "The VM's id.")),
+    responses((status = 200, body = Vm))
+)]
+pub(crate) async fn ttl(
+    Acting(gateway): Acting,
+    At(id): At<VmId>,
+    Json(body): Json<SetTtl>,
+) -> Result<axum::Json<Vm>, Error> {
+    let now = now();
+    let expires_at = body.ttl_s.map(|s| now.after(Duration::from_secs(s.into())));
+    Ok(axum::Json(gateway.store().set_vm_expiry(id, expires_at, now).await?))
 }
 
 /// Take a snapshot of a VM

@@ -110,7 +110,7 @@ async fn a_retried_task_and_a_lost_prompt_are_told(engine: Engine) {
     db.store.requeue(&claimed, at(0), Some(&why), at(1)).await.unwrap();
     let claimed = claim(&db.store, worker).await.unwrap();
     let run = start(&db.store, &claimed).await;
-    db.store.crash_task(&claimed, &Fault::internal("boom"), at(2)).await.unwrap();
+    let _ = db.store.crash_task(&claimed, &Fault::internal("boom"), at(2)).await.unwrap();
     assert_eq!(db.store.run_state(run).await.unwrap().as_str(), "interrupted");
     let told = all(&db.store).await;
     let last: Vec<_> = kinds(&told).split_off(3);

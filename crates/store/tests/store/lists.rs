@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use aetherium_model::{
-    Name, WorkerId,
+    HeldTemplate, WorkerId,
     page::PageRequest,
     resources::DriverKind,
     task::{TaskKind, TaskState},
@@ -64,7 +64,9 @@ async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of(engine: Engine) 
     worker = Worker { created_at: at(1), ..again };
     assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
 
-    let templates: Vec<Name> = vec!["alpine".parse().unwrap()];
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let templates: Vec<HeldTemplate> =
+        vec!["alpine".parse().unwrap(), format!("alpine:v1@{digest}").parse().unwrap()];
     db.store.heartbeat(worker.id, at(60), 4, &templates).await.unwrap();
     db.store.set_worker_state(worker.id, WorkerState::Draining, at(9)).await.unwrap();
     worker = Worker { heartbeat_at: at(60), vms: 4, templates, ..worker };

@@ -14,6 +14,7 @@ mod activity;
 mod actor;
 mod base;
 mod disk;
+mod go_on;
 mod network;
 mod pause;
 mod preview;
@@ -46,6 +47,7 @@ use aetherium_model::{
 use std::{
     fs::File,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -130,6 +132,12 @@ impl VmHandle {
     /// It is being ended for having been idle.
     pub(crate) fn hold(&self) -> Result<Hold, Fault> {
         self.activity.hold().ok_or_else(|| self.gone())
+    }
+
+    /// Keeps the VM from counting as idle for a while, since something runs in it whose task will be
+    /// gone on with.
+    pub(crate) fn expect_use(&self, within: Duration) {
+        self.activity.expect_use(within);
     }
 
     /// Whether somebody uses the VM now.
