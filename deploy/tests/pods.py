@@ -88,11 +88,11 @@ class Image:
 class Pod:
     """A pod of an object, with its volumes in a directory."""
 
-    def __init__(self, spec, objects, image, place, secrets=None, hosts=(), outside=()):
+    def __init__(self, spec, objects, image, place, secrets=None, hosts=(), outside=(), api=None):
         self.spec, self.image, self.place = spec, image, pathlib.Path(place)
         self.secrets = dict(secrets or {})
         self.secrets |= {it["metadata"]["name"]: secret_data(it) for it in objects if it["kind"] == "Secret"}
-        self.hosts, self.outside = hosts, outside
+        self.hosts, self.outside, self.api = hosts, outside, api
         self.group = spec.get("securityContext", {}).get("fsGroup")
         self.place.mkdir(parents=True, exist_ok=True)
         for volume in spec.get("volumes", []):
@@ -109,6 +109,9 @@ class Pod:
                 file.write_text(data[item["key"]])
                 file.chmod(secret.get("defaultMode", 0o644))
                 os.chown(file, 0, self.group or 0)
+        elif "projected" in volume:
+            (directory / "token").write_text(self.api.token)
+            (directory / "ca.crt").write_text(self.api.certificate)
         elif self.group:
             os.chown(directory, 0, self.group)
             directory.chmod(0o2777)
@@ -120,6 +123,8 @@ class Pod:
     def environment(self, container):
         fields = {"status.podIP": "127.0.0.1", "spec.nodeName": "node-1"}
         known = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        if self.api:
+            known |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.api.port)}
         for entry in container.get("env", []):
             origin = entry.get("valueFrom", {})
             if "secretKeyRef" in origin:

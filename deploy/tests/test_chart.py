@@ -96,8 +96,8 @@ class Pods(unittest.TestCase):
                 for container in filter(own, containers(spec)):
                     names = {entry["name"] for entry in container.get("env", [])}
                     if container.get("command"):
-                        # The test's shell, whose commands are a client's.
-                        self.assertLessEqual(names, {"AETHERIUM_URL", "AETHERIUM_DATA_DIR"})
+                        # Scripts, whose commands are a client's.
+                        self.assertLessEqual(names, {"AETHERIUM_URL", "AETHERIUM_DATA_DIR", "NODE_NAME"})
                         continue
                     role, options = chart.role_of(container["args"])
                     known = {option["option"]: option for option in roles[role]}
@@ -149,7 +149,7 @@ class Pods(unittest.TestCase):
                             inside = [m for m in mounts if entry["value"].startswith(m)]
                             self.assertTrue(inside, f"{container['name']}: {entry} is in no mount")
                     self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
-                    if own(container) and "worker" in container["args"]:
+                    if own(container) and "worker" in container["args"][:1]:
                         # Names of network namespaces, claims on slots, and what tools write.
                         self.assertLessEqual({"/run", "/tmp"}, set(mounts))
 
@@ -184,19 +184,32 @@ class Pods(unittest.TestCase):
                     [keys] = [v["secret"] for v in spec["volumes"] if v["name"] == "keys"]
                     self.assertEqual(keys["items"], [{"key": "fleet-key", "path": "fleet-key"}])
 
+    def test_only_the_container_that_labels_its_node_has_an_account(self):
+        for name, objects in RELEASES.items():
+            having = {
+                container["name"]
+                for _, spec in pods(objects)
+                for container in containers(spec)
+                if any(mount["name"] == "account" for mount in container.get("volumeMounts", []))
+            }
+            labels = name.startswith("everything on")
+            self.assertEqual(having, {"label-node"} if labels else set(), name)
+            self.assertEqual([it["rules"][0]["verbs"] for it in of_kind(objects, "ClusterRole")], [["patch"]] if labels else [])
+
     def test_only_a_chosen_worker_is_privileged_and_nobody_else_has_rights(self):
         for name, objects in RELEASES.items():
             for it, spec in pods(objects):
                 for container in containers(spec):
                     with self.subTest(values=name, container=container["name"]):
                         security = container["securityContext"]
-                        chosen = name == "privileged" and container["name"] in ("worker", "prepare-rootfs")
+                        workers = ("worker", "prepare-rootfs", "label-node")
+                        chosen = name == "privileged" and container["name"] in workers
                         self.assertEqual(security.get("privileged", False), chosen)
                         if chosen:
                             continue
                         self.assertFalse(security["allowPrivilegeEscalation"])
                         self.assertEqual(security["capabilities"]["drop"], ["ALL"])
-                        if container["name"] not in ("worker", "prepare-rootfs"):
+                        if container["name"] not in workers:
                             self.assertNotIn("add", security["capabilities"])
                 self.assertFalse(spec["automountServiceAccountToken"])
                 for host in ("hostNetwork", "hostPID", "hostIPC"):
