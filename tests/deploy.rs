@@ -65,9 +65,20 @@ fn images_units_and_compose_files_name_what_exists() {
     python(&[], &["test_images"], None, LONG);
 }
 
-/// With the real Firecracker too, where it and a kernel for it are named (see `drivers.rs`).
 #[test]
-fn a_release_comes_up_container_by_container_as_its_pods_say_until_a_prompt_has_run() {
+fn the_local_release_comes_up_container_by_container_until_a_prompt_has_run_in_an_emulated_vm() {
+    release_comes_up("test_pods.Pods.test_a_prompt_runs_in_an_emulated_vm_of_the_local_release");
+}
+
+/// Where the real Firecracker and a kernel for it are named (see `drivers.rs`), else it says `skipped`.
+#[test]
+fn the_default_release_comes_up_until_a_prompt_has_run_under_firecracker_with_just_its_rights() {
+    release_comes_up(
+        "test_pods.Pods.test_a_prompt_runs_under_firecracker_with_the_rights_of_the_default_release",
+    );
+}
+
+fn release_comes_up(test: &str) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: only root can make containers of pods");
         return;
@@ -80,7 +91,7 @@ fn a_release_comes_up_container_by_container_as_its_pods_say_until_a_prompt_has_
     fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).unwrap();
     // The network's namespace, in which pods have the ports that the chart gives them.
     let network = ["unshare", "--net", "--", "sh", "-euc", "ip link set lo up; exec \"$@\"", "sh"];
-    python(&network, &["test_pods"], Some(&database), LONGER);
+    python(&network, &[test], Some(&database), LONGER);
 }
 
 /// Takes minutes and the network: `cargo test -p aetherium --test system -- --ignored images_are_built`.

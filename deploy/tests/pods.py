@@ -101,6 +101,8 @@ class Pod:
     def _volume(self, volume):
         directory = self.place / volume["name"]
         directory.mkdir(exist_ok=True)
+        if "emptyDir" in volume:
+            directory.chmod(0o777)
         if secret := volume.get("secret"):
             data = self.secrets[secret["secretName"]]
             items = secret.get("items", [{"key": key, "path": key} for key in data])
@@ -174,7 +176,9 @@ class Pod:
         command = container.get("command") or images.entrypoint(self.image.target)
         command = command + container.get("args", [])
         cgroup = f"{self.place.parent.name}-{self.place.name}-{name}"
-        words = ["sh", "-euc", UNSHARE, "sh", cgroup, ENTER, str(over), str(fill)]
+        # Whatever ends this process ends its containers.
+        words = ["setpriv", "--pdeathsig=KILL", "--", "sh", "-euc", UNSHARE, "sh", cgroup, ENTER]
+        words += [str(over), str(fill)]
         variables = [f"{key}={value}" for key, value in self.environment(container).items()]
         words += self._as_its_user(container) + ["env", "-i", *variables, *command]
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out or log, stderr=log)
