@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 import unittest
 
 import yaml
@@ -112,6 +113,23 @@ class Compose(unittest.TestCase):
             for capability in service.get("cap_add", []):
                 self.assertIn(f"- {capability}\n", chart_text)
             self.assertFalse(service.get("privileged", False), name)
+
+
+class Package(unittest.TestCase):
+    def test_what_goes_into_it_exists(self):
+        manifest = ROOT / "crates/cli/Cargo.toml"
+        deb = tomllib.loads(manifest.read_text())["package"]["metadata"]["deb"]
+        placed = set()
+        for source, destination, mode in deb["assets"]:
+            if "target/" in source:
+                continue
+            found = list(manifest.parent.glob(source))
+            self.assertTrue(found, source)
+            placed |= {f"/{destination}{it.name}" for it in found}
+        self.assertLessEqual(set(deb["conf-files"]), placed)
+        for unit in deb["systemd-units"]:
+            self.assertTrue((manifest.parent / unit["unit-scripts"] / f"{unit['unit-name']}.service").exists())
+            self.assertFalse(unit["enable"] or unit["start"])
 
 
 class Systemd(unittest.TestCase):
