@@ -19,12 +19,21 @@ NOT_OURS = {"POD_IP", "NODE_NAME", "RUST_BACKTRACE"}
 RELEASES = {name: render(given) for name, given in MATRIX.items()}
 
 
-class Chart(unittest.TestCase):
-    def each(self):
-        for name, objects in RELEASES.items():
-            with self.subTest(values=name):
-                yield objects
+class Rendered(unittest.TestCase):
+    """Tests that go over all releases, and say which it was where one fails."""
 
+    release = None
+
+    def each(self):
+        for self.release, objects in RELEASES.items():
+            yield objects
+
+    def _formatMessage(self, msg, standardMsg):
+        said = super()._formatMessage(msg, standardMsg)
+        return f"{said} (with the values of {self.release!r})" if self.release else said
+
+
+class Chart(Rendered):
     def test_lint_finds_nothing(self):
         for name, given in MATRIX.items():
             with self.subTest(values=name):
@@ -84,9 +93,7 @@ class Chart(unittest.TestCase):
                 render(given)
 
 
-class Pods(unittest.TestCase):
-    each = Chart.each
-
+class Pods(Rendered):
     def test_every_variable_and_option_is_one_that_the_program_has(self):
         roles = chart.schema()["roles"]
         everywhere = set(chart.schema()["environment"]) | NOT_OURS
@@ -260,9 +267,7 @@ class Pods(unittest.TestCase):
             self.assertEqual(asked == ["1"], name not in ("local", "privileged"), name)
 
 
-class Names(unittest.TestCase):
-    each = Chart.each
-
+class Names(Rendered):
     def test_services_disruption_budgets_and_policies_select_pods_that_exist(self):
         for objects in self.each():
             labels = [it["spec"]["template"]["metadata"]["labels"] for it in objects if "template" in it.get("spec", {})]
