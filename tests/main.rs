@@ -17,6 +17,7 @@ mod images;
 mod indicators;
 mod kernels;
 mod layout;
+mod lifetimes;
 mod operations;
 mod postgres;
 mod recipes;

@@ -248,7 +248,8 @@ async fn one_prompt_is_one_trace_over_gateway_worker_and_agent_and_its_ids_are_i
     for (server, role) in [(&gateway, "gateway"), (&worker, "worker")] {
         let text = scrape(&operations(server).await).await;
         assert_eq!(printed(&text), documented(&[role]), "{role}");
-        assert!(!server.log().contains("prompt-secret") && !server.log().contains(server.key()));
+        let log = server.log();
+        assert!(!log.contains("prompt-secret") && !log.contains(gateway.key()), "{log}");
     }
     worker.stop().await;
     gateway.stop().await;

@@ -179,6 +179,25 @@ async fn a_vm_whose_ready_command_does_not_succeed_has_failed_and_says_why() {
     place.assert_no_vm_is_left();
 }
 
+/// `template build … --remote`, with the recipe in a directory of its own.
+async fn build_remote(place: &Place, recipe: &str, name: &str) -> Output {
+    let file = place.path().join("recipe/template.toml");
+    fs::write(&file, recipe).unwrap();
+    let mut command = place.aetherium();
+    command.args(["--json", "template", "build", name, "--remote", "-f"]).arg(file);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// The events of an ended task after the one numbered `after`.
+async fn told(server: &Server<'_>, task: &Value, after: usize) -> Vec<Value> {
+    let path = format!("/tasks/{}/events?after={after}", id(task));
+    let (status, stream) = server.call(Method::GET, &path, None).await;
+    assert_eq!(status, StatusCode::OK, "{stream}");
+    let stream = stream.as_str().unwrap().to_owned();
+    let data = stream.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
 #[tokio::test]
 async fn a_recipe_sent_to_the_api_becomes_a_template_and_a_failing_one_says_why() {
     let place = Place::new();
@@ -206,13 +225,75 @@ async fn a_recipe_sent_to_the_api_becomes_a_template_and_a_failing_one_says_why(
         "{task:#}"
     );
     assert_eq!(task["fault"]["evidence"], json!(["because"]), "{task:#}");
+    // All of it can be read from the API, from any event on.
+    let log = told(&server, &task, 0).await;
+    let of = |kind: &str| log.iter().filter(|it| it["event"] == kind).count();
+    assert_eq!((of("planned"), of("step_cached"), of("step_started")), (1, 2, 1), "{log:#?}");
+    let printed = log.iter().position(|it| it["text"] == "because\n").unwrap();
+    let end = log.last().unwrap();
+    assert_eq!((&end["type"], &end["fault"]["code"]), (&json!("end"), &json!("step_failed")));
+    assert_eq!(told(&server, &task, printed).await, log[printed..]);
     let (status, _) = server.call(Method::GET, "/templates/never", None).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+
+    // The command line sends the same recipe, with the file beside it, and follows its build.
+    let beside = place.path().join("recipe");
+    fs::create_dir_all(&beside).unwrap();
+    fs::write(beside.join("greeting"), "hi").unwrap();
+    let text = "base = { template = \"default\" }\n\
+                [[files]]\nsource = \"greeting\"\ndest = \"/etc/greeting\"\n\
+                [[run]]\ncommand = \"test \\\"$(cat /etc/greeting)\\\" = hi\"\n";
+    let followed = build_remote(&place, text, "app:sent").await;
+    let lines = events(&followed);
+    assert_eq!((count(&lines, "step_started"), count(&lines, "step_cached")), (0, 2), "{lines:#?}");
+    let built = &lines.last().unwrap()["template"];
+    assert_eq!(built["digest"], server.get("/templates/greeter").await["digest"]);
+    assert_eq!(server.get("/templates/app:sent").await["digest"], built["digest"]);
+    let followed =
+        build_remote(&place, &format!("{text}[[run]]\ncommand = \"exit 9\"\n"), "never").await;
+    let errors = String::from_utf8_lossy(&followed.stderr);
+    assert_eq!(followed.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("exit code 9") && errors.contains("[step_failed]"), "{errors}");
 
     server.delete("/templates/greeter").await;
     let (status, _) = server.call(Method::GET, "/templates/greeter", None).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     server.stop().await;
     assert_eq!(left_of_builds(&place), (0, 0));
+    place.assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_vm_taken_over_before_it_was_ready_is_not_used_before_it_is_and_starts_nothing_twice() {
+    let place = Place::new();
+    place.template("slow", |manifest| {
+        let say = |line: &str| json!({ "argv": ["sh", "-c", line] });
+        manifest["start"] = say("echo begun >/dev/console; exec sleep 1000");
+        let check = "echo asked >/dev/console; exit 3";
+        manifest["ready"] = json!({ "command": say(check), "deadline_ms": 12_000 });
+    });
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    let made = server.post("/vms", json!({ "template": "slow" })).await;
+    let path = format!("/vms/{}", id(&made));
+    let console = place.path().join("vms").join(id(&made)).join("console.log");
+    let said = |word: &str| fs::read_to_string(&console).map_or(0, |it| it.matches(word).count());
+    let deadline = std::time::Instant::now() + BOOT;
+    while said("asked") == 0 {
+        assert!(std::time::Instant::now() < deadline, "{:#}", server.get(&path).await);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    server.kill();
+    let asked = said("asked");
+
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    assert_eq!(state(&server.get(&path).await), "booting", "{}", server.log());
+    let failed = server.until(&path, BOOT, |vm| {
+        assert_ne!(state(vm), "running", "{vm:#}");
+        state(vm) == "failed"
+    });
+    assert_eq!(failed.await["termination"]["code"], "not_ready");
+    assert!(said("asked") > asked, "the server that took it over asked, too");
+    assert_eq!(said("begun"), 1, "its start command");
+    server.stop().await;
     place.assert_no_vm_is_left();
 }

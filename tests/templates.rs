@@ -93,8 +93,8 @@ async fn what_a_vm_or_a_workspaces_disk_is_made_over_outlives_its_name() {
     let workspace_id = workspace.rsplit('/').next().unwrap();
     assert_eq!(users(), Some(json!([vm, workspace_id])));
     assert_eq!(told(&place, &["gc"])["templates"], json!([]));
-    let execute = format!("/vms/{vm}/execute");
-    let ran = server.post(&execute, json!({ "argv": ["cat", "/etc/mine"] })).await;
+    let body = json!({ "argv": ["cat", "/etc/mine"] });
+    let ran = server.post(&format!("/vms/{vm}/execute"), body).await;
     assert_eq!(ran["stdout"], "mine\n", "the VM goes on");
 
     server.delete(&format!("/vms/{vm}")).await;

@@ -8,6 +8,7 @@ use crate::{
 use aetherium_gateway::api::Problem;
 use aetherium_model::{
     Code, Fault,
+    event::Event,
     output::{EventBody, OutputEvent},
     run::RunState,
 };
@@ -20,6 +21,8 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How often a broken event stream is taken up again before giving up.
 const RESUMES: u32 = 20;
+/// Between two tries to follow the event log.
+const RESUME_PAUSE: Duration = Duration::from_millis(500);
 
 /// A server, and the key to it.
 #[derive(Debug, Clone)]
@@ -124,6 +127,11 @@ impl Client {
         self.json(self.request(Method::DELETE, path)).await
     }
 
+    /// The same for what answers with nothing.
+    pub(crate) async fn remove(&self, path: &str) -> Result<(), CliError> {
+        self.send(self.request(Method::DELETE, path).timeout(DEADLINE)).await.map(drop)
+    }
+
     pub(crate) async fn text(&self, path: &str) -> Result<String, CliError> {
         let answer = self.send(self.request(Method::GET, path).timeout(DEADLINE)).await?;
         answer.text().await.map_err(|error| self.broken(&error))
@@ -159,6 +167,44 @@ impl Client {
         Err(Fault::new(Code::Unavailable, format!("the event stream {path} broke {RESUMES} times"))
             .remedy("see whether the server runs, then follow it again")
             .into())
+    }
+
+    /// Follows the event log, across broken connections, from now on or after the event numbered
+    /// `seen`. Ends only when the server stays away, or `on_event` fails.
+    pub(crate) async fn follow_events(
+        &self,
+        filter: &str,
+        mut seen: Option<i64>,
+        on_event: impl Fn(&Event) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let path = format!("/events?{}", filter.trim_start_matches('&'));
+        let mut broken = 0;
+        loop {
+            let mut request =
+                self.request(Method::GET, &path).header("accept", "text/event-stream");
+            if let Some(seen) = seen {
+                request = request.header("last-event-id", seen.to_string());
+            }
+            match self.send(request).await {
+                Ok(answer) => {
+                    let (mut chunks, mut lines) = (answer.bytes_stream(), Lines::default());
+                    while let Some(Ok(chunk)) = chunks.next().await {
+                        for data in lines.push(&chunk) {
+                            let Ok(event) = serde_json::from_str::<Event>(&data) else {
+                                eprintln!("events before {data} were forgotten");
+                                continue;
+                            };
+                            on_event(&event)?;
+                            (seen, broken) = (Some(event.seq), 0);
+                        }
+                    }
+                }
+                Err(error) if broken >= RESUMES || seen.is_none() => return Err(error),
+                Err(_) => {}
+            }
+            broken += 1;
+            tokio::time::sleep(RESUME_PAUSE).await;
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

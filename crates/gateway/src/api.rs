@@ -8,10 +8,11 @@ use aetherium_model::{
     Name, TemplateRef,
     assistant::Assistant,
     disk::{GrowDisk, TakeDiskSnapshot},
-    event::{EventType, MAX_FILTER_TYPES, SubjectKind},
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    placement::{Placement, WhenFull},
+    project::Limits,
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
@@ -20,11 +21,15 @@ use aetherium_model::{
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
 };
-use aetherium_store::MAX_EVENTS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod events;
+mod webhooks;
+
 pub use crate::problem::Problem;
+pub use events::EventLogQuery;
+pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.
 pub trait Check {
@@ -86,6 +91,13 @@ pub struct CreateWorkspace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
     pub idle_timeout_s: Option<u32>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room for its disk (it fails where absent), and of its
+    /// prompts where its worker has none for its VM (they wait a minute where absent).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 impl CreateWorkspace {
@@ -105,6 +117,8 @@ impl CreateWorkspace {
             transport: None,
             snapshots: None,
             idle_timeout_s: None,
+            placement: Placement::default(),
+            when_full: None,
         }
     }
 }
@@ -119,13 +133,12 @@ impl CreateWorkspace {
 
 impl Check for CreateWorkspace {
     fn check(&self) -> Vec<FieldError> {
-        match self.idle_timeout_s {
-            Some(s) if s == 0 || s > MAX_IDLE_TIMEOUT_S => wrong(
-                "idle_timeout_s",
-                format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds"),
-            ),
-            _ => Vec::new(),
+        let mut errors = check_when_full(self.when_full);
+        if let Some(s) = self.idle_timeout_s.filter(|s| *s == 0 || *s > MAX_IDLE_TIMEOUT_S) {
+            let problem = format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds");
+            errors.extend(wrong("idle_timeout_s", problem));
         }
+        errors
     }
 }
 
@@ -171,6 +184,45 @@ pub struct CreateVm {
     /// `diff` the pages it writes are noted. As the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// It is ended after so many seconds, whatever it does then; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room; it fails where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
+}
+
+/// The longest time that a VM may be given: 30 days, in seconds.
+pub const MAX_TTL_S: u32 = 30 * 24 * 3600;
+
+/// Gives a VM another time to live.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_s": 3600}))]
+pub struct SetTtl {
+    /// It is ended so many seconds from now; absent: it lives as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    pub ttl_s: Option<u32>,
+}
+
+impl Check for SetTtl {
+    fn check(&self) -> Vec<FieldError> {
+        check_ttl(self.ttl_s)
+    }
+}
+
+fn check_ttl(ttl_s: Option<u32>) -> Vec<FieldError> {
+    match ttl_s {
+        Some(s) if !(1..=MAX_TTL_S).contains(&s) => {
+            wrong("ttl_s", format!("{s} is not allowed: give 1 to {MAX_TTL_S} seconds"))
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl CreateVm {
@@ -183,8 +235,10 @@ impl CreateVm {
 
 impl Check for CreateVm {
     fn check(&self) -> Vec<FieldError> {
+        let mut errors = check_ttl(self.ttl_s);
+        errors.extend(check_when_full(self.when_full));
         if self.snapshot.is_none() {
-            return Vec::new();
+            return errors;
         }
         let Tuning { balloon_mib, huge_pages, limits } = self.tuning();
         let given = [
@@ -193,7 +247,9 @@ impl Check for CreateVm {
             ("limits", !limits.is_empty()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
-        given.flat_map(|(field, _)| wrong(field, "is the snapshot's own: leave it out")).collect()
+        let wrong = |(field, _)| wrong(field, "is the snapshot's own: leave it out");
+        errors.extend(given.flat_map(wrong));
+        errors
     }
 }
 
@@ -203,6 +259,35 @@ impl Check for ChangeVm {
             return wrong("balloon_mib", "nothing is to be changed: give it, or limits");
         }
         Vec::new()
+    }
+}
+
+impl Check for Limits {}
+fn check_when_full(when_full: Option<WhenFull>) -> Vec<FieldError> {
+    let problem = when_full.and_then(WhenFull::problem);
+    problem.map(|it| wrong("when_full.queue_for_s", it)).unwrap_or_default()
+}
+
+/// Drains a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"deadline_s": 900}))]
+pub struct DrainWorker {
+    /// After so many seconds, VMs that are still in use are stopped; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 604_800)]
+    pub deadline_s: Option<u32>,
+}
+
+impl Check for DrainWorker {
+    fn check(&self) -> Vec<FieldError> {
+        match self.deadline_s {
+            Some(s) if s > MAX_IDLE_TIMEOUT_S => wrong(
+                "deadline_s",
+                format!("{s} is not allowed: give 0 to {MAX_IDLE_TIMEOUT_S} seconds"),
+            ),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -443,56 +528,6 @@ pub struct ConsoleQuery {
 
 /// The most of a console that one request may ask for, in bytes.
 pub const MAX_CONSOLE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Which part of the event log is wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct EventLogQuery {
-    /// Only events about this kind of thing.
-    pub subject: Option<SubjectKind>,
-    /// Only events about the thing of this id, or the template of this name.
-    pub id: Option<String>,
-    /// Only events about this workspace and what belongs to it: its id or name.
-    pub workspace: Option<String>,
-    /// Only events of these types, such as `vm.running,vm.failed`: at most eight.
-    #[serde(rename = "type")]
-    #[param(rename = "type")]
-    pub kind: Option<String>,
-    /// The number of the last event already seen; the Last-Event-ID header goes before it.
-    #[param(minimum = 0)]
-    pub after: Option<i64>,
-    /// The most events on a page, 1 to 500; 100 where absent. A stream has no end.
-    #[param(minimum = 1, maximum = 500)]
-    pub limit: Option<u32>,
-}
-
-impl EventLogQuery {
-    /// The types it names.
-    ///
-    /// # Errors
-    /// The first that there is not.
-    pub(crate) fn types(&self) -> Result<Vec<EventType>, crate::Error> {
-        let named = self.kind.iter().flat_map(|it| it.split(','));
-        named.map(|it| it.parse().map_err(|e: String| crate::Error::field("type", e))).collect()
-    }
-}
-
-impl Check for EventLogQuery {
-    fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if let Some(limit) = self.limit.filter(|limit| !(1..=MAX_EVENTS).contains(limit)) {
-            errors
-                .extend(wrong("limit", format!("{limit} is not allowed: give 1 to {MAX_EVENTS}")));
-        }
-        let types = self.kind.iter().flat_map(|it| it.split(',')).count();
-        if types > MAX_FILTER_TYPES {
-            errors
-                .extend(wrong("type", format!("names {types} types; at most {MAX_FILTER_TYPES}")));
-        }
-        errors
-    }
-}
 
 impl Check for ListQuery {}
 impl Check for VmQuery {}

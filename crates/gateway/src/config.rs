@@ -1,7 +1,8 @@
 //! What the gateway may be told, with a default for everything but the keys.
 
-use crate::ApiKeys;
+use crate::{ApiKeys, WebhookPolicy};
 use aetherium_model::pass::FleetKey;
+use aetherium_store::LogBounds;
 use std::time::Duration;
 
 /// How the gateway behaves.
@@ -23,13 +24,19 @@ pub struct GatewayConfig {
     pub max_streams: usize,
     /// The pause in an event stream after which a comment keeps the connection alive.
     pub keep_alive: Duration,
+    /// How much of the event log is kept.
+    pub event_log: LogBounds,
+    /// How webhooks are told of events.
+    pub webhooks: WebhookPolicy,
+    /// How long prompts wait for a worker that is gone before they fail.
+    pub gone_patience: Duration,
     /// What requests in flight may still take when the gateway is told to stop.
     pub shutdown_grace: Duration,
 }
 
 impl GatewayConfig {
     /// The defaults, for these keys.
-    pub const fn new(keys: ApiKeys) -> Self {
+    pub fn new(keys: ApiKeys) -> Self {
         Self {
             keys,
             fleet_key: None,
@@ -39,6 +46,9 @@ impl GatewayConfig {
             max_connections: 2048,
             max_streams: 1024,
             keep_alive: Duration::from_secs(15),
+            event_log: LogBounds::default(),
+            webhooks: WebhookPolicy::default(),
+            gone_patience: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(10),
         }
     }

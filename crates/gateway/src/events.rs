@@ -22,7 +22,7 @@ const PAGE: u32 = 16;
 /// Answers with a run's events after the one numbered `seen`, as server-sent events.
 pub(crate) async fn serve(gateway: Gateway, run: RunRef, seen: i64) -> Result<Response, Error> {
     let log = RunLog { store: gateway.store().clone(), run, seen };
-    sse::serve(gateway, Topic::Run(run), log).await
+    sse::serve(gateway, Topic::of(run), log).await
 }
 
 /// A run's log, read up to the event numbered `seen`.
@@ -73,6 +73,7 @@ fn sse(event: &OutputEvent) -> Result<Event, axum::Error> {
         EventBody::Status { .. } => "status",
         EventBody::Output { .. } => "output",
         EventBody::OutputBytes { .. } => "output_bytes",
+        EventBody::Build { .. } => "build",
         EventBody::Missing { .. } => "missing",
         EventBody::Truncated { .. } => "truncated",
         EventBody::End { .. } => "end",

@@ -5,9 +5,11 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WorkerId, WorkspaceId,
+    DeliveryId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId, WorkerId,
+    WorkspaceId,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
+    project::ProjectId,
 };
 use aetherium_store::{Idempotency, MAX_KEY_BYTES};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -164,6 +166,9 @@ path_params! {
     ExecutionId = "execution";
     TaskId = "task";
     WorkerId = "worker";
+    WebhookId = "webhook";
+    DeliveryId = "delivery";
+    ProjectId = "project";
     TemplateRef = "template";
 }
 

@@ -26,6 +26,7 @@
 
 pub mod api;
 mod auth;
+mod chores;
 mod config;
 mod edge;
 mod error;
@@ -38,12 +39,15 @@ mod metrics;
 pub mod placement;
 mod problem;
 mod ready;
+mod registry;
 mod router;
 mod routes;
 mod serve;
 mod sse;
 mod stall;
+mod sweep;
 mod tunnel;
+mod webhooks;
 mod wire;
 mod worker_client;
 
@@ -54,3 +58,4 @@ pub use gateway::Gateway;
 pub use problem::{FieldError, Problem, status};
 pub use router::{openapi, router};
 pub use serve::serve;
+pub use webhooks::WebhookPolicy;

@@ -3,7 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, events, executions, prompts, status, tasks, templates, vms, workers, workspaces,
+        disks, events, executions, projects, prompts, status, task_events, tasks, templates, vms,
+        webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -70,7 +71,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(ready::ready))
         .routes(routes!(description))
         .routes(routes!(status::get))
-        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::list))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))
         .routes(routes!(prompts::list, prompts::create))
@@ -82,8 +83,9 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(prompts::cancel_short))
         .routes(routes!(prompts::events_short))
         .routes(routes!(prompts::output_short))
-        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::list))
         .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::ttl))
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
         .routes(routes!(vms::exec))
@@ -95,15 +97,27 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::requeue))
+        .routes(routes!(task_events::events))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
         .routes(routes!(workers::get))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::get, webhooks::change, webhooks::delete))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::redeliver))
+        .routes(routes!(projects::get))
+        .routes(routes!(projects::limit))
+        .routes(routes!(workers::cordon))
+        .routes(routes!(workers::drain))
+        .routes(routes!(workers::activate))
 }
 
-/// What waits for a command to end, or for work on a disk, whose own timeout is its deadline.
+/// What waits for a command to end, for work on a disk, or for room, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::default()
+        .routes(routes!(workspaces::create))
+        .routes(routes!(vms::create))
         .routes(routes!(vms::execute))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
@@ -154,6 +168,8 @@ fn preface() -> OpenApi {
             (name = "tasks", description = "The durable work behind what was taken on."),
             (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
+            (name = "webhooks", description = "Addresses that are told of events."),
+            (name = "projects", description = "Who shares a quota."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),
         ),

@@ -3,7 +3,7 @@
 //! Every connection is a task of the gateway's tracker, and [`serve`] returns only when all have
 //! ended. HTTP/1.1 only: WebSockets need it, and what terminates TLS in front speaks it.
 
-use crate::{Gateway, router::router, stall::StallGuard};
+use crate::{Gateway, chores, router::router, stall::StallGuard, sweep, webhooks};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -33,6 +33,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, "the gateway listens");
+    gateway.tasks().spawn(webhooks::run(gateway.clone()));
+    gateway.tasks().spawn(chores::run(gateway.clone()));
+    gateway.tasks().spawn(sweep::keep(gateway.clone()));
     let router = router(gateway.clone());
     let slots = Arc::new(Semaphore::new(gateway.config().max_connections));
     let accept = async {

@@ -54,7 +54,7 @@ mod staging;
 pub mod store;
 mod superblock;
 
-pub use artifact::{Placement, Pushed, export, export_to, import, pull, push};
+pub use artifact::{Packing, Placement, Pushed, export, export_to, import, pull, push};
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
 pub use digest::of_file as sha256_of_file;

@@ -1,6 +1,6 @@
 //! What a template's build tells while it is under way.
 
-use crate::output::Stream;
+use crate::output::{EventBody, Stream};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened. Steps are numbered from 1.
@@ -42,4 +42,14 @@ pub enum BuildEvent {
         /// Milliseconds it took.
         wall_ms: u64,
     },
+}
+
+impl From<BuildEvent> for EventBody {
+    /// As a log has it: what a step prints is output like any other, and counts as that.
+    fn from(event: BuildEvent) -> Self {
+        match event {
+            BuildEvent::Output { stream, text, .. } => Self::Output { stream, text },
+            event => Self::Build { event },
+        }
+    }
 }

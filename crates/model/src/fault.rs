@@ -40,6 +40,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type",
     /// No API key was given, or it is not a known one.
     Unauthorized = "unauthorized",
+    /// The key is a known one, but may not do this.
+    Forbidden = "forbidden",
     /// There is no such thing, or no such route.
     NotFound = "not_found",
     /// The route exists, but not with this method.
@@ -114,6 +116,8 @@ codes! {
     NotReady = "not_ready",
     /// The worker restarted and could not take the VM over.
     NotAdopted = "not_adopted",
+    /// Its worker's lease ran out: the worker is gone, or was cut off and ended its VMs itself.
+    WorkerLost = "worker_lost",
 
     // Why a VM stopped.
     /// Somebody asked for it.

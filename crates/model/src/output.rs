@@ -1,6 +1,6 @@
 //! The output log of a prompt or an execution: append-only, numbered from 1, bounded.
 
-use crate::{Timestamp, run::RunState};
+use crate::{Timestamp, build::BuildEvent, run::RunState};
 use serde::{Deserialize, Serialize};
 
 /// Which of a process's two output streams.
@@ -32,6 +32,12 @@ pub enum EventBody {
         /// The text.
         text: String,
     },
+    /// Something about a template's build; what its steps print is output.
+    Build {
+        /// What.
+        #[serde(flatten)]
+        event: BuildEvent,
+    },
     /// Output that is not valid UTF-8.
     OutputBytes {
         /// The stream it came from.
@@ -40,7 +46,7 @@ pub enum EventBody {
         hex: String,
     },
     /// So much of a stream is missing here: it was written while the worker was away, and the guest
-    /// keeps only the end of what nobody takes.
+    /// keeps only the end of what nobody takes; or faster than the log could take it.
     Missing {
         /// The stream it was written to.
         stream: Stream,
@@ -139,7 +145,10 @@ impl EventBody {
             Self::Output { stream, text } => Some((*stream, text.len() as u64)),
             Self::OutputBytes { stream, hex } => Some((*stream, hex.len() as u64 / 2)),
             Self::Missing { stream, bytes } => Some((*stream, *bytes)),
-            Self::Status { .. } | Self::Truncated { .. } | Self::End { .. } => None,
+            Self::Status { .. }
+            | Self::Build { .. }
+            | Self::Truncated { .. }
+            | Self::End { .. } => None,
         }
     }
 }

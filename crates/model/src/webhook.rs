@@ -16,10 +16,6 @@ use std::{fmt, time::Duration};
 pub const SIGNATURE_HEADER: &str = "aetherium-signature";
 /// How often a delivery is tried.
 pub const MAX_ATTEMPTS: u32 = 8;
-/// The longest pause before the second try; each further one may be twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest pause of all.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// After so many deliveries in a row that nobody took, a webhook is disabled.
 pub const MAX_FAILURES: u32 = 10;
 /// The longest address, in bytes.
@@ -156,16 +152,31 @@ pub enum Verdict {
     Disable(Refusal),
 }
 
+/// How long is waited between tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The longest pause before the second try; each further one may be twice as long.
+    pub first: Duration,
+    /// The longest pause of all.
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(10), longest: Duration::from_secs(3600) }
+    }
+}
+
 /// Decides what follows from how the try numbered `attempt` (from 1) ended. `chance` is drawn from
 /// 0 to 1: those that failed together do not come back together.
-pub fn verdict(tried: Tried, attempt: u32, chance: f64) -> Verdict {
+pub fn verdict(tried: Tried, attempt: u32, backoff: &Backoff, chance: f64) -> Verdict {
     match tried {
         Tried::Taken => Verdict::Delivered,
         Tried::Gone(refusal) => Verdict::Disable(refusal),
         Tried::Refused(refusal) if attempt >= MAX_ATTEMPTS => Verdict::Dead(refusal),
         Tried::Refused(refusal) => {
-            let doubled = FIRST_PAUSE * 2u32.saturating_pow(attempt.saturating_sub(1).min(16));
-            let longest = doubled.min(LONGEST_PAUSE);
+            let doubled = backoff.first * 2u32.saturating_pow(attempt.saturating_sub(1).min(16));
+            let longest = doubled.min(backoff.longest);
             // Half of it at least, so that a broken receiver is left alone for a while.
             Verdict::Again(longest.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0), refusal)
         }
@@ -225,15 +236,18 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_an_hour_and_the_last_try_is_the_last() {
-        let mut total = Duration::ZERO;
+        let (backoff, mut total) = (Backoff::default(), Duration::ZERO);
         for attempt in 1..MAX_ATTEMPTS {
-            let Verdict::Again(shortest, _) = verdict(refused(), attempt, 0.0) else { panic!() };
-            let Verdict::Again(longest, _) = verdict(refused(), attempt, 1.0) else { panic!() };
+            let pause = |chance| match verdict(refused(), attempt, &backoff, chance) {
+                Verdict::Again(pause, _) => pause,
+                other => panic!("{other:?}"),
+            };
+            let (shortest, longest) = (pause(0.0), pause(1.0));
             assert_eq!(shortest * 2, longest);
-            assert!(longest <= LONGEST_PAUSE);
+            assert!(longest <= backoff.longest);
             total += longest;
         }
-        assert!(matches!(verdict(refused(), MAX_ATTEMPTS, 0.5), Verdict::Dead(_)));
+        assert!(matches!(verdict(refused(), MAX_ATTEMPTS, &backoff, 0.5), Verdict::Dead(_)));
         assert!(total > Duration::from_secs(600), "a receiver has minutes to come back: {total:?}");
     }
 

@@ -27,7 +27,8 @@ pub trait Handler: Send + Sync {
 pub enum Outcome {
     /// Done. A prompt or execution must have its end written besides.
     Done,
-    /// It cannot be done.
+    /// It cannot be done; where the fault may pass, it is tried again after a while, see
+    /// [`aetherium_model::retry`].
     Failed(Fault),
     /// Not now: hand it out again after this time. A task that may have run something ends as
     /// interrupted instead, one that was tried too often as failed.

@@ -226,7 +226,7 @@ impl Queue {
         events: Vec<(Timestamp, EventBody)>,
     ) -> Result<i64> {
         let last_seq = self.store.append_events(run, events).await?;
-        self.bus.announce(Topic::Run(run));
+        self.bus.announce(Topic::of(run));
         Ok(last_seq)
     }
 

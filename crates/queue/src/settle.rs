@@ -3,6 +3,7 @@
 use crate::{Bus, Handler, Outcome, TaskContext, consumer::now, queue::announce_task};
 use aetherium_model::{
     Code, Fault, Timestamp,
+    retry::{self, RetryPolicy},
     task::{Recovery, Task, TaskState},
 };
 use aetherium_store::{RunRef, Store, StoreError, TaskEnd};
@@ -94,18 +95,18 @@ impl Settler {
                 });
             }
             Ok(Outcome::Retry { after, fault }) => {
-                let until = now().after(*after);
-                return Ok(match self.store.requeue(claim, until, Some(fault), now()).await? {
-                    Some(Recovery::Requeue | Recovery::Resume) => Written::PutOff(until),
-                    Some(verdict) => Written::Abandoned(verdict),
-                    None => Written::End,
-                });
+                return self.put_off(claim, *after, fault).await;
             }
             Ok(Outcome::Settled) => return self.check_settled(claim).await,
             Ok(Outcome::Done) if RunRef::of(&claim.kind).is_some() => {
                 return self.check_settled(claim).await;
             }
             Ok(Outcome::Done) => finish(TaskState::Succeeded, None).await?,
+            Ok(Outcome::Failed(fault)) if self.may_pass(claim, fault).await? => {
+                let wait = RetryPolicy::of(&claim.kind).wait(claim.attempts, rand::random());
+                tracing::info!(task = %claim.id, %fault, ?wait, "a task failed and is tried again");
+                return self.put_off(claim, wait, fault).await;
+            }
             Ok(Outcome::Failed(fault)) => finish(TaskState::Failed, Some(fault)).await?,
             Ok(Outcome::Cancelled) => finish(TaskState::Cancelled, None).await?,
         };
@@ -113,6 +114,29 @@ impl Settler {
             tracing::warn!(task = %claim.id, ?outcome, "the claim was lost before its end");
         }
         Ok(Written::End)
+    }
+
+    /// Whether a failure may pass, and nothing was run that must not run again.
+    async fn may_pass(&self, claim: &Task, fault: &Fault) -> Result<bool, StoreError> {
+        if !retry::is_passing(&claim.kind, fault.code) {
+            return Ok(false);
+        }
+        let task = self.store.task(claim.id).await?;
+        Ok(task.kind.is_idempotent() || task.started_at.is_none())
+    }
+
+    async fn put_off(
+        &self,
+        claim: &Task,
+        wait: Duration,
+        fault: &Fault,
+    ) -> Result<Written, StoreError> {
+        let until = now().after(wait);
+        Ok(match self.store.requeue(claim, until, Some(fault), now()).await? {
+            Some(Recovery::Requeue | Recovery::Resume) => Written::PutOff(until),
+            Some(verdict) => Written::Abandoned(verdict),
+            None => Written::End,
+        })
     }
 
     /// A handler that says its run ended but wrote no end would hold its serial key for ever.

@@ -35,6 +35,7 @@ impl Store {
         let most = self.bound(&self.read).await?;
         let (run, workspace) = (RunRef::Prompt(prompt.id), Some(prompt.workspace_id));
         let note = runs::noted(run, &prompt.state, workspace, Some(task.id));
+        let Some(note) = note else { return Ok(false) };
         // Nothing was told of this prompt before, so the entry goes behind none.
         let entry = Entry::of(&note, &self.by, prompt.created_at)?;
         self.change(|| async {

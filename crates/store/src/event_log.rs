@@ -7,7 +7,7 @@
 
 use crate::{Store, StoreError, row, transact::Tx};
 use aetherium_model::{
-    TaskId, Timestamp, WorkspaceId,
+    TaskId, Timestamp, VmId, WorkspaceId,
     event::{
         By, Cause, Event, EventData, EventFilter, EventPage, EventType, MAX_FILTER_TYPES, Subject,
     },
@@ -60,6 +60,11 @@ impl Note {
         Self { workspace_id, ..self }
     }
 
+    pub(crate) fn within_vm(mut self, vm_id: VmId) -> Self {
+        self.data.vm_id = Some(vm_id);
+        self
+    }
+
     pub(crate) fn part_of(self, task_id: Option<TaskId>) -> Self {
         Self { task_id, ..self }
     }
@@ -97,7 +102,12 @@ impl Entry {
 /// Writes an entry, as part of the change it tells of. Whoever changes a thing holds its row before:
 /// an entry goes behind those of the same thing that have no number yet, whatever the clocks of the
 /// machines say.
-pub(crate) async fn note(tx: &mut Tx, note: Note, at: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn note(
+    tx: &mut Tx,
+    note: impl Into<Option<Note>>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(note) = note.into() else { return Ok(()) };
     let entry = Entry::of(&note, &tx.by, at)?;
     sqlx::query(
         "INSERT INTO event_log (id, ordinal, at, type, subject_kind, subject_id, workspace_id, \

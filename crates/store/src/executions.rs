@@ -62,8 +62,8 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             let (run, task_id) = (RunRef::Execution(execution.id), task.map(|task| task.id));
-            let mut note = runs::noted(run, &execution.state, None, task_id);
-            note.data.vm_id = Some(execution.vm_id);
+            let note = runs::noted(run, &execution.state, None, task_id);
+            let note = note.map(|note| note.within_vm(execution.vm_id));
             event_log::note(&mut tx, note, execution.created_at).await?;
             tx.commit().await?;
             Ok(Created::New(execution.clone()))

@@ -13,13 +13,13 @@ use std::time::Instant;
 
 /// What the database is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Asked {
+pub(crate) struct Asked {
     what: &'static str,
 }
 
 impl Asked {
-    const CHANGE: Self = Self { what: "change" };
-    const QUESTION: Self = Self { what: "question" };
+    pub(crate) const CHANGE: Self = Self { what: "change" };
+    pub(crate) const QUESTION: Self = Self { what: "question" };
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,36 +59,15 @@ impl StoreMetrics {
         metrics
     }
 
-    /// Counts a change, with the wait for a connection and all its tries.
-    pub(crate) async fn change<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.count(&Asked::CHANGE, work).await
-    }
-
-    /// Counts a question, with the wait for a connection.
-    pub(crate) async fn question<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.count(&Asked::QUESTION, work).await
-    }
-
-    async fn count<T>(
-        &self,
-        asked: &Asked,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let began = Instant::now();
-        let done = work.await;
+    /// Counts what the database was asked from `began` on, the wait for a connection and all tries
+    /// included. After the fact, since a future around the work's would be twice its size.
+    pub(crate) fn done<T>(&self, asked: &Asked, began: Instant, done: &Result<T, StoreError>) {
         self.took.get_or_create(asked).observe(began.elapsed().as_secs_f64());
-        if let Err(error) = &done
+        if let Err(error) = done
             && is_the_databases(error)
         {
             self.errors.get_or_create(&Failure { code: error.code().as_str() }).inc();
         }
-        done
     }
 
     fn note(&self, pool: &'static str, connections: &AnyPool) {

@@ -31,6 +31,8 @@ impl Store {
                  (SELECT id FROM vms WHERE ended_at < $1)",
                 before,
             ),
+            // A log that is a task's own goes with its task.
+            ("DELETE FROM runs WHERE id = task_id AND finished_at < $1", before),
             ("DELETE FROM vms WHERE ended_at < $1", before),
             (
                 "DELETE FROM tasks WHERE finished_at < $1 AND NOT EXISTS \
@@ -41,13 +43,13 @@ impl Store {
         ];
         self.change(|| async {
             let mut tx = self.begin().await?;
-            let mut gone = [0; 4];
+            let mut gone = [0; 5];
             for ((statement, before), gone) in statements.into_iter().zip(&mut gone) {
                 *gone =
                     sqlx::query(statement).bind(before).execute(&mut *tx).await?.rows_affected();
             }
             tx.commit().await?;
-            let [_, vms, tasks, keys] = gone;
+            let [_, _, vms, tasks, keys] = gone;
             Ok(Pruned { vms, tasks, keys })
         })
         .await

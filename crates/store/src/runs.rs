@@ -20,13 +20,15 @@ use aetherium_model::{
 use sqlx::any::AnyRow;
 use std::fmt;
 
-/// A prompt or an execution.
+/// A prompt or an execution; or a task that keeps a log as they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunRef {
     /// A prompt.
     Prompt(PromptId),
     /// An execution.
     Execution(ExecutionId),
+    /// A task that is no run, by its own log.
+    Task(TaskId),
 }
 
 impl RunRef {
@@ -43,6 +45,7 @@ impl RunRef {
         match self {
             Self::Prompt(_) => "prompt",
             Self::Execution(_) => "execution",
+            Self::Task(_) => "log of task",
         }
     }
 }
@@ -64,6 +67,7 @@ impl fmt::Display for RunRef {
         match self {
             Self::Prompt(id) => id.fmt(f),
             Self::Execution(id) => id.fmt(f),
+            Self::Task(id) => id.fmt(f),
         }
     }
 }
@@ -96,7 +100,7 @@ impl Store {
     /// this may the guest run anything.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    /// [`StoreError::NotFound`], [`StoreError::Fenced`] or [`StoreError::Database`].
     pub async fn start_run(
         &self,
         run: RunRef,
@@ -105,7 +109,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Start, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             if let Some(claim) = claim {
                 match tasks::held(&mut tx, claim).await? {
                     Some(task) if task.state == TaskState::Claimed => {
@@ -137,8 +141,8 @@ impl Store {
                 .bind(now.as_millis())
                 .execute(&mut *tx)
                 .await?;
-            let mut note = noted(run, &RunState::Running, head.workspace_id, head.task_id);
-            note.data.vm_id = Some(vm_id);
+            let note = noted(run, &RunState::Running, head.workspace_id, head.task_id);
+            let note = note.map(|note| note.within_vm(vm_id));
             event_log::note(&mut tx, note, now).await?;
             tx.commit().await?;
             Ok(Start::Marked)
@@ -321,7 +325,7 @@ impl Store {
     }
 }
 
-fn decode_ref(found: &AnyRow) -> Result<RunRef, StoreError> {
+pub(crate) fn decode_ref(found: &AnyRow) -> Result<RunRef, StoreError> {
     let prompt = row::text(found, "id")?.parse::<PromptId>().map(RunRef::Prompt);
     prompt.or_else(|_| row::parsed(found, "id").map(RunRef::Execution))
 }
@@ -396,19 +400,20 @@ async fn write_end(
     event_log::note(tx, noted(run, state, head.workspace_id, head.task_id), now).await
 }
 
-/// That a run came to this state.
+/// That a run came to this state. A task with a log of its own tells of itself.
 pub(crate) fn noted(
     run: RunRef,
     state: &RunState,
     workspace_id: Option<WorkspaceId>,
     task_id: Option<TaskId>,
-) -> Note {
+) -> Option<Note> {
     let (kind, subject) = match run {
         RunRef::Prompt(id) => (EventType::of_prompt(state), Subject::Prompt(id)),
         RunRef::Execution(id) => (EventType::of_execution(state), Subject::Execution(id)),
+        RunRef::Task(_) => return None,
     };
     let note = Note::new(kind, subject).within(workspace_id).part_of(task_id);
-    note.with(EventData::of_run(state))
+    Some(note.with(EventData::of_run(state)))
 }
 
 /// Adds entries to a log. The log's new head is the caller's to write.

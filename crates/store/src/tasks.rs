@@ -3,8 +3,7 @@
 
 use crate::{
     Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
-    task_events,
-    transact::Tx,
+    task_events, task_log, transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
@@ -45,6 +44,7 @@ impl Store {
                 return lock(&mut tx, first).await.map(Created::Existing);
             }
             self.enqueue(&mut tx, task).await?;
+            task_log::begin(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(task.clone()))
         })
@@ -313,14 +313,14 @@ pub(crate) async fn end(
 ) -> Result<(), StoreError> {
     write_end(tx, task.id, state, fault, now).await?;
     task_events::ended(tx, task, state, fault, now).await?;
-    match RunRef::of(&task.kind) {
-        Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault), now).await,
+    match RunRef::log_of(task) {
+        Some(run) => runs::end_if_open(tx, run, &run_end(task, state, fault, now), now).await,
         None => Ok(()),
     }
 }
 
 /// How a run ends whose task ends first.
-fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>) -> RunState {
+fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>, now: Timestamp) -> RunState {
     let fault = || {
         fault.cloned().unwrap_or_else(|| {
             Fault::internal(format!(
@@ -332,6 +332,7 @@ fn run_end(task: &Task, state: TaskState, fault: Option<&Fault>) -> RunState {
     };
     match state {
         TaskState::Cancelled => RunState::Cancelled,
+        TaskState::Succeeded if RunRef::of(&task.kind).is_none() => task_log::done(task, now),
         TaskState::Interrupted => RunState::Interrupted { fault: fault() },
         _ => RunState::Failed { fault: fault() },
     }

@@ -7,7 +7,7 @@
 //! The servers' own deadlines (see [`crate::connect`]) end what they work on too long. The ones here
 //! end the wait for a server that cannot be heard any more.
 
-use crate::{Store, StoreError, connect::Engine};
+use crate::{Store, StoreError, connect::Engine, fence, metrics::Asked};
 use aetherium_model::event::By;
 use sqlx::{
     Any, AnyConnection, Transaction,
@@ -17,7 +17,7 @@ use sqlx::{
 use std::{
     ops::{Deref, DerefMut},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::time::{sleep, timeout};
 
@@ -63,7 +63,8 @@ impl Store {
         &self,
         work: impl Fn() -> Work,
     ) -> Result<T, StoreError> {
-        let tries = async {
+        let began = Instant::now();
+        let done = within(CHANGE, async {
             let mut tried = 1;
             loop {
                 match work().await {
@@ -76,8 +77,10 @@ impl Store {
                     done => return done,
                 }
             }
-        };
-        self.metrics.change(within(CHANGE, tries)).await
+        })
+        .await;
+        self.metrics.done(&Asked::CHANGE, began, &done);
+        done
     }
 
     /// A transaction that outlives a power cut once it is committed, as far as the database's own
@@ -107,13 +110,23 @@ impl Store {
         Ok(Tx { inner, by: Arc::clone(&self.by) })
     }
 
+    /// A transaction of the worker whose tenure this store is for: as long as it lasts, nobody ends the
+    /// tenure. Without one it is [`Store::begin`].
+    pub(crate) async fn begin_fenced(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin().await?;
+        fence::hold(&mut tx, self).await?;
+        Ok(tx)
+    }
+
     /// Every row that answers a question.
     pub(crate) async fn all(
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Vec<AnyRow>, StoreError> {
-        let rows = async { Ok(question.fetch_all(&self.read).await?) };
-        self.metrics.question(within(QUESTION, rows)).await
+        let began = Instant::now();
+        let rows = within(QUESTION, async { Ok(question.fetch_all(&self.read).await?) }).await;
+        self.metrics.done(&Asked::QUESTION, began, &rows);
+        rows
     }
 
     /// The first row that answers a question, if any does.
@@ -121,8 +134,10 @@ impl Store {
         &self,
         question: Query<'_, Any, AnyArguments>,
     ) -> Result<Option<AnyRow>, StoreError> {
-        let row = async { Ok(question.fetch_optional(&self.read).await?) };
-        self.metrics.question(within(QUESTION, row)).await
+        let began = Instant::now();
+        let row = within(QUESTION, async { Ok(question.fetch_optional(&self.read).await?) }).await;
+        self.metrics.done(&Asked::QUESTION, began, &row);
+        row
     }
 }
 

@@ -23,7 +23,11 @@ tokio::task_local! {
 
 /// Does `work` in `span`, as a part of the trace of `parent`, or of a new one. A field `trace_id` of the
 /// span is filled in.
-pub async fn within<W: Future>(span: Span, parent: Option<TraceParent>, work: W) -> W::Output {
+pub fn within<W: Future>(
+    span: Span,
+    parent: Option<TraceParent>,
+    work: W,
+) -> impl Future<Output = W::Output> {
     if let Some(parent) = parent
         && let Err(error @ SetParentError::AlreadyStarted) = span.set_parent(remote(parent))
     {
@@ -31,7 +35,7 @@ pub async fn within<W: Future>(span: Span, parent: Option<TraceParent>, work: W)
     }
     let here = exported(&span).or(parent).unwrap_or_else(unsampled);
     span.record("trace_id", tracing::field::display(here.trace_id));
-    HERE.scope(here, work).instrument(span).await
+    HERE.scope(here, work).instrument(span)
 }
 
 /// Where in a trace the caller is, for what carries it on.

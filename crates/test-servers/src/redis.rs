@@ -25,11 +25,16 @@ const SUPERVISE: &str = r#"
 dir=$1 port=$2 password=$3
 exec >"$dir/log" 2>&1
 cd "$dir" || exit
+# Debian's program is in one package, and its name as a server in another, which would start a service.
+program=$(command -v redis-server) || {
+  program=$dir/redis-server
+  ln -s "$(command -v redis-check-rdb)" "$program"
+}
 trap 'kill -KILL $server; rm -rf "$dir"' EXIT
 while read -r word; do
   case $word in
     start)
-      redis-server --bind 127.0.0.1 --port "$port" --requirepass "$password" --dir "$dir" \
+      "$program" --bind 127.0.0.1 --port "$port" --requirepass "$password" --dir "$dir" \
         --save '' --appendonly no --daemonize no &
       server=$!
       echo "$server" >"$dir/pid" ;;
@@ -88,7 +93,11 @@ impl Redis {
         while self.ask("PING").is_none_or(|said| !said.contains("+PONG")) {
             let ended = self.supervisor.try_wait().unwrap();
             let in_time = ended.is_none() && Instant::now() < deadline;
-            assert!(in_time, "Redis does not start (is it installed?):\n{}", self.log());
+            assert!(
+                in_time,
+                "Redis does not start (`scripts/install-deps test` installs it):\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }

@@ -32,9 +32,23 @@ pub(crate) struct Journal {
     pub(crate) slot: Option<Slot>,
     /// Its processes and sockets; absent until they were started.
     pub(crate) footprint: Option<Footprint>,
+    /// Whether its start has come to its end. Journals of earlier versions do not tell.
+    #[serde(default)]
+    pub(crate) readiness: Readiness,
     /// What a diff snapshot of it would build upon.
     #[serde(default)]
     pub(crate) diff_base: DiffBase,
+}
+
+/// Whether a VM's start has come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Readiness {
+    /// Its guest may run, and has not shown yet that it can be used.
+    Awaited,
+    /// It could be used.
+    #[default]
+    Seen,
 }
 
 /// What a diff snapshot of a VM would build upon: what its VMM notes is what was written since.

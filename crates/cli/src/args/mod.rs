@@ -3,31 +3,37 @@
 mod bench;
 mod config;
 mod disk;
+mod events;
 mod host;
 mod kernel;
 mod migrate;
 mod parse;
+mod placement;
 mod plan;
 mod roles;
 mod schedule;
 mod template;
 mod tuning;
 mod watch;
+mod worker;
 
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
+pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, WebhookCommand};
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
+pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
+pub(crate) use worker::WorkerCommand;
 
 use aetherium_model::{
     Name, TemplateRef,
@@ -136,6 +142,20 @@ Examples:
         /// What to do with it.
         #[command(subcommand)]
         verb: TaskCommand,
+    },
+    /// What happened to workspaces, VMs, prompts and the rest, and go on with what does.
+    Events(EventsArgs),
+    /// Addresses that are told of events.
+    Webhook {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: WebhookCommand,
+    },
+    /// Projects: what each may use, and uses.
+    Project {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: ProjectCommand,
     },
     /// Templates: what VMs start from.
     Template {
@@ -289,6 +309,8 @@ pub(crate) struct UpArgs {
     pub(crate) driver: DriverArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) events: EventLogArgs,
 }
 
 /// What a VM is to be; the template's defaults where absent.
@@ -318,6 +340,8 @@ pub(crate) struct VmArgs {
     pub(crate) snapshots: Option<SnapshotKind>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
 }
 
 /// A command to run in a VM.
@@ -400,7 +424,7 @@ pub(crate) enum WsCommand {
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,
         #[command(flatten)]
-        vm: VmArgs,
+        vm: Box<VmArgs>,
     },
     /// List them.
     List(ListArgs),
@@ -462,7 +486,21 @@ pub(crate) enum WsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
     /// Start one and wait until it runs.
-    Create(VmArgs),
+    Create {
+        /// End it after this time, whatever it does then, such as `2h`.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        ttl: Option<Duration>,
+        #[command(flatten)]
+        vm: VmArgs,
+    },
+    /// Give one another time to live, counted from now; without one it lives as long as it likes.
+    Ttl {
+        /// Its id.
+        vm: String,
+        /// The time, such as `2h`.
+        #[arg(value_parser = duration, value_name = "TIME")]
+        ttl: Option<Duration>,
+    },
     /// Print how Firecracker would be asked to start one, with the reason for each choice; starts nothing.
     Plan(PlanArgs),
     /// List those that have not ended.
@@ -567,18 +605,6 @@ pub(crate) enum TaskCommand {
     Requeue {
         /// Its id.
         task: String,
-    },
-}
-
-/// Verbs on workers.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkerCommand {
-    /// List them.
-    List(ListArgs),
-    /// Show one.
-    Get {
-        /// Its id.
-        worker: String,
     },
 }
 

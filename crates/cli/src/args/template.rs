@@ -26,6 +26,7 @@ pub(crate) enum TemplateCommand {
   aetherium template build base --from tar:rootfs.tar.zst           a root filesystem in a tar file
   aetherium template build base --from dir:/srv/rootfs              one in a directory
   aetherium template build app -f template.toml                     a recipe: base, files, commands
+  aetherium template build app -f template.toml --remote            the same, by the server
   aetherium template build a --from alpine:3 --mirror docker.io=127.0.0.1:5000
 
 Registries are logged in to as `docker login` did ($DOCKER_CONFIG, else ~/.docker/config.json), or
@@ -78,6 +79,9 @@ with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
         /// The file, which appears whole or not at all; else standard output.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Pack its files with zstd instead of gzip: smaller and faster, for tools that read it.
+        #[arg(long)]
+        zstd: bool,
     },
     /// Take one from what `export` wrote, plain or packed with gzip or zstd.
     Import {
@@ -140,6 +144,13 @@ pub(crate) struct BuildArgs {
     /// Run every step of the recipe, though its result is kept from an earlier build.
     #[arg(long, requires = "file")]
     pub(crate) no_cache: bool,
+    /// Have the recipe built by a worker of the server, and follow it. Files beside the recipe are sent
+    /// with it. Steps run in VMs of the worker, with its driver and its registry logins.
+    #[arg(long, requires = "file", conflicts_with_all = [
+        "no_cache", "kernel", "modules", "kernel_of", "mirror", "kernel_arg", "cpu_template",
+        "transport", "snapshots", "balloon_mib", "huge_pages", "LimitArgs",
+    ])]
+    pub(crate) remote: bool,
     /// A package to put into the root filesystem besides the base; may be repeated.
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) include: Vec<String>,

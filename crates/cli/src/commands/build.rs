@@ -21,6 +21,7 @@ use aetherium_model::{
     finding::Finding,
     recipe::{Base, Recipe, Sizes},
     resources::Resources,
+    template::Template,
 };
 use aetherium_vmm::VsockChoice;
 use aetherium_worker::{BuildGround, BuildLog, Layout, Settings, StepReuse, build_template};
@@ -34,7 +35,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// 128 + SIGINT, as a shell has it.
-const EXIT_INTERRUPTED: u8 = 130;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 pub(crate) async fn from_recipe(
     args: &Args,
@@ -42,7 +43,7 @@ pub(crate) async fn from_recipe(
     build: &BuildArgs,
     file: &Path,
 ) -> Result<(), CliError> {
-    let began = Instant::now();
+    let report = BuildReport::begin(args);
     let text = std::fs::read_to_string(file).map_err(|error| local(file.display(), error))?;
     let recipe = parse(file, &text).map_err(ImageError::from).map_err(Fault::from)?;
     let plan = plan(&recipe, file)?;
@@ -58,23 +59,42 @@ pub(crate) async fn from_recipe(
         boot_deadline: Settings::default().boot_deadline,
         reuse: if build.no_cache { StepReuse::None } else { StepReuse::Kept },
     };
-    let log: Box<dyn BuildLog> =
-        if args.json { Box::new(JsonLines) } else { Box::new(Story::new(plan.steps())) };
+    let log = story(args, plan.steps());
     let built =
         until_interrupted(&ground, &request, &build.name, &recipe, &plan, log.as_ref()).await;
     log.done();
-    let template = built?.manifest;
-    if args.json {
-        print_line(&json!({ "event": "built", "template": template }));
-        return Ok(());
-    }
-    println!("built {} in {}", template.name, print::millis(template::elapsed_ms(began)));
-    template::describe(&template);
+    report.end(&built?.manifest);
     Ok(())
 }
 
+/// Who is told what a build does: a person, or a program.
+pub(crate) fn story(args: &Args, steps: usize) -> Box<dyn BuildLog> {
+    if args.json { Box::new(JsonLines) } else { Box::new(Story::new(steps)) }
+}
+
+/// The last words about a build that went well.
+pub(crate) struct BuildReport {
+    began: Instant,
+    json: bool,
+}
+
+impl BuildReport {
+    pub(crate) fn begin(args: &Args) -> Self {
+        Self { began: Instant::now(), json: args.json }
+    }
+
+    pub(crate) fn end(self, template: &Template) {
+        if self.json {
+            print_line(&json!({ "event": "built", "template": template }));
+            return;
+        }
+        println!("built {} in {}", template.name, print::millis(template::elapsed_ms(self.began)));
+        template::describe(template);
+    }
+}
+
 /// Plans a recipe, with the files beside it.
-fn plan(recipe: &Recipe, file: &Path) -> Result<Plan, CliError> {
+pub(crate) fn plan(recipe: &Recipe, file: &Path) -> Result<Plan, CliError> {
     let dir = file.parent().unwrap_or_else(|| Path::new(""));
     let copied: Result<Vec<_>, _> = recipe.files.iter().map(|copy| entries(copy, dir)).collect();
     Ok(Plan::new(recipe, copied.map_err(Fault::from)?))

@@ -5,12 +5,14 @@ mod build;
 mod config;
 mod disk;
 mod doctor;
+mod events;
 mod exec;
 mod host;
 mod kernel;
 mod migrate;
 mod plan;
 mod quickstart;
+mod remote_build;
 mod roles;
 mod status;
 mod task;
@@ -37,6 +39,9 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Exec(exec) => return exec::exec(&args, exec).await,
         Command::Ws { verb } => return ws::dispatch(&args, verb).await,
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
+        Command::Events(list) => events::events(&args, list).await?,
+        Command::Webhook { verb } => events::webhook(&args, verb).await?,
+        Command::Project { verb } => events::project(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
         Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,

@@ -4,7 +4,7 @@ mod boot;
 mod kept;
 mod transfer;
 
-use super::{build, kernel};
+use super::{build, kernel, remote_build};
 use crate::{
     args::{Args, BuildArgs, DEFAULT_BLOB_CACHE_MIB, DriverArgs, TemplateCommand, TuningArgs},
     datadir::DataDir,
@@ -14,7 +14,7 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    BlobCache, BuildRequest, Credentials, InstalledTemplate, KernelSource, Mirror, Progress,
+    BlobCache, BuildRequest, InstalledTemplate, KernelSource, Mirror, Packing, Progress,
     RegistryAccess, Removal, RootfsSource, TemplateStore,
 };
 use aetherium_model::{
@@ -33,6 +33,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
     match verb {
         TemplateCommand::Build(build) => {
             if let Some(file) = &build.file {
+                if build.remote {
+                    return remote_build::build(args, build, file).await;
+                }
                 return build::from_recipe(args, &data, build, file).await;
             }
             let began = Instant::now();
@@ -59,8 +62,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
             let removal = if *dry_run { Removal::Pretended } else { Removal::Real };
             kept::collect(args, &data, *keep_last, removal).await?;
         }
-        TemplateCommand::Export { template, output } => {
-            transfer::export(args, &data, template, output.as_deref()).await?;
+        TemplateCommand::Export { template, output, zstd } => {
+            let packing = if *zstd { Packing::Zstd } else { Packing::Gzip };
+            transfer::export(args, &data, template, packing, output.as_deref()).await?;
         }
         TemplateCommand::Import { file, place } => {
             transfer::import(args, &data, file, place).await?;
@@ -154,19 +158,9 @@ pub(crate) fn request(
 
 /// How registries are reached: the cache in the data directory, and logins as `docker` has them.
 pub(crate) fn registry(data: &DataDir, mirrors: &[Mirror], blob_cache_mib: u32) -> RegistryAccess {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let credentials = variable("AETHERIUM_REGISTRY_USERNAME")
-        .zip(variable("AETHERIUM_REGISTRY_PASSWORD"))
-        .map(|(username, password)| Credentials { username, password });
-    let docker = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
-    RegistryAccess {
-        cache: BlobCache::new(data.path().join("cache/blobs"), u64::from(blob_cache_mib) << 20),
-        mirrors: mirrors.to_vec(),
-        credentials,
-        docker_config: docker.map(|dir| dir.join("config.json")),
-    }
+    let bytes = u64::from(blob_cache_mib) << 20;
+    let cache = BlobCache::new(data.path().join("cache/blobs"), bytes);
+    RegistryAccess::as_logged_in(cache, mirrors.to_vec())
 }
 
 /// What `template build NAME` without further arguments makes.
@@ -174,6 +168,7 @@ pub(crate) fn defaults(name: Name, agent: Option<PathBuf>) -> BuildArgs {
     BuildArgs {
         name: TemplateRef::latest(name),
         file: None,
+        remote: false,
         no_cache: false,
         include: Vec::new(),
         kernel: None,

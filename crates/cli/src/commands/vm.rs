@@ -8,7 +8,7 @@ use crate::{
     print,
     progress::Bars,
 };
-use aetherium_gateway::api::CreateVm;
+use aetherium_gateway::api::{CreateVm, SetTtl};
 use aetherium_model::{
     Code, Fault,
     metrics::VmMetrics,
@@ -26,10 +26,23 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
     match verb {
         // Answered above: it needs no server.
         VmCommand::Plan(_) => {}
-        VmCommand::Create(vm) => {
-            let made: Vm = client.post("/vms", &request(vm)).await?;
+        VmCommand::Create { ttl, vm } => {
+            let patience = vm.placement.patience();
+            let request = CreateVm { ttl_s: ttl.map(seconds), ..request(vm) };
+            let made: Vm = client.post_within(patience, "/vms", &request).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
+        }
+        VmCommand::Ttl { vm, ttl } => {
+            let set = SetTtl { ttl_s: ttl.map(seconds) };
+            let vm: Vm = client.post(&format!("/vms/{vm}/ttl"), &set).await?;
+            if args.json {
+                return print::json(&vm);
+            }
+            match vm.expires_at {
+                Some(at) => println!("{} ends at {at}", vm.id),
+                None => println!("{} lives as long as it likes", vm.id),
+            }
         }
         VmCommand::List { all, list } => {
             let vms: Page<Vm> = client.get(&format!("/vms?{}&live={}", page(list), !all)).await?;
@@ -59,7 +72,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
         }
         VmCommand::Restore { name, vm } => {
             let request = CreateVm { snapshot: Some(name.clone()), ..request(vm) };
-            let made: Vm = client.post("/vms", &request).await?;
+            let patience = vm.placement.patience();
+            let made: Vm = client.post_within(patience, "/vms", &request).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
@@ -109,7 +123,15 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         transport: vm.transport,
         snapshot: None,
         snapshots: vm.snapshots,
+        ttl_s: None,
+        placement: vm.placement.placement(),
+        when_full: vm.placement.when_full(),
     }
+}
+
+/// A time as the API takes it; what is less than a second counts as one.
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)
 }
 
 /// Waits until a VM runs.

@@ -7,12 +7,18 @@ use crate::{
     extract::{Query, WorkspaceRef, last_seen},
     routes::workspaces,
 };
-use aetherium_model::event::{EventFilter, EventPage};
+use aetherium_model::{
+    WorkspaceId,
+    event::{Event, EventFilter, EventPage},
+};
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, header};
+
+/// The events of a page whose reader does not say.
+const DEFAULT_EVENTS: u32 = 100;
 
 /// Read the event log
 ///
@@ -29,7 +35,7 @@ use http::{HeaderMap, header};
     ),
     responses((status = 200, content(
         (EventPage = "application/json"),
-        (aetherium_model::event::Event = "text/event-stream"),
+        (Event = "text/event-stream"),
     )))
 )]
 pub(crate) async fn list(
@@ -61,14 +67,8 @@ pub(crate) async fn list(
     Ok(axum::Json(page).into_response())
 }
 
-/// The events of a page whose reader does not say.
-const DEFAULT_EVENTS: u32 = 100;
-
 /// The log knows workspaces that are gone, by their ids.
-async fn workspace_id(
-    gateway: &Gateway,
-    given: WorkspaceRef,
-) -> Result<aetherium_model::WorkspaceId, Error> {
+async fn workspace_id(gateway: &Gateway, given: WorkspaceRef) -> Result<WorkspaceId, Error> {
     match given {
         WorkspaceRef::Id(id) => Ok(id),
         name @ WorkspaceRef::Name(_) => Ok(workspaces::find(gateway, name).await?.id),

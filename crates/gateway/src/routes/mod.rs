@@ -4,11 +4,14 @@
 pub(crate) mod disks;
 pub(crate) mod events;
 pub(crate) mod executions;
+pub(crate) mod projects;
 pub(crate) mod prompts;
 pub(crate) mod status;
+pub(crate) mod task_events;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod vms;
+pub(crate) mod webhooks;
 pub(crate) mod workers;
 pub(crate) mod workspaces;
 

@@ -4,6 +4,12 @@ use crate::{
     auth::operations,
     server::{Server, completed, now},
 };
+use aetherium_model::{
+    WebhookId,
+    event::EventFilter,
+    page::PageRequest,
+    webhook::{Delivery, Webhook, WebhookSecret, WebhookState},
+};
 use aetherium_store::RunRef;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -76,26 +82,35 @@ async fn every_described_operation_is_done_as_described() {
     let server = Server::start().await;
     let mut answered = 0;
     for (number, (method, path)) in operations().into_iter().enumerate() {
-        // Everything anew, since some operations end what they are done to.
+        // Everything anew, since some operations end what they are done to, or keep it from having more.
+        server.queue.store().activate_worker(server.worker_id, now()).await.unwrap();
         let workspace = server.workspace(&format!("w{number}")).await;
         let prompt = server.prompt(&workspace).await;
         let vm = server.vm().await;
         let execution = server.execution(&vm).await;
-        for run in [RunRef::Prompt(prompt.id), RunRef::Execution(execution.id)] {
-            // So that streams end. A prompt that waits can only be cancelled.
-            let state = match run {
-                RunRef::Prompt(_) => aetherium_model::run::RunState::Cancelled,
-                RunRef::Execution(_) => completed(0),
-            };
+        // So that streams end. A prompt that waits can only be cancelled.
+        for (run, state) in [
+            (RunRef::Prompt(prompt.id), aetherium_model::run::RunState::Cancelled),
+            (RunRef::Execution(execution.id), completed(0)),
+        ] {
             let _ = server.queue.finish_run(run, state, now()).await.unwrap();
         }
+        let delivery = delivery(&server).await;
+        // Of all tasks, one that failed to remove something can be done again.
+        let task = match path.ends_with("/requeue") {
+            true => server.failed_delete(&vm).await,
+            false => prompt.task_id,
+        };
         let concrete = path
             .replace("{workspace}", workspace.name.as_str())
             .replace("{prompt}", &prompt.id.to_string())
             .replace("{vm}", &vm.id.to_string())
             .replace("{execution}", &execution.id.to_string())
-            .replace("{task}", &prompt.task_id.to_string())
+            .replace("{task}", &task.to_string())
             .replace("{worker}", &server.worker_id.to_string())
+            .replace("{webhook}", &delivery.webhook_id.to_string())
+            .replace("{delivery}", &delivery.id.to_string())
+            .replace("{project}", "default")
             .replace("{snapshot}", "first")
             .replace("{template}", "default");
         assert!(!concrete.contains('{'), "{concrete}");
@@ -113,6 +128,8 @@ async fn every_described_operation_is_done_as_described() {
                 r#"{"name":"app","recipe":{"base":{"template":"default"}}}"#
             }
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
+            ("POST", "/api/v1/webhooks") => r#"{"url":"https://example.com/","active":false}"#,
+            ("PATCH", "/api/v1/webhooks/{webhook}") => r#"{"active":false}"#,
             ("PATCH", _) => r#"{"balloon_mib":16}"#,
             ("POST", _) => "{}",
             _ => "",
@@ -129,6 +146,31 @@ async fn every_described_operation_is_done_as_described() {
         answered += 1;
     }
     assert!(answered > 25, "only {answered} operations");
+}
+
+/// A delivery of a webhook that the gateway may not speak to.
+async fn delivery(server: &Server) -> Delivery {
+    let webhook = Webhook {
+        id: WebhookId::new(),
+        url: "http://127.0.0.1:1/".into(),
+        filter: EventFilter::default(),
+        state: WebhookState::Active,
+        reached: 0,
+        failures: 0,
+        created_at: now(),
+        updated_at: now(),
+    };
+    let store = server.queue.store();
+    let secret = WebhookSecret::of([7; 32]);
+    let webhook = store.create_webhook(&webhook, &secret).await.unwrap();
+    server.vm().await;
+    loop {
+        let page = store.deliveries(webhook.id, &PageRequest::default()).await.unwrap();
+        if let Some(delivery) = page.items.into_iter().next() {
+            return delivery;
+        }
+        store.spread_events(webhook.id, now()).await.unwrap();
+    }
 }
 
 #[tokio::test]

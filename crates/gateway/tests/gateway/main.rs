@@ -1,5 +1,6 @@
-//! The gateway as its callers see it: over a real listener, a real SQLite store, an in-process bus,
-//! and a worker's socket that these tests answer.
+//! The gateway as its callers see it: over a real listener, a real store and bus, and a worker's socket
+//! that these tests answer. SQLite and a bus within the process; with `AETHERIUM_TEST_FLEET=1` PostgreSQL
+//! and Redis. `make test` runs them both ways.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,9 @@ mod events;
 mod interactive;
 mod lists;
 mod problems;
+mod quotas;
 mod readiness;
 mod server;
 mod service;
+mod webhooks;
 mod worker;

@@ -3,15 +3,16 @@
 use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
-    ExecutionId, PromptId, Timestamp, VmId, WorkerId, WorkspaceId,
+    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
     resources::DriverKind,
+    room::Room,
     run::{Command, Execution, Exit, ExitReport, RunState},
-    task::{Task, TaskKind},
+    task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
     worker::{Worker, WorkerState},
     workspace::{Prompt, Workspace, WorkspaceState},
 };
-use aetherium_queue::{Bus, Queue};
+use aetherium_queue::{Bus, Health, Queue};
 use aetherium_store::{DatabaseUrl, Store};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -22,7 +23,8 @@ use hyper_util::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::OnceLock, time::Duration};
+use test_servers::{Postgres, Redis};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +72,10 @@ impl Answer {
     }
 }
 
+/// What the worker has: enough for what the tests make.
+pub(crate) const ROOM: Room =
+    Room { vcpus: 1000, memory_mib: 1_000_000, disk_mib: 10_000_000, vms: 1000 };
+
 /// A VM that has just been asked for.
 pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
     Vm {
@@ -99,6 +105,23 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
     }
 }
 
+/// Where the gateway's rows are, its bus, and that of its workers: SQLite and one bus; PostgreSQL and two
+/// that meet in Redis where `AETHERIUM_TEST_FLEET` is set.
+async fn servers(directory: &Path) -> (String, Bus, Bus) {
+    static REDIS: OnceLock<Redis> = OnceLock::new();
+    if std::env::var_os("AETHERIUM_TEST_FLEET").is_none() {
+        let bus = Bus::in_process();
+        return (format!("sqlite://{}/db.sqlite", directory.display()), bus.clone(), bus);
+    }
+    let redis = REDIS.get_or_init(Redis::start).url();
+    let (here, there) = (Bus::redis(&redis).unwrap(), Bus::redis(&redis).unwrap());
+    for bus in [&here, &there] {
+        let mut found = bus.redis_health().unwrap();
+        found.wait_for(|it| *it == Health::Healthy).await.unwrap();
+    }
+    (Postgres::of_this_process().database(), here, there)
+}
+
 impl Server {
     /// A gateway with one active worker, whose internal API answers.
     pub(crate) async fn start() -> Self {
@@ -110,12 +133,13 @@ impl Server {
         adapt: impl FnOnce(Store) -> Store,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", directory.path().join("db.sqlite").display());
-        let store = Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap();
-        let queue = Queue::new(adapt(store), Bus::in_process());
+        let (url, bus, others) = servers(directory.path()).await;
+        let store = adapt(Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap());
+        // What the tests do to the store, a worker would.
+        let queue = Queue::new(store.clone(), others);
         let mut config = GatewayConfig::new(ApiKeys::new([KEY]).unwrap());
         configure(&mut config);
-        let gateway = Gateway::new(config, queue.clone());
+        let gateway = Gateway::new(config, Queue::new(store, bus));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -138,9 +162,14 @@ impl Server {
             driver_reason: "chosen by the test".into(),
             internal_address: format!("unix:{}", self.worker.socket.display()),
             templates: vec!["default".parse().unwrap()],
-            vcpus: 2,
-            memory_mib: 1024,
-            vms: 0,
+            zone: None,
+            labels: Default::default(),
+            capabilities: Default::default(),
+            capacity: ROOM,
+            allocatable: ROOM,
+            reserved: Room::default(),
+            usage: Default::default(),
+            admission: Default::default(),
             state: WorkerState::Active,
             created_at: now(),
             heartbeat_at: now(),
@@ -148,7 +177,7 @@ impl Server {
     }
 
     pub(crate) async fn put_worker(&self, worker: Worker) {
-        self.queue.store().upsert_worker(&worker).await.unwrap();
+        self.queue.store().register_worker(&worker, None).await.unwrap();
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
@@ -197,6 +226,26 @@ impl Server {
         vm
     }
 
+    /// A deletion that failed.
+    pub(crate) async fn failed_delete(&self, vm: &Vm) -> TaskId {
+        let store = self.queue.store();
+        let task = self.task(TaskKind::VmDelete { vm_id: vm.id });
+        let task = self.queue.request_vm_delete(vm.id, &task).await.unwrap();
+        let later = now().after(LONG);
+        loop {
+            let claims = store.claim_waiting(self.worker_id, 99, now(), later).await.unwrap();
+            for claim in &claims {
+                let fault = aetherium_model::Fault::internal("of a test");
+                let failed = TaskState::Failed;
+                let _ = store.finish_task(claim, failed, Some(&fault), now()).await.unwrap();
+            }
+            if claims.iter().any(|it| it.id == task.id) {
+                return task.id;
+            }
+            assert!(!claims.is_empty(), "the deletion is not handed out");
+        }
+    }
+
     pub(crate) async fn workspace(&self, name: &str) -> Workspace {
         let workspace = Workspace {
             id: WorkspaceId::new(),
@@ -215,6 +264,8 @@ impl Server {
             worker_id: self.worker_id,
             vm_id: None,
             idle_timeout_s: 900,
+            placement: Default::default(),
+            when_full: None,
             state: WorkspaceState::Ready,
             created_at: now(),
             updated_at: now(),

@@ -1,7 +1,7 @@
 //! A template as one file: an OCI image layout in a tar archive.
 
 use super::{
-    Artifact, Placement, pack_all,
+    Artifact, Packing, Placement, pack_all,
     spec::{ArtifactManifest, Index, MANIFEST, MAX_DOCUMENT_BYTES, digest_of, document, unusable},
     take::{Offer, budget},
 };
@@ -37,11 +37,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1800);
 pub async fn export(
     store: &TemplateStore,
     wanted: &TemplateRef,
+    packing: Packing,
     output: impl Write + Send + 'static,
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
     let template = store.get(wanted)?;
-    let artifact = pack_all(store, &template, wanted, progress).await?;
+    let artifact = pack_all(store, &template, wanted, packing, progress).await?;
     progress.step("writing the archive");
     let name = wanted.clone();
     blocking(move || write(artifact, &name, output)).await?;
@@ -55,13 +56,14 @@ pub async fn export(
 pub async fn export_to(
     store: &TemplateStore,
     wanted: &TemplateRef,
+    packing: Packing,
     file: &Path,
     progress: &dyn Progress,
 ) -> Result<InstalledTemplate> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let aside = tempfile::NamedTempFile::new_in(dir).on("make a file in", dir)?;
     let output = aside.reopen().on("open", aside.path())?;
-    let template = export(store, wanted, output, progress).await?;
+    let template = export(store, wanted, packing, output, progress).await?;
     let place = file.to_owned();
     blocking(move || {
         aside.as_file().sync_all().on("write to disk", &place)?;

@@ -1,7 +1,7 @@
 //! Templates on their way from one store to another: as one file, or through an OCI registry.
 //!
 //! ```text
-//! store ─► pack: each file a sparse tar, gzip ─► artifact ─┬─► export: an OCI image layout in a tar file
+//! store ─► pack: each file a sparse tar, packed ─► artifact ─┬─► export: an OCI image layout in a tar file
 //!                                                          └─► push: blobs and a manifest of a registry
 //! store ◄─ commit ◄─ take: unpack, check every digest ◄────┬── import
 //!                                                          └── pull
@@ -24,6 +24,7 @@ mod tests;
 
 pub use archive::{export, export_to, import};
 pub use registry::{Pushed, pull, push};
+pub use spec::Packing;
 
 use crate::{
     error::{ImageError, OnPath, Result, blocking},
@@ -69,6 +70,7 @@ async fn pack_all(
     store: &TemplateStore,
     template: &InstalledTemplate,
     told_as: &TemplateRef,
+    packing: Packing,
     progress: &dyn Progress,
 ) -> Result<Artifact> {
     let config = store.manifest_bytes(template)?;
@@ -78,7 +80,8 @@ async fn pack_all(
     for file in template.manifest.files() {
         let (path, name) = (template.path_of(file), file.file.clone());
         let dir = store.dir().to_owned();
-        layers.push(blocking(move || pack::pack(&path, &name, &dir).on("pack", &path)).await?);
+        let pack = move || pack::pack(&path, &name, &dir, packing).on("pack", &path);
+        layers.push(blocking(pack).await?);
         progress.advance(file.size);
     }
     progress.done();

@@ -1,7 +1,7 @@
 //! A template as an artifact in an OCI registry.
 
 use super::{
-    Placement, pack_all,
+    Packing, Placement, pack_all,
     spec::{ArtifactManifest, digest_of},
     take::{Offer, budget},
 };
@@ -48,7 +48,7 @@ pub async fn push(
     progress: &dyn Progress,
 ) -> Result<Pushed> {
     let template = store.get(wanted)?;
-    let artifact = pack_all(store, &template, wanted, progress).await?;
+    let artifact = pack_all(store, &template, wanted, Packing::Gzip, progress).await?;
     let remote = Remote::open(to, access, progress)?;
     let sizes = artifact.layers.iter().map(|it| it.descriptor.size);
     progress.total("pushing", Some(sizes.sum()));

@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 const ARTIFACT: &str = "application/vnd.aetherium.template.v1";
 /// Its configuration: the template's manifest.
 const CONFIG: &str = "application/vnd.aetherium.template.manifest.v1+json";
-/// A layer: one file, in a sparse tar.
-const LAYER: &str = "application/vnd.aetherium.template.file.v1.tar+gzip";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -30,6 +28,27 @@ const ORIGIN: &str = "dev.aetherium.template.origin";
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Files of a template: there are four kinds.
 const MAX_LAYERS: usize = 16;
+
+/// How the layers of an artifact are packed. Whoever takes one in needs not be told: the first bytes of
+/// a layer say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Packing {
+    /// gzip, which every tool reads.
+    #[default]
+    Gzip,
+    /// zstd: smaller, and several times as fast.
+    Zstd,
+}
+
+impl Packing {
+    /// A layer's media type: one file, in a sparse tar.
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Gzip => "application/vnd.aetherium.template.file.v1.tar+gzip",
+            Self::Zstd => "application/vnd.aetherium.template.file.v1.tar+zstd",
+        }
+    }
+}
 
 type Annotations = BTreeMap<String, String>;
 
@@ -58,9 +77,9 @@ impl Descriptor {
     }
 
     /// A layer with one file.
-    pub(super) fn layer(file: &str, digest: Digest, size: u64) -> Self {
+    pub(super) fn layer(packing: Packing, file: &str, digest: Digest, size: u64) -> Self {
         Self {
-            media_type: LAYER.to_owned(),
+            media_type: packing.media_type().to_owned(),
             digest,
             size,
             artifact_type: None,

@@ -1,4 +1,4 @@
-use super::{pack::pack, spec::Descriptor, take::budget};
+use super::{Packing, pack::pack, spec::Descriptor, take::budget};
 use crate::layers::{Layer, Tree, apply};
 use std::{
     fs::{self, File},
@@ -8,9 +8,9 @@ use std::{
 };
 
 /// Packs a file and unpacks it again into a directory beside it.
-fn there_and_back(dir: &Path, path: &Path) -> (Descriptor, std::path::PathBuf) {
-    let packed = pack(path, "disk", dir).unwrap();
-    let out = dir.join("out");
+fn there_and_back(dir: &Path, path: &Path, how: Packing) -> (Descriptor, std::path::PathBuf) {
+    let packed = pack(path, "disk", dir, how).unwrap();
+    let out = dir.join(format!("{how:?}"));
     fs::create_dir(&out).unwrap();
     let mut tree = Tree::in_dir(&out).unwrap();
     let layer = Layer {
@@ -36,12 +36,14 @@ fn a_sparse_file_is_packed_small_and_comes_back_with_its_content_and_its_holes()
     file.write_all_at(&vec![0; 8 << 20], 50 << 20).unwrap();
     file.write_all_at(b"last", SIZE - 4).unwrap();
 
-    let (descriptor, unpacked) = there_and_back(dir.path(), &path);
-    assert!(descriptor.size < 64 << 10, "{} bytes", descriptor.size);
-    assert!(fs::read(&unpacked).unwrap() == fs::read(&path).unwrap());
-    let used = fs::metadata(&unpacked).unwrap().blocks() * 512;
-    assert!(used < 8 << 20, "{used} bytes of the disk");
-    assert_eq!(pack(&path, "disk", dir.path()).unwrap().descriptor, descriptor);
+    for how in [Packing::Gzip, Packing::Zstd] {
+        let (descriptor, unpacked) = there_and_back(dir.path(), &path, how);
+        assert!(descriptor.size < 64 << 10, "{} bytes", descriptor.size);
+        assert!(fs::read(&unpacked).unwrap() == fs::read(&path).unwrap());
+        let used = fs::metadata(&unpacked).unwrap().blocks() * 512;
+        assert!(used < 8 << 20, "{used} bytes of the disk");
+        assert_eq!(pack(&path, "disk", dir.path(), how).unwrap().descriptor, descriptor);
+    }
 }
 
 #[test]
@@ -52,7 +54,9 @@ fn a_file_that_is_dense_empty_or_all_hole_comes_back_too() {
         let mut file = File::create(&path).unwrap();
         file.set_len(len).unwrap();
         file.write_all(content).unwrap();
-        let (_, unpacked) = there_and_back(dir.path(), &path);
-        assert_eq!(fs::read(&unpacked).unwrap(), fs::read(&path).unwrap(), "{len}");
+        for how in [Packing::Gzip, Packing::Zstd] {
+            let (_, unpacked) = there_and_back(dir.path(), &path, how);
+            assert_eq!(fs::read(&unpacked).unwrap(), fs::read(&path).unwrap(), "{len} {how:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! and archives, [`registry`] fetches them through the [`cache`]. Nothing of an image is run. [`remote`]
 //! is for artifacts, which are sent to registries too.
 
+mod access;
 mod auth;
 mod cache;
 mod local;
@@ -21,10 +22,10 @@ mod spec;
 mod tls;
 mod upload;
 
+pub use access::{Mirror, RegistryAccess};
 pub use auth::Credentials;
 pub use cache::BlobCache;
 pub use origin::{ImageOrigin, ImageReference, OriginInvalid};
-pub use registry::{Mirror, RegistryAccess};
 pub(crate) use remote::Remote;
 pub use tls::install_tls;
 

@@ -6,7 +6,8 @@
 
 use super::{
     Bytes, Image, StoredLayer,
-    auth::{self, Credentials, Login},
+    access::{Mirror, RegistryAccess},
+    auth::{self, Login},
     cache::{BlobCache, Part, Slot},
     local,
     manifest::{self, Manifests},
@@ -29,8 +30,7 @@ use oci_client::{
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    path::{Path, PathBuf},
-    str::FromStr,
+    path::Path,
     time::Duration,
 };
 
@@ -39,47 +39,13 @@ const PARALLEL: usize = 4;
 /// How often a download may break off without having brought anything.
 pub(super) const FRUITLESS_TRIES: u32 = 4;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
-pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest silence of a registry.
-pub(super) const READ_DEADLINE: Duration = Duration::from_secs(30);
+const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a blob that another process downloads is waited for.
 const BLOB_PATIENCE: Duration = Duration::from_secs(1800);
 const MAX_INDEXES: usize = 4;
 const USER_AGENT: &str = concat!("aetherium/", env!("CARGO_PKG_VERSION"));
-
-/// How registries are reached.
-#[derive(Debug, Clone)]
-pub struct RegistryAccess {
-    /// Where downloaded blobs are kept.
-    pub cache: BlobCache,
-    /// Where images of a registry are looked for before it is asked.
-    pub mirrors: Vec<Mirror>,
-    /// For the registry that the image names, and no other.
-    pub credentials: Option<Credentials>,
-    /// Docker's `config.json`, for every registry that it knows.
-    pub docker_config: Option<PathBuf>,
-}
-
-/// Another place for a registry's images: `docker.io=mirror.example:5000`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirror {
-    registry: String,
-    host: String,
-}
-
-impl FromStr for Mirror {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '=', ' ']);
-        match text.split_once('=') {
-            Some((registry, host)) if is_host(registry) && is_host(host) => {
-                Ok(Self { registry: registry.to_owned(), host: host.to_owned() })
-            }
-            _ => Err(format!("{text:?} is not REGISTRY=HOST[:PORT]")),
-        }
-    }
-}
 
 /// Gets an image from its mirrors or its registry.
 pub(super) async fn pull(
@@ -154,7 +120,8 @@ async fn pull_from(
 pub(super) struct Source<'a> {
     pub(super) client: Client,
     /// For manifests.
-    http: reqwest::Client,
+    /// For what `oci-client` does not do.
+    pub(super) http: reqwest::Client,
     pub(super) reference: Reference,
     pub(super) auth: RegistryAuth,
     cache: &'a BlobCache,
@@ -477,18 +444,6 @@ mod tests {
         }
         for host in ["docker.io", "localhost.example:5000", "10.0.0.1:5000", "128.0.0.1"] {
             assert!(!is_loopback(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn a_mirror_is_a_registry_and_a_host() {
-        let mirror: Mirror = "docker.io=127.0.0.1:5000".parse().unwrap();
-        assert_eq!(
-            (mirror.registry.as_str(), mirror.host.as_str()),
-            ("docker.io", "127.0.0.1:5000")
-        );
-        for bad in ["docker.io", "=a", "a=", "a=https://b", "a=b=c"] {
-            assert!(bad.parse::<Mirror>().is_err(), "{bad}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One repository of a registry, for whoever fetches or sends artifacts instead of images.
 
 use super::{
+    access::RegistryAccess,
     manifest::IMAGE_MANIFEST_TYPE,
     origin::ImageReference,
-    registry::{RegistryAccess, Source, mirrored, passed_over},
+    registry::{Source, mirrored, passed_over},
     spec::{Descriptor, Digest},
     upload::Uploads,
 };
@@ -61,7 +62,7 @@ impl<'a> Remote<'a> {
         file: &File,
         progress: &dyn Progress,
     ) -> Result<bool> {
-        let Source { client, reference, auth, .. } = &self.0;
+        let Source { client, http, reference, auth, .. } = &self.0;
         let failed = |error: OciDistributionError| self.0.failed(&error);
         let operation = RegistryOperation::Push;
         let token = client.auth(reference, auth, operation).await.map_err(failed)?;
@@ -70,7 +71,8 @@ impl<'a> Remote<'a> {
             progress.advance(size);
             return Ok(false);
         }
-        Uploads::new(reference, auth, token)?.send(&named, size, file, progress).await?;
+        let uploads = Uploads::new(http, reference, auth, token);
+        uploads.send(&named, size, file, progress).await?;
         Ok(true)
     }
 

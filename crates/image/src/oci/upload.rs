@@ -4,9 +4,7 @@
 //! `oci-client` can send in pieces too, but not go on. It still does the rest: it logs in, and says
 //! where the registry is. A login goes to the registry's own host alone, wherever an upload leads.
 
-use super::registry::{
-    CONNECT_DEADLINE, FIRST_PAUSE, FRUITLESS_TRIES, READ_DEADLINE, is_loopback, with_causes,
-};
+use super::registry::{FIRST_PAUSE, FRUITLESS_TRIES, is_loopback, with_causes};
 use crate::{
     error::{ImageError, OnPath, Result, blocking},
     progress::Progress,
@@ -21,7 +19,7 @@ const PIECE_BYTES: u64 = 16 << 20;
 
 /// A registry to send to.
 pub(super) struct Uploads<'a> {
-    http: reqwest::Client,
+    http: &'a reqwest::Client,
     reference: &'a Reference,
     login: RegistryAuth,
 }
@@ -36,18 +34,13 @@ impl<'a> Uploads<'a> {
     /// To the host of `reference`, as the bearer of `token` where the registry gave one, else with
     /// `auth` as it is.
     pub(super) fn new(
+        http: &'a reqwest::Client,
         reference: &'a Reference,
         auth: &RegistryAuth,
         token: Option<String>,
-    ) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_DEADLINE)
-            .read_timeout(READ_DEADLINE)
-            .user_agent(concat!("aetherium/", env!("CARGO_PKG_VERSION")))
-            .build();
+    ) -> Self {
         let login = token.map_or_else(|| auth.clone(), RegistryAuth::Bearer);
-        let http = http.map_err(|error| failed(reference, &error))?;
-        Ok(Self { http, reference, login })
+        Self { http, reference, login }
     }
 
     /// Sends a blob of `size` bytes.

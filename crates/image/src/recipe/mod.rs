@@ -10,10 +10,12 @@
 mod cache;
 pub mod disk;
 mod entries;
+mod inline;
 mod parse;
 mod plan;
 
 pub use cache::StepCache;
 pub use entries::{Content, Entry, Kind, entries};
+pub use inline::with_contents;
 pub use parse::{RecipeInvalid, parse};
 pub use plan::{Action, Layer, Plan, Step};

@@ -8,8 +8,8 @@ use crate::{
     registry::{Fault, Registry},
 };
 use aetherium_image::{
-    Check, Credentials, ImageError, ImageReference, InstalledTemplate, Placement, RegistryAccess,
-    Silent, TemplateStore, build, export_to, import, pull, push,
+    Check, Credentials, ImageError, ImageReference, InstalledTemplate, Packing, Placement,
+    RegistryAccess, Silent, TemplateStore, build, export_to, import, pull, push,
 };
 use aetherium_model::{Name, TemplateRef, finding::Verdict};
 use serde_json::{Value, json};
@@ -49,9 +49,12 @@ fn is_empty(store: &TemplateStore) -> bool {
 async fn exported(parts: &Parts) -> (InstalledTemplate, PathBuf) {
     let built = build(&parts.store, parts.request(), &Silent).await.unwrap();
     let file = parts.path("test.tar");
-    export_to(&parts.store, &template(), &file, &Silent).await.unwrap();
+    export_to(&parts.store, &template(), Packing::Gzip, &file, &Silent).await.unwrap();
     (built, file)
 }
+
+/// The first bytes of what is packed with zstd (RFC 8878, section 3.1.1).
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// The files of an archive that `export` wrote, in order.
 fn unpacked(file: &Path) -> Vec<(String, Vec<u8>)> {
@@ -131,8 +134,15 @@ async fn a_template_comes_out_of_a_file_as_it_went_in() {
     assert!(store.entries().unwrap()[0].verified_at.is_some());
 
     let again = parts.path("again.tar");
-    export_to(&store, &template(), &again, &Silent).await.unwrap();
+    export_to(&store, &template(), Packing::Gzip, &again, &Silent).await.unwrap();
     assert!(fs::read(&again).unwrap() == fs::read(&file).unwrap(), "the same, byte for byte");
+
+    export_to(&store, &template(), Packing::Zstd, &again, &Silent).await.unwrap();
+    let layers = unpacked(&again).into_iter().filter(|(_, bytes)| bytes.starts_with(ZSTD));
+    assert_eq!(layers.count(), built.manifest.files().count());
+    let third = TemplateStore::open(parts.path("third")).unwrap();
+    let came = import(&third, &again, &Placement::default(), &Silent).await.unwrap();
+    assert!(came.manifest == built.manifest && is_whole(&came));
 }
 
 #[tokio::test]

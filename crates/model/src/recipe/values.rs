@@ -158,6 +158,11 @@ impl OctalMode {
 }
 
 impl Base64 {
+    /// These bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(STANDARD.encode(bytes))
+    }
+
     /// The bytes it stands for.
     pub fn bytes(&self) -> Vec<u8> {
         STANDARD.decode(&self.0).unwrap_or_default()

@@ -37,11 +37,21 @@ pub enum Topic {
     Vm(VmId),
     /// A run's log or state changed.
     Run(RunRef),
-    /// A task's state changed.
+    /// A task's state changed, or its own log.
     Task(TaskId),
     /// Anything changed: there may be more in the event log. Every other announcement tells this
     /// too, so nobody makes it.
     Anything,
+}
+
+impl Topic {
+    /// What is told of a log: with its run, or with its task where it is the task's own.
+    pub const fn of(log: RunRef) -> Self {
+        match log {
+            RunRef::Task(id) => Self::Task(id),
+            run @ (RunRef::Prompt(_) | RunRef::Execution(_)) => Self::Run(run),
+        }
+    }
 }
 
 /// Whether a change was announced in time.

@@ -4,15 +4,15 @@ use crate::support::*;
 use aetherium_model::{
     Code, Fault, TaskId,
     run::RunState,
-    task::{MAX_ATTEMPTS, TaskKind, TaskState},
+    task::{MAX_ATTEMPTS, Priority, Schedule, TaskKind, TaskState},
 };
 use aetherium_queue::Outcome;
-use aetherium_store::{Finish, RunRef};
+use aetherium_store::{Finish, RunRef, TaskFilter};
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -340,7 +340,136 @@ async fn after_a_kill_what_can_be_repeated_runs_again_and_a_started_command_is_o
     assert!(handler.abandoned.lock().unwrap().is_empty());
 }
 
+async fn what_fails_for_a_reason_that_passes_is_tried_again_and_anything_else_is_not(way: Way) {
+    let world = World::new(way).await;
+    let handler = answers(move |task, _| {
+        Box::pin(async move {
+            let busy = Outcome::Failed(Fault::new(Code::Busy, "not now"));
+            match task.kind {
+                TaskKind::VmExecute { .. } if task.attempts < 3 => busy,
+                TaskKind::VmExecute { .. } => Outcome::Cancelled,
+                _ => Outcome::Failed(Fault::new(Code::Conflict, "never")),
+            }
+        })
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    let (_, passing) = world.add_execution(vm.id).await;
+    assert_eq!(world.until(passing.id, TaskState::Cancelled).await.attempts, 3);
+    assert_eq!(world.until(create.id, TaskState::Failed).await.attempts, 1);
+    running.stop().await;
+}
+
+async fn a_dead_letter_is_listed_and_done_again_when_that_is_safe(way: Way) {
+    let world = World::new(way).await;
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let handler = answers({
+        let is_mended = Arc::clone(&is_mended);
+        move |_, _| {
+            let done = is_mended.load(SeqCst);
+            Box::pin(async move {
+                if done {
+                    return Outcome::Done;
+                }
+                let fault = Fault::new(Code::NoCapacity, "no room");
+                Outcome::Retry { after: Duration::ZERO, fault }
+            })
+        }
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    world.until(create.id, TaskState::Failed).await;
+    let delete = world.add_delete(vm.id).await;
+    world.until(delete.id, TaskState::Failed).await;
+    let filter = TaskFilter { dead: Some(true), ..TaskFilter::default() };
+    let dead = world.queue.store().tasks(&filter, &Default::default()).await.unwrap().items;
+    assert_eq!(dead.iter().map(|it| it.id).collect::<Vec<_>>(), [delete.id, create.id]);
+
+    is_mended.store(true, SeqCst);
+    let refused = world.queue.requeue_failed(create.id).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Conflict);
+    assert_eq!(world.queue.requeue_failed(delete.id).await.unwrap().attempts, 0);
+    assert_eq!(world.until(delete.id, TaskState::Succeeded).await.attempts, 1);
+    world.queue.requeue_failed(delete.id).await.unwrap_err();
+    running.stop().await;
+}
+
+async fn a_task_runs_at_its_time_or_fails_after_its_deadline_and_holds_nobody_up(way: Way) {
+    let world = World::new(way).await;
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let handler = answers({
+        let ran = Arc::clone(&ran);
+        move |task, _| {
+            ran.lock().unwrap().push((task.id, now()));
+            Box::pin(async { Outcome::Done })
+        }
+    });
+    let running = world.consume(handler, DEADLINE);
+    let (vm, create) = world.add_vm().await;
+    world.until(create.id, TaskState::Succeeded).await;
+    let in_ms = |ms| Some(now().after(Duration::from_millis(ms)));
+    let tomorrow = in_ms(86_400_000);
+    let far = Schedule { run_at: tomorrow, ..Schedule::default() };
+    let (_, far) = world.add_scheduled(vm.id, far).await;
+    let soon = Schedule { run_at: in_ms(700), ..Schedule::default() };
+    let (_, soon) = world.add_scheduled(vm.id, soon).await;
+    let late = Schedule { run_at: tomorrow, deadline: in_ms(900), ..Schedule::default() };
+    let (late_run, late) = world.add_scheduled(vm.id, late).await;
+    let (_, other) = world.add_vm().await;
+    world.until(other.id, TaskState::Succeeded).await;
+
+    // The handler wrote no end for it, which is told when it has run.
+    world.until(soon.id, TaskState::Failed).await;
+    let fault = world.until(late.id, TaskState::Failed).await.fault.unwrap();
+    assert_eq!(fault.code, Code::DeadlineExceeded);
+    let state = world.queue.store().execution(late_run.id).await.unwrap().state;
+    assert!(matches!(state, RunState::Failed { .. }), "{state:?}");
+    assert_eq!(world.state(far.id).await, TaskState::Queued);
+    running.stop().await;
+    let ran = ran.lock().unwrap();
+    let when = |id| ran.iter().find(|(it, _)| *it == id).map(|(_, at)| *at);
+    assert!(when(soon.id) >= soon.run_at && when(soon.id).is_some());
+    assert_eq!((when(late.id), when(far.id)), (None, None));
+}
+
+async fn with_one_hand_the_more_urgent_is_next_and_the_patient_is_not_forgotten(way: Way) {
+    let world = World::new(way).await;
+    let (begun, order) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+    let handler = answers({
+        let (begun, order) = (Arc::clone(&begun), Arc::clone(&order));
+        move |task, _| {
+            let (begun, order) = (Arc::clone(&begun), Arc::clone(&order));
+            Box::pin(async move {
+                let is_first = order.lock().unwrap().is_empty();
+                order.lock().unwrap().push(task.id);
+                if is_first {
+                    begun.notified().await;
+                }
+                Outcome::Cancelled
+            })
+        }
+    });
+    let running = world.consume_at_once(handler, DEADLINE, 1);
+    let (vm, first) = world.add_vm().await;
+    world.until(first.id, TaskState::Claimed).await;
+    let mut made = Vec::new();
+    for priority in [Priority::Batch, Priority::Normal, Priority::Interactive] {
+        let schedule = Schedule { priority, ..Schedule::default() };
+        made.push(world.add_scheduled(vm.id, schedule).await.1.id);
+    }
+    begun.notify_one();
+    world.until(made[0], TaskState::Cancelled).await;
+    running.stop().await;
+    made.push(first.id);
+    made.reverse();
+    assert_eq!(*order.lock().unwrap(), made);
+}
+
 on_every_way! {
+    what_fails_for_a_reason_that_passes_is_tried_again_and_anything_else_is_not
+    a_dead_letter_is_listed_and_done_again_when_that_is_safe
+    a_task_runs_at_its_time_or_fails_after_its_deadline_and_holds_nobody_up
+    with_one_hand_the_more_urgent_is_next_and_the_patient_is_not_forgotten
     hundreds_of_tasks_all_run_once_and_no_more_at_a_time_than_allowed
     an_idle_consumer_is_woken_by_every_task_that_comes
     tasks_of_one_serial_key_run_one_at_a_time_in_order

@@ -10,4 +10,5 @@
 
 mod delivery;
 mod faults;
+mod latency;
 mod support;

@@ -4,7 +4,7 @@ use aetherium_model::{
     ExecutionId, Fault, TaskId, Timestamp, VmId, WorkerId,
     resources::{NetworkMode, Resources},
     run::{Command, Execution, Exit, ExitReport, RunState},
-    task::{Task, TaskKind, TaskState},
+    task::{Schedule, Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
 use aetherium_queue::{
@@ -116,13 +116,22 @@ impl World {
     }
 
     pub(crate) fn consume(&self, handler: Arc<dyn Handler>, grace: Duration) -> Running {
+        self.consume_at_once(handler, grace, 8)
+    }
+
+    pub(crate) fn consume_at_once(
+        &self,
+        handler: Arc<dyn Handler>,
+        grace: Duration,
+        max_in_flight: usize,
+    ) -> Running {
         let shutdown = CancellationToken::new();
         let consumer = Consumer {
             store: self.queue.store().clone(),
             bus: self.worker_bus.clone(),
             worker_id: self.worker,
             handler,
-            max_in_flight: 8,
+            max_in_flight,
             grace,
         };
         Running { task: tokio::spawn(consumer.run(shutdown.clone())), shutdown }
@@ -160,6 +169,10 @@ impl World {
     }
 
     pub(crate) async fn add_execution(&self, vm_id: VmId) -> (Execution, Task) {
+        self.add_scheduled(vm_id, Schedule::default()).await
+    }
+
+    pub(crate) async fn add_scheduled(&self, vm_id: VmId, schedule: Schedule) -> (Execution, Task) {
         let execution = Execution {
             id: ExecutionId::new(),
             vm_id,
@@ -170,6 +183,7 @@ impl World {
             finished_at: None,
         };
         let task = task(self.worker, TaskKind::VmExecute { vm_id, execution_id: execution.id });
+        let task = task.scheduled(schedule);
         self.queue.create_execution(&execution, Some(&task), None).await.unwrap();
         (execution, task)
     }

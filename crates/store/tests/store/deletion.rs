@@ -3,7 +3,9 @@
 use crate::support::*;
 use aetherium_model::{
     Code, Fault, WorkerId,
+    output::EventBody,
     page::PageRequest,
+    recipe::Recipe,
     run::RunState,
     task::{TaskKind, TaskState},
     vm::{VmEvent, VmState},
@@ -45,6 +47,46 @@ async fn forgetting_a_vm_keeps_its_workspace_and_prompts(engine: Engine) {
     assert_eq!(db.store.events(run, 0, 9).await.unwrap().len(), 1);
     assert!(db.store.task(prompt.task_id).await.is_ok());
     assert_eq!(db.store.workspace(workspace.id).await.unwrap().state, WorkspaceState::Ready);
+}
+
+async fn a_builds_log_is_followed_ends_with_its_task_and_is_forgotten_with_it(engine: Engine) {
+    let db = Db::fresh(engine).await;
+    let worker = WorkerId::new();
+    let recipe: Recipe = serde_json::from_str(r#"{"base":{"template":"default"}}"#).unwrap();
+    let build = |name: &str| TaskKind::TemplateBuild {
+        template: name.parse().unwrap(),
+        recipe: Box::new(Recipe::clone(&recipe)),
+        replace: false,
+    };
+    let ends = [
+        (TaskState::Succeeded, None, "completed"),
+        (TaskState::Failed, Some(Fault::new(Code::StepFailed, "x")), "failed"),
+        (TaskState::Cancelled, None, "cancelled"),
+    ];
+    for (state, fault, ended) in ends {
+        let made = task(worker, build("app"));
+        let log = RunRef::log_of(&made).unwrap();
+        db.store.create_task(&made, None).await.unwrap();
+        let claimed = claim(&db.store, worker).await.unwrap();
+        let body = EventBody::Status { stage: "stage".into(), message: String::new() };
+        assert_eq!(db.store.append_events(log, vec![(at(1), body.clone())]).await.unwrap(), 1);
+        let end = db.store.finish_task(&claimed, state, fault.as_ref(), at(2)).await.unwrap();
+        assert_eq!(end, TaskEnd::Written);
+        assert_eq!(db.store.run_state(log).await.unwrap().as_str(), ended);
+        let told = db.store.events(log, 0, 9).await.unwrap();
+        assert!(
+            matches!(&told[..], [first, last] if first.body == body
+            && matches!(&last.body, EventBody::End { state } if state.as_str() == ended)),
+            "{told:?}"
+        );
+        let late = db.store.append_events(log, vec![(at(3), body)]).await;
+        assert!(matches!(late, Err(StoreError::RunEnded { .. })));
+        db.store.prune(at(2), Duration::ZERO).await.unwrap();
+        assert_eq!(db.store.events(log, 0, 9).await.unwrap().len(), 2, "not old enough");
+        assert_eq!(db.store.prune(at(9), Duration::ZERO).await.unwrap().tasks, 1);
+        assert!(matches!(db.store.run_state(log).await, Err(StoreError::NotFound { .. })));
+        assert_eq!(db.store.events(log, 0, 9).await.unwrap(), []);
+    }
 }
 
 async fn a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more(engine: Engine) {
@@ -174,6 +216,7 @@ async fn a_vm_that_has_ended_changes_no_more_and_takes_no_executions(engine: Eng
 }
 
 on_both_engines! {
+    a_builds_log_is_followed_ends_with_its_task_and_is_forgotten_with_it
     forgetting_a_vm_keeps_its_workspace_and_prompts
     a_workspace_that_is_deleted_ends_its_prompts_and_takes_no_more
     a_workspace_that_nobody_asked_to_delete_is_not_removed

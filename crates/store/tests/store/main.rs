@@ -8,10 +8,12 @@
     reason = "helpers of tests are tests: they fail by panicking"
 )]
 
+mod accept;
 mod claims;
 mod crash;
 mod deletion;
 mod event_log;
+mod fleet;
 mod idempotency;
 mod lists;
 mod migrations;

@@ -69,6 +69,12 @@ impl Db {
         Store::open(&self.url).await.unwrap()
     }
 
+    /// Its address, where it is PostgreSQL's.
+    pub(crate) fn postgres_url(&self) -> String {
+        let DatabaseUrl::Postgres(url) = &self.url else { panic!("{} is none", self.url) };
+        url.clone()
+    }
+
     /// Speaks to the database itself.
     pub(crate) async fn raw(&self, statements: &str) -> Result<(), sqlx::Error> {
         raw(&self.url, statements.to_owned()).await
@@ -146,6 +152,8 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         worker_id,
         vm_id: None,
         idle_timeout_s: 900,
+        placement: Default::default(),
+        when_full: None,
         state: WorkspaceState::Creating,
         created_at: at(0),
         updated_at: at(0),

@@ -11,6 +11,7 @@
 //! filesystem is not whole, ends the build; nothing of it is kept then. However a build ends, no
 //! process and no file of its VMs is left; what a killed one left, the next one removes.
 
+mod log;
 mod place;
 mod steps;
 mod task;

@@ -1,21 +1,20 @@
 //! Builds that are asked for over the API: a task each, with nothing taken from this host's disk.
 
-use super::{BuildGround, BuildLog, StepReuse, build_template, place};
+use super::{BuildGround, StepReuse, build_template, log::TaskLog, place};
 use crate::{WorkerError, heartbeat, host::Host};
 use aetherium_image::{
-    BlobCache, BuildRequest, ImageOrigin, InstalledTemplate, KernelSource, Progress,
-    RegistryAccess, RootfsSource,
+    BlobCache, BuildRequest, ImageOrigin, InstalledTemplate, KernelSource, RegistryAccess,
+    RootfsSource,
     recipe::{Plan, entries},
 };
 use aetherium_model::{
-    Code, Fault, Name, TemplateRef,
-    build::BuildEvent,
-    finding::Finding,
+    Code, Fault, Name, TaskId, TemplateRef,
     recipe::{Base, Recipe, Sizes},
     resources::Resources,
     tuning::Tuning,
 };
 use aetherium_queue::{Outcome, TaskContext};
+use aetherium_store::RunRef;
 use futures::future::BoxFuture;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -37,13 +36,15 @@ pub(crate) async fn sweep(host: &Host) -> Result<(), WorkerError> {
 /// Builds what a task asks for. A worker that is told to stop gives the task back.
 pub(crate) async fn from_task(
     host: &Arc<Host>,
+    task: TaskId,
     place: TemplateRef,
     recipe: &Recipe,
     replace: bool,
     context: &TaskContext,
 ) -> Outcome {
     let cancelled = CancellationToken::new();
-    let mut built = built(host, &place, recipe, replace, &cancelled);
+    let log = TaskLog::new(host, RunRef::Task(task), &place);
+    let mut built = built(host, &log, &place, recipe, replace, &cancelled);
     let ended = tokio::select! {
         built = &mut built => Some(built),
         () = context.cancelled().cancelled() => None,
@@ -68,12 +69,13 @@ pub(crate) async fn from_task(
 /// The build itself. Boxed: it is large, and who waits for it also waits for other things.
 fn built<'a>(
     host: &'a Arc<Host>,
+    log: &'a TaskLog<'a>,
     place: &'a TemplateRef,
     recipe: &'a Recipe,
     replace: bool,
     cancelled: &'a CancellationToken,
 ) -> BoxFuture<'a, Result<InstalledTemplate, Fault>> {
-    Box::pin(async move {
+    Box::pin(log.beside(async move {
         let request = request(host, place.name.clone(), recipe, replace)?;
         let plan = plan(recipe)?;
         let ground = BuildGround {
@@ -84,8 +86,8 @@ fn built<'a>(
             boot_deadline: host.settings.boot_deadline,
             reuse: StepReuse::Kept,
         };
-        build_template(&ground, &request, place, recipe, &plan, &Log(place), cancelled).await
-    })
+        build_template(&ground, &request, place, recipe, &plan, log, cancelled).await
+    }))
 }
 
 fn request(host: &Host, name: Name, recipe: &Recipe, replace: bool) -> Result<BuildRequest, Fault> {
@@ -108,13 +110,7 @@ fn request(host: &Host, name: Name, recipe: &Recipe, replace: bool) -> Result<Bu
                 Fault::new(Code::InvalidRequest, format!("base.image: {error}"))
             })?;
             let cache = BlobCache::new(host.layout.root().join("cache/blobs"), BLOB_CACHE_BYTES);
-            // Whoever calls the API does not get this host's logins.
-            let registry = RegistryAccess {
-                cache,
-                mirrors: Vec::new(),
-                credentials: None,
-                docker_config: None,
-            };
+            let registry = RegistryAccess::as_logged_in(cache, Vec::new()).for_what_others_name();
             let registry = Box::new(registry);
             (kernel(host)?, RootfsSource::Image { origin, registry }, Resources::default())
         }
@@ -158,37 +154,4 @@ fn plan(recipe: &Recipe) -> Result<Plan, Fault> {
     let copied: Result<Vec<_>, _> =
         recipe.files.iter().map(|copy| entries(copy, Path::new("/"))).collect();
     Ok(Plan::new(recipe, copied?))
-}
-
-/// A build in the worker's log.
-struct Log<'a>(&'a TemplateRef);
-
-impl BuildLog for Log<'_> {
-    fn event(&self, event: BuildEvent) {
-        let template = self.0;
-        match event {
-            BuildEvent::Output { step, text, .. } => {
-                tracing::debug!(%template, step, text = text.trim_end(), "output");
-            }
-            other => tracing::info!(%template, event = ?other, "build"),
-        }
-    }
-}
-
-impl Progress for Log<'_> {
-    fn step(&self, label: &str) {
-        tracing::info!(template = %self.0, label, "build");
-    }
-
-    fn total(&self, label: &str, _bytes: Option<u64>) {
-        self.step(label);
-    }
-
-    fn advance(&self, _bytes: u64) {}
-
-    fn done(&self) {}
-
-    fn warn(&self, finding: &Finding) {
-        tracing::warn!(template = %self.0, found = finding.found, why = finding.why, "build");
-    }
 }

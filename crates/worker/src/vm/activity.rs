@@ -39,6 +39,11 @@ impl Activity {
         Some(Hold(Arc::clone(self)))
     }
 
+    /// Counts the VM as used for a while yet, until somebody who has a hold lets go of it.
+    pub(crate) fn expect_use(&self, within: Duration) {
+        self.lock().idle_since = Instant::now() + within;
+    }
+
     /// Gives the VM up if nobody has used it for `timeout`, and says for how long nobody has.
     pub(crate) fn give_up_if_idle(&self, timeout: Duration) -> Option<Duration> {
         let mut inner = self.lock();
@@ -86,6 +91,17 @@ mod tests {
         drop(second);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(activity.idle_for(), Some(Duration::from_secs(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vm_that_is_about_to_be_used_is_given_time_for_that_once() {
+        let (activity, second) = (Activity::new(), Duration::from_secs(1));
+        activity.expect_use(second * 30);
+        tokio::time::advance(second * 30).await;
+        assert_eq!(activity.give_up_if_idle(second), None);
+        drop(activity.hold());
+        tokio::time::advance(second).await;
+        assert_eq!(activity.give_up_if_idle(second), Some(second));
     }
 
     #[tokio::test(start_paused = true)]

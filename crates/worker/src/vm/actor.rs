@@ -2,6 +2,7 @@
 
 use super::{
     Activity, Request, VmHandle,
+    go_on::go_on,
     record::Record,
     start::{self, Machinery},
 };
@@ -126,30 +127,37 @@ impl Actor {
 
     /// Gets the VM to `running`, unless somebody wants it ended before that.
     async fn bring_up(&mut self, origin: Origin) -> Result<(), Fault> {
-        let machinery = match origin {
-            Origin::Adopted(machinery) => machinery,
-            Origin::Fresh => {
-                // Dropping an unfinished start leaves its traces on disk and among the processes;
-                // `release` finds them there.
-                let stop = tokio::select! {
+        // Dropping an unfinished start leaves its traces on disk and among the processes; `release`
+        // finds them there.
+        let stop = match origin {
+            Origin::Fresh => tokio::select! {
+                biased;
+                reason = next_stop(&mut self.requests) => Some(reason),
+                started = Box::pin(start::start(&self.host, &mut self.record)) => {
+                    self.machinery = Some(started?);
+                    None
+                }
+            },
+            Origin::Adopted(machinery) => {
+                let agent = machinery.agent.clone();
+                self.machinery = Some(machinery);
+                if self.record.vm().state == VmState::Paused {
+                    return Ok(());
+                }
+                tokio::select! {
                     biased;
                     reason = next_stop(&mut self.requests) => Some(reason),
-                    started = Box::pin(start::start(&self.host, &mut self.record)) => {
-                        self.machinery = Some(started?);
+                    done = Box::pin(go_on(&self.host, self.record.vm(), &agent)) => {
+                        done?;
                         None
                     }
-                };
-                if let Some(reason) = stop {
-                    return Err(self.stop_requested(reason).await);
                 }
-                self.now_running().await;
-                return Ok(());
             }
         };
-        self.machinery = Some(machinery);
-        if self.record.vm().state != VmState::Paused {
-            self.now_running().await;
+        if let Some(reason) = stop {
+            return Err(self.stop_requested(reason).await);
         }
+        self.now_running().await;
         Ok(())
     }
 
@@ -224,6 +232,9 @@ impl Actor {
 
     /// The VMM ended though nobody asked: the guest shut itself down, or something broke.
     async fn unrequested_end(&mut self, exit: VmmExit) -> Fault {
+        if let Err(lost) = self.host.tenure.check() {
+            return lost;
+        }
         let fault = match &self.machinery {
             Some(machinery) => start::explain_end(machinery, exit).await,
             None => Fault::internal("a VMM that was never started has ended"),

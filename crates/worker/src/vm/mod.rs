@@ -14,6 +14,7 @@ mod activity;
 mod actor;
 mod base;
 mod disk;
+mod go_on;
 mod network;
 mod pause;
 mod preview;
@@ -46,6 +47,7 @@ use aetherium_model::{
 use std::{
     fs::File,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -132,6 +134,12 @@ impl VmHandle {
         self.activity.hold().ok_or_else(|| self.gone())
     }
 
+    /// Keeps the VM from counting as idle for a while, since something runs in it whose task will be
+    /// gone on with.
+    pub(crate) fn expect_use(&self, within: Duration) {
+        self.activity.expect_use(within);
+    }
+
     /// Whether somebody uses the VM now.
     pub(crate) fn is_in_use(&self) -> bool {
         self.activity.idle_for().is_none()
@@ -212,6 +220,18 @@ impl VmHandle {
         // A closed channel means that the actor is past its end already.
         let _ = self.requests.send(Request::Stop(reason)).await;
         self.ended().await;
+    }
+
+    /// Asks for the end, and waits for nothing. Who has asked already need not be heard again.
+    pub(crate) fn ask_to_stop(&self, reason: Fault) {
+        let _ = self.requests.try_send(Request::Stop(reason));
+    }
+
+    /// Asks for the end if nobody uses the VM; whoever wants to from then on gets another.
+    pub(crate) fn stop_if_unused(&self, reason: Fault) {
+        if self.activity.give_up_if_idle(Duration::ZERO).is_some() {
+            self.ask_to_stop(reason);
+        }
     }
 
     /// Waits until nothing of the VM is left.

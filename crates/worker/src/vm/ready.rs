@@ -20,20 +20,31 @@ const OUTPUT_BYTES: usize = 4096;
 /// The lines of it that a failure repeats.
 const TAIL_LINES: usize = 10;
 
-/// Starts the template's start command and waits until its ready command has succeeded. A template
+/// Starts the template's start command, unless it was started before, and waits until its ready command has succeeded. A template
 /// without either is ready at once.
 ///
 /// # Errors
 /// [`Code::NotReady`]: the one could not be started, or the other did not succeed in time.
 pub(super) async fn bring_up(agent: &AgentClient, template: &Template) -> Result<(), Fault> {
     let image = template.image.clone().unwrap_or_default();
-    if let Some(command) = &template.start {
+    if let Some(command) = &template.start
+        && !was_started(agent).await?
+    {
         start(agent, &image.complete(command)).await?;
     }
     match &template.ready {
         Some(check) => await_success(agent, check, &image).await,
         None => Ok(()),
     }
+}
+
+/// Whether an earlier process of this worker came to start the command before it ended.
+async fn was_started(agent: &AgentClient) -> Result<bool, Fault> {
+    let known = agent.list_all().await.map_err(|error| {
+        let detail = format!("the guest does not tell whether its start command runs: {error}");
+        Fault::new(Code::NotReady, detail).remedy("read the VM's console, and start another one")
+    })?;
+    Ok(known.iter().any(|process| process.tag.as_deref() == Some(START_TAG)))
 }
 
 async fn start(agent: &AgentClient, command: &Command) -> Result<(), Fault> {

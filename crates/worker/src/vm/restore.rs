@@ -185,8 +185,13 @@ pub(super) async fn awaken(
     Ok(Started { agent, boot: answered, agent_took: began.elapsed() - answered })
 }
 
-/// What a guest that was copied must have of its own.
-async fn renew(host: &Host, vm: &Vm, agent: &AgentClient, journal: &Journal) -> Result<(), Fault> {
+/// What a guest that was copied must have of its own. Done twice it is done.
+pub(super) async fn renew(
+    host: &Host,
+    vm: &Vm,
+    agent: &AgentClient,
+    journal: &Journal,
+) -> Result<(), Fault> {
     let system = agent.system();
     let entropy = rand::random::<[u8; ENTROPY_BYTES]>();
     let driver = host.driver()?.kind();

@@ -1,11 +1,13 @@
 //! Bringing a VM up: files, VMM, agent. Every step leaves its traces where `Host::release_vm` finds
 //! them, so that a start that fails, or is given up half way, leaves nothing behind.
 
-use super::{base, network, ready, record::Record, restore, snapshot::Snapshot};
+use super::{
+    base, go_on::can_be_used, network, ready, record::Record, restore, snapshot::Snapshot,
+};
 use crate::{
     WorkerError,
     host::Host,
-    journal::{DiffBase, Journal},
+    journal::{DiffBase, Journal, Readiness},
     metrics::StartedFrom,
 };
 use aetherium_agent_client::{AgentClient, AgentError, Deadlines, Endpoint};
@@ -37,7 +39,7 @@ use std::{
 };
 
 /// A VM's initramfs: the template's, followed by what only this VM's guest may know.
-const INITRD: &str = "initrd";
+pub(super) const INITRD: &str = "initrd";
 /// The token's file, for an agent that has no initramfs.
 const TOKEN: &str = "token";
 /// The disk of a VM without a workspace; it ends with the VM.
@@ -97,6 +99,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         image,
         slot,
         footprint: None,
+        readiness: Readiness::Awaited,
         diff_base,
     };
     journal.write(&host.layout)?;
@@ -109,6 +112,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Origin::Kernel(_) => StartedFrom::Kernel,
         Origin::Snapshot(_) => StartedFrom::Snapshot,
     };
+    host.tenure.check()?;
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
         Origin::Snapshot(restored) => restored.load(host).await?,
@@ -149,8 +153,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
             agent_ms: millis(agent_took),
         });
     });
-    // The VMM has read it, and it holds the token.
-    let _ = tokio::fs::remove_file(host.layout.vm(vm.id).join(INITRD)).await;
+    can_be_used(host, &mut journal).await?;
     Ok(Machinery { machine, agent, image: journal.image })
 }
 

@@ -8,7 +8,7 @@ use crate::{
     print,
     progress::Bars,
 };
-use aetherium_image::{ImageReference, InstalledTemplate, Mirror, Placement};
+use aetherium_image::{ImageReference, InstalledTemplate, Mirror, Packing, Placement};
 use aetherium_model::{Code, Fault, TemplateRef};
 use std::{io::IsTerminal as _, path::Path};
 
@@ -16,16 +16,17 @@ pub(super) async fn export(
     args: &Args,
     data: &DataDir,
     template: &TemplateRef,
+    packing: Packing,
     output: Option<&Path>,
 ) -> Result<(), CliError> {
     let (store, bars) = (open(data)?, Bars::new());
     let exported = match output {
-        Some(file) => aetherium_image::export_to(&store, template, file, &bars).await,
+        Some(file) => aetherium_image::export_to(&store, template, packing, file, &bars).await,
         None if std::io::stdout().is_terminal() => {
             let fault = Fault::new(Code::InvalidRequest, "an archive is not for a terminal");
             return Err(fault.remedy("name a file with --output, or send it to one with >").into());
         }
-        None => aetherium_image::export(&store, template, std::io::stdout(), &bars).await,
+        None => aetherium_image::export(&store, template, packing, std::io::stdout(), &bars).await,
     };
     bars.clear();
     let exported = exported.map_err(Fault::from)?;
