@@ -15,14 +15,6 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/aetherium"
-# Options that the program will have when what they configure is merged. To be empty at a release.
-AWAITED = {
-    "AETHERIUM_LABELS",
-    "AETHERIUM_OVERCOMMIT_CPU",
-    "AETHERIUM_OVERCOMMIT_DISK",
-    "AETHERIUM_OVERCOMMIT_MEMORY",
-    "AETHERIUM_ZONE",
-}
 AETHERIUM = os.environ.get("AETHERIUM_PROGRAM", str(ROOT / "target/debug/aetherium"))
 
 

@@ -8,7 +8,7 @@ import helm_python as helm
 import kubernetes_validate
 
 import chart
-from chart import AWAITED, CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
+from chart import CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
 
 # The oldest that Chart.yaml admits, and the newest.
 KUBERNETES = ["1.30", "1.37"]
@@ -97,7 +97,6 @@ class Pods(Rendered):
     def test_every_variable_and_option_is_one_that_the_program_has(self):
         roles = chart.schema()["roles"]
         everywhere = set(chart.schema()["environment"]) | NOT_OURS
-        awaited = set()
         for objects in self.each():
             for it, spec in pods(objects):
                 for container in filter(own, containers(spec)):
@@ -109,15 +108,12 @@ class Pods(Rendered):
                     role, options = chart.role_of(container["args"])
                     known = {option["option"]: option for option in roles[role]}
                     variables = {option["env"] for option in roles[role]}
-                    unknown = names - variables - everywhere
-                    awaited |= unknown & AWAITED
-                    self.assertLessEqual(unknown, AWAITED, container["name"])
+                    self.assertLessEqual(names, variables | everywhere, container["name"])
                     while options:
                         option = options.pop(0)
                         self.assertIn(option, known, container["name"])
                         if known[option]["type"] != "flag":
                             options.pop(0)
-        self.assertEqual(awaited, AWAITED, "what is awaited has come: take it off the list")
 
     def test_every_variable_refers_to_one_before_it(self):
         for objects in self.each():
@@ -326,10 +322,8 @@ EVERYTHING_ONCE = chart.merged(chart.EVERYTHING, {"image": {"tag": "2.0.0"}})
 class Monitoring(unittest.TestCase):
     def metrics(self):
         """Names that docs/operations.md has, with what a histogram makes of them."""
-        page = ROOT / "docs/operations.md"
-        if not page.exists():
-            self.skipTest("docs/operations.md is awaited with the metrics themselves")
-        rows = re.findall(r"^\| `(aetherium_\w+)` \| (\w+)", page.read_text(), re.M)
+        page = (ROOT / "docs/operations.md").read_text()
+        rows = re.findall(r"^\| `(aetherium_\w+)` \| (\w+)", page, re.M)
         self.assertTrue(rows)
         endings = {"histogram": ["_bucket", "_sum", "_count"]}
         return {name + ending for name, kind in rows for ending in endings.get(kind, [""])}

@@ -11,7 +11,7 @@ import unittest
 import yaml
 
 import images
-from chart import AETHERIUM, AWAITED, CHART, ROOT, schema, values
+from chart import AETHERIUM, CHART, ROOT, schema, values
 
 DOCKER = ROOT / "deploy/docker"
 SYSTEMD = ROOT / "deploy/systemd"
@@ -102,7 +102,7 @@ class Compose(unittest.TestCase):
             options = {it["option"]: it for it in roles[role]}
             for option in (it for it in words if it.startswith("--")):
                 self.assertIn(option, options, name)
-            every = {it["env"] for options in roles.values() for it in options} | AWAITED | {"PGPASSFILE"}
+            every = {it["env"] for options in roles.values() for it in options} | {"PGPASSFILE"}
             self.assertLessEqual(set(service.get("environment", {})), every, name)
 
     def test_targets_exist_and_rights_are_those_of_the_chart(self):
@@ -148,7 +148,7 @@ class Systemd(unittest.TestCase):
 
     def test_variables_of_units_and_their_files_are_those_of_the_program(self):
         every = {it["env"] for options in schema()["roles"].values() for it in options} | set(schema()["environment"])
-        every |= AWAITED | {"AETHERIUM_TEMPLATE", "AETHERIUM_PREPARE_OPTIONS"}
+        every |= {"AETHERIUM_TEMPLATE", "AETHERIUM_PREPARE_OPTIONS"}
         texts = {**self.units(), **{it.name: it.read_text() for it in (SYSTEMD / "env").glob("*.env")}}
         for name, text in texts.items():
             for variable in re.findall(r"\b(AETHERIUM_[A-Z_]+)=", text):
