@@ -45,6 +45,17 @@ impl Room {
         }
     }
 
+    /// So many times this.
+    #[must_use]
+    pub const fn times(self, count: u32) -> Self {
+        Self {
+            vcpus: self.vcpus.saturating_mul(count),
+            memory_mib: self.memory_mib.saturating_mul(count as u64),
+            disk_mib: self.disk_mib.saturating_mul(count as u64),
+            vms: self.vms.saturating_mul(count),
+        }
+    }
+
     /// What is left without `taken`; nothing of what there is too little of.
     #[must_use]
     pub const fn less(self, taken: Self) -> Self {

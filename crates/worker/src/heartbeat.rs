@@ -42,13 +42,13 @@ pub(crate) fn describe(it: &Described<'_>) -> Worker {
         Ok(chosen) => (Some(chosen.vmm.kind()), chosen.reason.clone()),
         Err(fault) => (None, fault.to_string()),
     };
-    let capacity = Room {
+    let capacity = it.settings.capacity.unwrap_or_else(|| Room {
         vcpus: std::thread::available_parallelism()
             .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
         memory_mib: meminfo_mib("MemTotal:"),
         disk_mib: disk(it.root).0,
         vms: it.settings.max_vms,
-    };
+    });
     Worker {
         id: it.id,
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),

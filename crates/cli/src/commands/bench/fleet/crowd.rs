@@ -4,7 +4,12 @@ use crate::{
     args::FleetBenchArgs,
     error::{CliError, local},
 };
-use aetherium_model::Fault;
+use aetherium_model::{
+    Fault,
+    resources::Resources,
+    room::{Overcommit, Room},
+    worker::Lease,
+};
 use aetherium_queue::Bus;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, Model, Simulated, Vmm};
@@ -30,7 +35,19 @@ impl Crowd {
         allow_many_files()?;
         let model = Model { seed: wanted.seed, ..Model::default() };
         let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(model, dir.join("guests.sock")));
+        // Twice what falls to each, so that it is placement that keeps them even.
+        let each = wanted.vms.div_ceil(wanted.workers.max(1)).saturating_mul(2);
+        let capacity = Room::of_vm(Resources::default()).times(each);
+        let settings = Settings {
+            slots: SlotChoice::Off,
+            lease: Some(Lease::default()),
+            overcommit: Overcommit::default(),
+            max_vms: each,
+            capacity: Some(capacity),
+            ..Settings::default()
+        };
         let one = |number: u32| {
+            let settings = settings.clone();
             let (vmm, store, bus) = (Arc::clone(&vmm), store.clone(), bus.clone());
             let dir = dir.join(format!("w{number}"));
             async move {
@@ -41,7 +58,7 @@ impl Crowd {
                     bus,
                     driver: Ok(Chosen { vmm, reason, findings: Vec::new() }),
                     remote: None,
-                    settings: Settings { slots: SlotChoice::Off, ..Settings::default() },
+                    settings,
                 };
                 Box::pin(Worker::start(parts)).await
             }
