@@ -62,8 +62,8 @@ exec "$@"
 class Image:
     """Where the files of an image are on this machine. One without a target has no files of ours."""
 
-    def __init__(self, target, template, firecracker=None):
-        self.target = target
+    def __init__(self, target, template=None, firecracker=None, links=None):
+        self.target, self.links = target, links or {}
         self.sources = {
             ("programs", "aetherium"): pathlib.Path(os.environ["AETHERIUM_PROGRAM"]),
             ("programs", "fc-agent"): ASSETS / "fc-agent",
@@ -75,6 +75,8 @@ class Image:
 
     def fill(self):
         """Shell commands that put the files into "$root"."""
+        for name, program in self.links.items():
+            yield f'ln -sf "$(command -v {program})" "$root/usr/local/bin/{name}"'
         for stage in images.lineage(self.target) if self.target else []:
             for origin, source, destination in images.copies(stage):
                 if source == "sbom.cdx.json":

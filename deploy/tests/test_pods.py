@@ -83,8 +83,8 @@ class Release:
         self.gateway = pod("Deployment", "gateway", gateway)
         self.worker = pod("DaemonSet", "worker", worker)
         self.test = pod("Pod", "test", gateway)
-        # Somebody else's image, whose program is this machine's.
-        self.redis = pod("StatefulSet", "redis", Image(None, None))
+        # Somebody else's image, whose program is this machine's: it is the server under that name.
+        self.redis = pod("StatefulSet", "redis", Image(None, links={"redis-server": "redis-check-rdb"}))
 
     def up(self, case):
         """Gateway and worker, ready as their probes say."""
