@@ -152,6 +152,8 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         worker_id,
         vm_id: None,
         idle_timeout_s: 900,
+        placement: Default::default(),
+        when_full: None,
         state: WorkspaceState::Creating,
         created_at: at(0),
         updated_at: at(0),
