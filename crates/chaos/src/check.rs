@@ -47,6 +47,13 @@ pub enum Violation {
         /// Where it stands.
         state: String,
     },
+    /// A prompt was not completed, though nothing was done by which one may come to harm.
+    Harmed {
+        /// Its id.
+        prompt: String,
+        /// How it ended.
+        state: String,
+    },
     /// The event log tells of no end of a prompt, of several, or of another than its row.
     EndsDiffer {
         /// Its id.
@@ -173,6 +180,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
     let mut violations = Vec::new();
     acceptance(evidence, &mut violations);
     evidence.end.prompts.iter().for_each(|row| ends(row, &mut violations));
+    harm(evidence, &mut violations);
     effects(evidence, &mut violations);
     violations.extend(overlapping_agents(&evidence.effects));
     lives(evidence, &mut violations);
@@ -205,7 +213,9 @@ fn acceptance(evidence: &Evidence, violations: &mut Vec<Violation>) {
         let found = recorded.get(&*sent.token).map_or(&[][..], Vec::as_slice);
         let token = sent.token.clone();
         violations.extend(match (&sent.answer, found) {
-            (Answer::Accepted(prompt), []) => Some(Violation::Lost { token, prompt: prompt.clone() }),
+            (Answer::Accepted(prompt), []) => {
+                Some(Violation::Lost { token, prompt: prompt.clone() })
+            }
             (Answer::Accepted(told), [one]) if told == one => None,
             (Answer::Accepted(told), several) => {
                 let all: BTreeSet<_> = several.iter().copied().chain([told.as_str()]).collect();
@@ -236,6 +246,19 @@ fn ends(row: &PromptRow, violations: &mut Vec<Violation>) {
     if shown != state {
         violations.push(Violation::ShownDiffers { prompt, state, shown });
     }
+}
+
+/// Some faults may end no prompt.
+fn harm(evidence: &Evidence, violations: &mut Vec<Violation>) {
+    if !evidence.faults.kinds.iter().all(|it| it.is_harmless()) {
+        return;
+    }
+    let harmed = evidence.end.prompts.iter();
+    let harmed = harmed.filter(|it| ENDS.contains(&&*it.state) && it.state != "completed");
+    violations.extend(harmed.map(|row| {
+        let (prompt, state) = (row.id.clone(), row.state.clone());
+        Violation::Harmed { prompt, state }
+    }));
 }
 
 /// What commands wrote is what their prompts came to.

@@ -1,13 +1,14 @@
 //! What a run leaves for its checker: files in one directory, and their formats.
 //!
 //! ```text
-//! plan.json    the seed, and what was to be broken when
+//! plan.json    the seed, and what was broken when
 //! sent.jsonl   a line for each prompt that a client sent
 //! effects      two lines for each command that ran, which it wrote itself
 //! lives.jsonl  a line for each VM whose process was seen
 //! end.json     the rows at the end, and what was left
 //! ```
 
+use crate::plan::{Kind, Planned};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs, io,
@@ -15,7 +16,7 @@ use std::{
     str::FromStr,
 };
 
-/// The file with the plan.
+/// The file with [`Faults`].
 pub const PLAN: &str = "plan.json";
 /// The file with [`Sent`], one a line.
 pub const SENT: &str = "sent.jsonl";
@@ -25,6 +26,17 @@ pub const EFFECTS: &str = "effects";
 pub const LIVES: &str = "lives.jsonl";
 /// The file with [`End`].
 pub const END: &str = "end.json";
+
+/// What was done to the fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// What could be drawn.
+    pub kinds: Vec<Kind>,
+    /// What was drawn.
+    pub steps: Vec<Planned>,
+}
 
 /// A prompt as its client knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +169,8 @@ pub struct VmRow {
 /// All of it.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
+    /// What was done.
+    pub faults: Faults,
     /// What clients sent.
     pub sent: Vec<Sent>,
     /// What commands wrote.
@@ -196,17 +210,22 @@ impl Evidence {
     /// # Errors
     /// A file is missing or malformed.
     pub fn read(dir: &Path) -> Result<Self, EvidenceError> {
-        let end = dir.join(END);
-        let end: End = serde_json::from_str(&text(&end)?).map_err(|error| {
-            EvidenceError::Malformed { path: end, line: error.line(), problem: error.to_string() }
-        })?;
         Ok(Self {
+            faults: whole(&dir.join(PLAN))?,
             sent: lines(&dir.join(SENT), json)?,
             effects: lines(&dir.join(EFFECTS), Effect::from_str)?,
             lives: lines(&dir.join(LIVES), json)?,
-            end,
+            end: whole(&dir.join(END))?,
         })
     }
+}
+
+fn whole<T: DeserializeOwned>(path: &Path) -> Result<T, EvidenceError> {
+    serde_json::from_str(&text(path)?).map_err(|error| EvidenceError::Malformed {
+        path: path.to_owned(),
+        line: error.line(),
+        problem: error.to_string(),
+    })
 }
 
 fn json<T: DeserializeOwned>(line: &str) -> Result<T, String> {
@@ -217,7 +236,8 @@ fn lines<T>(
     path: &Path,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<T>, EvidenceError> {
-    let malformed = |line, problem| EvidenceError::Malformed { path: path.to_owned(), line, problem };
+    let malformed =
+        |line, problem| EvidenceError::Malformed { path: path.to_owned(), line, problem };
     let text = text(path)?;
     let numbered = text.lines().enumerate();
     numbered.map(|(at, line)| parse(line).map_err(|why| malformed(at + 1, why))).collect()
@@ -237,10 +257,7 @@ mod tests {
         let line = "begin t-1 ws_1 4711:99 12.34";
         let effect: Effect = line.parse().unwrap();
         let wanted = ("t-1", "ws_1", "4711:99", 12_340);
-        assert_eq!(
-            (&*effect.token, &*effect.workspace, &*effect.agent, effect.at_ms),
-            wanted
-        );
+        assert_eq!((&*effect.token, &*effect.workspace, &*effect.agent, effect.at_ms), wanted);
         for half in ["begin t-1 ws_1 4711:99", "t-1 ws_1 4711:99 12.34", &format!("{line} end")] {
             assert!(half.parse::<Effect>().is_err(), "{half}");
         }
@@ -250,7 +267,10 @@ mod tests {
     fn evidence_that_is_missing_or_cut_short_is_no_evidence() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(Evidence::read(dir.path()), Err(EvidenceError::Unreadable { .. })));
-        for (file, content) in [(SENT, ""), (EFFECTS, "begin t"), (LIVES, ""), (END, "{}")] {
+        let plan = r#"{"seed":1,"kinds":[],"steps":[]}"#;
+        for (file, content) in
+            [(PLAN, plan), (SENT, ""), (EFFECTS, "begin t"), (LIVES, ""), (END, "{}")]
+        {
             fs::write(dir.path().join(file), content).unwrap();
         }
         assert!(matches!(Evidence::read(dir.path()), Err(EvidenceError::Malformed { .. })));

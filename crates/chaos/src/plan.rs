@@ -5,7 +5,7 @@
 
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt, str::FromStr, time::Duration};
 
 /// The first fault comes when prompts run.
 const CALM_BEFORE: u64 = 2_000;
@@ -106,16 +106,14 @@ impl fmt::Display for Planned {
 }
 
 /// What there is to break.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Shape {
     /// Gateways.
     pub gateways: u8,
     /// Workers.
     pub workers: u8,
-    /// Whether networks can be cut.
-    pub links: bool,
-    /// Whether clocks can be set wrong.
-    pub clocks: bool,
+    /// What may be done.
+    pub kinds: Vec<Kind>,
     /// How long it goes on.
     pub lasts: Duration,
     /// The workers' lease: half of the faults are over before it, the others outlast it by far.
@@ -131,14 +129,55 @@ enum Target {
     Postgres,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+/// What can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `kill -9` of a process.
     Kill,
+    /// `SIGSTOP` of one.
     Stop,
+    /// Its network is cut.
     Cut,
+    /// Its wall clock is set wrong.
     Skew,
+    /// `kill -9` of Redis.
     Redis,
+    /// PostgreSQL ends connections.
     Connections,
+}
+
+impl Kind {
+    /// Every one there is.
+    pub const ALL: [Self; 6] =
+        [Self::Kill, Self::Stop, Self::Cut, Self::Skew, Self::Redis, Self::Connections];
+
+    /// Whether no prompt may come to harm by it: every one is completed, however late.
+    pub const fn is_harmless(self) -> bool {
+        matches!(self, Self::Skew | Self::Redis | Self::Connections)
+    }
+
+    /// Its name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Cut => "cut",
+            Self::Skew => "skew",
+            Self::Redis => "redis",
+            Self::Connections => "connections",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text).ok_or_else(|| {
+            format!("{text:?} is no fault: give {}", Self::ALL.map(Self::as_str).join(", "))
+        })
+    }
 }
 
 /// How often each comes, against the others.
@@ -161,7 +200,7 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     loop {
         at += random.random_range(GAP);
         // Everything is drawn before anything is decided: what is skipped moves nothing else.
-        let kind = draw_kind(&mut random);
+        let Some(kind) = draw_kind(&mut random, &shape.kinds) else { return steps };
         let node = draw_node(&mut random, shape);
         let length = draw_length(&mut random, millis(shape.lease));
         let seconds = random.random_range(1..=MAX_SKEW) * if random.random() { 1 } else { -1 };
@@ -172,14 +211,11 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
         let (target, broken, mended) = match kind {
             Kind::Kill => (Target::Process(node), Step::Kill(node), Some(Step::Start(node))),
             Kind::Stop => (Target::Process(node), Step::Stop(node), Some(Step::Continue(node))),
-            Kind::Cut if shape.links => {
-                (Target::Process(node), Step::Cut(node), Some(Step::Join(node)))
-            }
-            Kind::Skew if shape.clocks => {
+            Kind::Cut => (Target::Process(node), Step::Cut(node), Some(Step::Join(node))),
+            Kind::Skew => {
                 let right = Step::Skew { node, seconds: 0 };
                 (Target::Clock(node), Step::Skew { node, seconds }, Some(right))
             }
-            Kind::Cut | Kind::Skew => continue,
             Kind::Redis => (Target::Redis, Step::KillRedis, Some(Step::StartRedis)),
             Kind::Connections => (Target::Postgres, Step::EndConnections { per_cent }, None),
         };
@@ -195,15 +231,21 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     steps
 }
 
-fn draw_kind(random: &mut Xoshiro256PlusPlus) -> Kind {
-    let mut left = random.random_range(0..WEIGHTS.iter().map(|it| it.1).sum());
-    for (kind, weight) in WEIGHTS {
+/// One of those that may be done, if there are any.
+fn draw_kind(random: &mut Xoshiro256PlusPlus, kinds: &[Kind]) -> Option<Kind> {
+    let possible = || WEIGHTS.into_iter().filter(|(kind, _)| kinds.contains(kind));
+    let all: u32 = possible().map(|it| it.1).sum();
+    if all == 0 {
+        return None;
+    }
+    let mut left = random.random_range(0..all);
+    for (kind, weight) in possible() {
         if left < weight {
-            return kind;
+            return Some(kind);
         }
         left -= weight;
     }
-    Kind::Kill
+    None
 }
 
 /// Workers twice as often as gateways, which have nothing to lose.
@@ -231,32 +273,32 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const SHAPE: Shape = Shape {
-        gateways: 2,
-        workers: 3,
-        links: true,
-        clocks: true,
-        lasts: Duration::from_secs(600),
-        lease: Duration::from_secs(6),
-    };
+    fn shape(kinds: &[Kind]) -> Shape {
+        let (lasts, lease) = (Duration::from_secs(600), Duration::from_secs(6));
+        Shape { gateways: 2, workers: 3, kinds: kinds.to_vec(), lasts, lease }
+    }
 
     #[test]
     fn a_seed_always_gives_the_same_plan_and_another_seed_another() {
-        assert_eq!(plan(7, &SHAPE), plan(7, &SHAPE));
-        assert_ne!(plan(7, &SHAPE), plan(8, &SHAPE));
+        let shape = shape(&Kind::ALL);
+        assert_eq!(plan(7, &shape), plan(7, &shape));
+        assert_ne!(plan(7, &shape), plan(8, &shape));
         // Plans of old reports must be the same in later versions.
-        let first: Vec<_> = plan(7, &SHAPE).iter().take(2).map(ToString::to_string).collect();
+        let first: Vec<_> = plan(7, &shape).iter().take(2).map(ToString::to_string).collect();
         assert_eq!(first, ["     2.693 s  kill -9 worker-2", "     3.592 s  kill -9 worker-1"]);
     }
 
     #[test]
     fn whatever_is_broken_is_mended_before_the_end_and_not_broken_again_before_that() {
+        let shape = shape(&Kind::ALL);
         for seed in 0..50 {
             let mut broken = HashSet::new();
-            for planned in plan(seed, &SHAPE) {
-                assert!(u128::from(planned.at_ms) <= SHAPE.lasts.as_millis());
+            for planned in plan(seed, &shape) {
+                assert!(u128::from(planned.at_ms) <= shape.lasts.as_millis());
                 let (what, breaks) = match planned.step {
-                    Step::Kill(node) | Step::Stop(node) | Step::Cut(node) => (node.to_string(), true),
+                    Step::Kill(node) | Step::Stop(node) | Step::Cut(node) => {
+                        (node.to_string(), true)
+                    }
                     Step::Start(node) | Step::Continue(node) | Step::Join(node) => {
                         (node.to_string(), false)
                     }
@@ -273,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_has_every_kind_of_fault_with_some_seed_and_no_cut_where_none_can_be_made() {
-        let shape = Shape { links: false, clocks: false, ..SHAPE };
-        let all = |shape: &Shape| -> HashSet<String> {
-            let steps = plan(1, shape).into_iter();
-            steps.map(|it| format!("{:?}", it.step).split(['(', ' ']).next().unwrap().to_owned()).collect()
+    fn a_long_plan_has_every_step_and_one_of_few_faults_has_those_alone() {
+        let all = |kinds: &[Kind]| -> HashSet<String> {
+            let steps = plan(1, &shape(kinds)).into_iter().map(|it| format!("{:?}", it.step));
+            steps.map(|it| it.split(['(', ' ']).next().unwrap().to_owned()).collect()
         };
-        assert_eq!(all(&SHAPE).len(), 10, "{:?}", all(&SHAPE));
-        assert!(!all(&shape).contains("Cut") && !all(&shape).contains("Skew"));
+        assert_eq!(all(&Kind::ALL).len(), 10, "{:?}", all(&Kind::ALL));
+        let few = all(&[Kind::Skew, Kind::Redis]);
+        assert_eq!(few, ["Skew", "KillRedis", "StartRedis"].map(str::to_owned).into());
     }
 }

@@ -1,7 +1,10 @@
 //! Logs written by hand, with every kind of violation.
 
 use super::*;
-use crate::evidence::{End, Life, Sent, VmRow};
+use crate::{
+    evidence::{End, Faults, Life, Sent, VmRow},
+    plan::Kind,
+};
 
 /// Two prompts of one workspace, in two VMs one after the other; nothing is wrong with any of it.
 fn sound() -> Evidence {
@@ -27,6 +30,7 @@ fn sound() -> Evidence {
     };
     let life = |vm: &str, first_ms, last_ms| Life { vm: vm.into(), first_ms, last_ms };
     Evidence {
+        faults: Faults { kinds: Kind::ALL.to_vec(), ..Faults::default() },
         sent: vec![sent("a"), sent("b")],
         effects: vec![
             effect("begin a ws 10:1 1.00"),
@@ -113,6 +117,13 @@ fn a_prompt_without_an_end_or_with_two_or_with_another_than_is_told_is_found() {
     let shown = "running".to_owned();
     let found = found(|it| it.end.prompts[1].shown = shown.clone());
     assert_eq!(found, [Violation::ShownDiffers { prompt, state, shown }]);
+}
+
+#[test]
+fn a_prompt_that_is_not_completed_is_found_where_nothing_may_have_harmed_it() {
+    let found = found(|it| it.faults.kinds = vec![Kind::Skew, Kind::Redis, Kind::Connections]);
+    let (prompt, state) = ("prompt-b".to_owned(), "interrupted".to_owned());
+    assert_eq!(found, [Violation::Harmed { prompt, state }]);
 }
 
 #[test]

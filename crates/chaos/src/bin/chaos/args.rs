@@ -1,6 +1,7 @@
 //! The command line, and the namespaces that a run takes place in.
 
 use crate::error::Error;
+use chaos::plan::Kind;
 use clap::Parser;
 use std::{
     path::PathBuf,
@@ -32,6 +33,10 @@ pub(crate) struct Args {
     /// How long everything may take to come to an end once nothing is broken any more, in seconds.
     #[arg(long, default_value_t = 600)]
     pub(crate) patience: u64,
+    /// What is done, of `kill,stop,cut,skew,redis,connections`; all where absent. Of the last three no prompt may come to harm;
+    /// where there is no other, every prompt must be completed.
+    #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+    faults: Vec<Kind>,
     /// Print the plan, and do nothing.
     #[arg(long)]
     pub(crate) plan: bool,
@@ -50,6 +55,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What is to be done.
+    pub(crate) fn faults(&self) -> Vec<Kind> {
+        if self.faults.is_empty() { Kind::ALL.to_vec() } else { self.faults.clone() }
+    }
+
     pub(crate) fn lasts(&self) -> Duration {
         Duration::from_secs(self.seconds.into())
     }
@@ -86,6 +96,9 @@ impl Args {
             .env(INSIDE, "1")
             .status()
             .map_err(Error::io("run", "unshare"))?;
-        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        Ok(status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitCode::FAILURE, ExitCode::from))
     }
 }

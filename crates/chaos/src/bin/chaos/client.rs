@@ -154,7 +154,9 @@ async fn send(api: &Api, job: Job, deadline: Instant) -> Sent {
                 Some(id) => Answer::Accepted(id.to_owned()),
                 None => Answer::Refused(format!("{status} without an id: {value}")),
             },
-            Some((status, said)) if is_final(status) => Answer::Refused(format!("{status}: {said}")),
+            Some((status, said)) if is_final(status) => {
+                Answer::Refused(format!("{status}: {said}"))
+            }
             _ if Instant::now() >= deadline => Answer::Nothing,
             _ => {
                 tokio::time::sleep(AGAIN).await;

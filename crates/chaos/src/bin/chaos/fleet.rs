@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where Debian and Ubuntu have the library that makes programs see another time.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Below each architecture's directory, where Debian and Ubuntu have the library that makes programs with
+/// threads see another time.
+const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
 /// A process that was told to end has ended by then: the workers' grace, and some more on a busy machine.
 const END: Duration = Duration::from_secs(90);
 /// Files of templates above this size are linked and not copied.
@@ -45,9 +46,10 @@ pub(crate) struct Fleet {
     members: Vec<Member>,
 }
 
-/// Whether clocks can be set wrong here.
-pub(crate) fn has_clocks() -> bool {
-    Path::new(FAKETIME).exists()
+/// What sets clocks wrong, where it is installed. Monotonic clocks it leaves alone.
+pub(crate) fn faketime() -> Option<PathBuf> {
+    let architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    architectures.map(|it| it.path().join(FAKETIME)).find(|it| it.exists())
 }
 
 impl Fleet {
@@ -60,7 +62,8 @@ impl Fleet {
         (database, redis): (String, String),
     ) -> Result<Self, Error> {
         let found = |path: &Path| {
-            path.canonicalize().map_err(Error::io("find", format!("{} (make assets)", path.display())))
+            path.canonicalize()
+                .map_err(Error::io("find", format!("{} (make assets)", path.display())))
         };
         let (program, assets) = (found(&args.aetherium)?, found(&args.assets)?);
         write(&dir.join("api-keys"), API_KEY)?;
@@ -120,9 +123,9 @@ impl Fleet {
         command.args(["--operations-listen", "127.0.0.1:0", "--redis", &self.redis]);
         command.args(["--database-url", &self.database, "--fleet-key-file"]);
         command.arg(self.dir.join("fleet-key")).env("AETHERIUM_AGENT", &self.agent);
-        if has_clocks() {
+        if let Some(library) = faketime() {
             command
-                .env("LD_PRELOAD", FAKETIME)
+                .env("LD_PRELOAD", library)
                 .env("FAKETIME_TIMESTAMP_FILE", clock(&member.data))
                 .env("FAKETIME_CACHE_DURATION", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

@@ -12,8 +12,8 @@ use crate::{
     watch::Watch,
 };
 use chaos::{
-    evidence::{self, End},
-    plan::{Planned, Shape, plan},
+    evidence::{self, End, Faults},
+    plan::{Kind, Planned, Shape, plan},
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -36,31 +36,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A workspace's VM ends after so many seconds without work, so that VMs come and go all the time.
 const IDLE_S: u32 = 5;
 
-/// What of a run is kept for who wants to see its like again.
-#[derive(Serialize)]
-struct Record<'a> {
-    seed: u64,
-    plan: &'a [Planned],
-}
-
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Error> {
-    let is_root = rustix::process::geteuid().is_root();
-    let shape = Shape {
-        gateways: GATEWAYS,
-        workers: WORKERS,
-        links: is_root,
-        clocks: fleet::has_clocks(),
-        lasts: args.lasts(),
-        lease: args.lease(),
-    };
+    let (lasts, lease) = (args.lasts(), args.lease());
+    let shape = Shape { gateways: GATEWAYS, workers: WORKERS, kinds: possible(args), lasts, lease };
     let plan = plan(args.seed, &shape);
-    announce(args, &shape, &plan);
+    announce(args, &plan);
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
     let dir = tempfile::Builder::new().prefix("chaos").tempdir();
     let dir = dir.map_err(Error::io("make", "a directory for the run"))?.keep();
-    write_json(&dir.join(evidence::PLAN), &Record { seed: args.seed, plan: &plan })?;
+    let (seed, kinds) = (args.seed, shape.kinds.clone());
+    write_json(&dir.join(evidence::PLAN), &Faults { seed, kinds, steps: plan.clone() })?;
     let verdict = match observe(args, &shape, &plan, &dir).await {
         Ok(()) => judge(args, &dir),
         Err(error) => Err(error),
@@ -74,7 +61,25 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Error> {
     verdict
 }
 
-fn announce(args: &Args, shape: &Shape, plan: &[Planned]) {
+/// What of what is wanted can be done here; says what cannot.
+fn possible(args: &Args) -> Vec<Kind> {
+    let mut kinds = args.faults();
+    let mut without = |kind: Kind, why: &str| {
+        if kinds.contains(&kind) {
+            eprintln!("{why}");
+            kinds.retain(|it| *it != kind);
+        }
+    };
+    if !rustix::process::geteuid().is_root() {
+        without(Kind::Cut, "networks are not cut: that needs root");
+    }
+    if fleet::faketime().is_none() {
+        without(Kind::Skew, "clocks are not set wrong: that needs Debian's package `faketime`");
+    }
+    kinds
+}
+
+fn announce(args: &Args, plan: &[Planned]) {
     eprintln!(
         "seed {}: {} prompts to {} workspaces in {} s, leases of {} s, {} steps",
         args.seed,
@@ -84,12 +89,6 @@ fn announce(args: &Args, shape: &Shape, plan: &[Planned]) {
         args.lease,
         plan.len()
     );
-    if !shape.links {
-        eprintln!("networks are not cut: that needs root");
-    }
-    if !shape.clocks {
-        eprintln!("clocks are not set wrong: that needs Debian's package `faketime`");
-    }
     if args.plan {
         plan.iter().for_each(|planned| println!("{planned}"));
     }
@@ -163,7 +162,8 @@ async fn relayed(network: Network, url: &str) -> Result<(Relay, String), Error> 
         Some((rest, name)) if rest.contains('@') => (rest, format!("/{name}")),
         _ => (url, String::new()),
     };
-    let split = rest.rsplit_once('@').and_then(|(before, host)| Some((before, host.rsplit_once(':')?)));
+    let split =
+        rest.rsplit_once('@').and_then(|(before, host)| Some((before, host.rsplit_once(':')?)));
     let found = split.and_then(|(before, (_, port))| Some((before, port.parse().ok()?)));
     let Some((before, port)) = found else {
         return Err(Error::io("find the port in", url)(std::io::ErrorKind::InvalidInput.into()));
