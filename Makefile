@@ -10,7 +10,7 @@ helper  := $(assets)/tools/bin/vhost-device-vsock
 python  := $(assets)/python
 static  := RUSTFLAGS='-C target-feature=+crt-static'
 
-.PHONY: quickstart test unit lint build deb agent assets fuzz clean
+.PHONY: quickstart test unit lint build deb agent assets chaos fuzz clean
 
 quickstart:
 	@scripts/install-deps quickstart
@@ -58,6 +58,16 @@ assets: agent
 	cargo build --locked -p aetherium -p fake-firecracker
 	@cp -f target/debug/fake-firecracker $(assets)/fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)
+
+# Breaks a fleet on purpose while prompts run in it, and checks what came of them. The same seed breaks the
+# same things at the same times. Networks are cut where it runs as root.
+SEED ?= 1
+MINUTES ?= 5
+PROMPTS ?= 2000
+
+chaos: assets
+	cargo build --locked -p chaos
+	target/debug/chaos --seed $(SEED) --seconds $$(( $(MINUTES) * 60 )) --prompts $(PROMPTS)
 
 # What a caller can send to an agent, led by coverage: FUZZ_SECONDS for each target. Any toolchain.
 FUZZ_SECONDS ?= 60

@@ -13,17 +13,15 @@
 //! It owns every handler it spawned and joins it. An idle loop asks the database once in
 //! [`IDLE_POLL`], which also finds work whose wake-up was lost.
 
-use crate::{Bus, Calls, Handler, TaskContext, Topic, queue::announce_task, settle::Settler};
+use crate::{
+    Bus, Calls, Handler, TaskContext, Topic, clock::Clock, queue::announce_task, settle::Settler,
+};
 use aetherium_model::{
     TaskId, Timestamp, WorkerId,
     task::{LEASE, Recovery, Task},
 };
 use aetherium_store::{Recovered, Store, StoreError};
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -60,15 +58,16 @@ impl Consumer {
     /// # Errors
     /// The store's, if recovery at the start fails. Later errors are logged and outlived.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StoreError> {
-        let recovered = self.store.recover_worker(self.worker_id, now()).await?;
-        for run in self.store.interrupt_interactive_runs(self.worker_id, now()).await? {
+        let clock = Clock::of(&self.store).await?;
+        let recovered = self.store.recover_worker(self.worker_id, clock.now()).await?;
+        for run in self.store.interrupt_interactive_runs(self.worker_id, clock.now()).await? {
             tracing::warn!(%run, "interrupted an interactive run of an earlier process");
             self.bus.announce(Topic::Run(run));
         }
         let grace = self.grace;
         // Before the first look: what comes during it is not missed.
         let mut work = self.bus.work_of(self.worker_id);
-        let mut delivery = Delivery::new(self, shutdown.clone());
+        let mut delivery = Delivery::new(self, clock, shutdown.clone());
         delivery.report(recovered).await;
         while !shutdown.is_cancelled() {
             let calls = work.take();
@@ -108,6 +107,7 @@ type Joined = Result<(tokio::task::Id, Option<Timestamp>), tokio::task::JoinErro
 
 struct Delivery {
     consumer: Consumer,
+    clock: Clock,
     shutdown: CancellationToken,
     handlers: JoinSet<Option<Timestamp>>,
     in_flight: HashMap<tokio::task::Id, InFlight>,
@@ -123,10 +123,11 @@ struct Delivery {
 }
 
 impl Delivery {
-    fn new(consumer: Consumer, shutdown: CancellationToken) -> Self {
+    fn new(consumer: Consumer, clock: Clock, shutdown: CancellationToken) -> Self {
         let now = Instant::now();
         Self {
             consumer,
+            clock,
             shutdown,
             handlers: JoinSet::new(),
             in_flight: HashMap::new(),
@@ -141,11 +142,15 @@ impl Delivery {
 
     async fn round(&mut self, calls: &Calls) {
         self.failed = false;
+        let looks = Instant::now() >= self.look_at;
+        if looks {
+            let set = self.clock.set(&self.consumer.store).await;
+            self.checked(set);
+        }
         // What becomes due while this round claims may be missed by the claims, so "not yet due"
         // means not before they began.
-        let began = now();
+        let began = self.clock.now();
         let is_due = self.due.is_some_and(|due| due <= began);
-        let looks = Instant::now() >= self.look_at;
         self.more |= calls.look || is_due || looks;
         // Before all else: what was accepted waits for this.
         let is_later = self.claim(calls).await;
@@ -155,13 +160,13 @@ impl Delivery {
         self.keep_hold().await;
         if looks {
             self.look_at = Instant::now() + IDLE_POLL;
-            let expired = self.consumer.store.recover_expired(now()).await;
+            let expired = self.consumer.store.recover_expired(self.clock.now()).await;
             if let Some(recovered) = self.checked(expired) {
                 self.report(recovered).await;
             }
         }
         if looks || is_due {
-            let overdue = self.consumer.store.fail_overdue(now()).await;
+            let overdue = self.consumer.store.fail_overdue(self.clock.now()).await;
             if let Some(failed) = self.checked(overdue) {
                 self.report(failed).await;
             }
@@ -181,7 +186,7 @@ impl Delivery {
             _ => self.more = true,
         }
         while self.more && self.hands() > 0 && !self.shutdown.is_cancelled() {
-            let (now, hands) = (now(), self.hands());
+            let (now, hands) = (self.clock.now(), self.hands());
             let store = &self.consumer.store;
             let worker_id = self.consumer.worker_id;
             let claimed = store.claim_waiting(worker_id, hands, now, now.after(LEASE)).await;
@@ -194,7 +199,7 @@ impl Delivery {
 
     /// Returns whether it was to be had.
     async fn claim_hinted(&mut self, id: TaskId) -> bool {
-        let now = now();
+        let now = self.clock.now();
         let store = &self.consumer.store;
         let claimed = store.claim_hinted(self.consumer.worker_id, id, now, now.after(LEASE)).await;
         match self.checked(claimed) {
@@ -221,6 +226,7 @@ impl Delivery {
             store: self.consumer.store.clone(),
             bus: self.consumer.bus.clone(),
             handler: Arc::clone(&self.consumer.handler),
+            clock: self.clock.clone(),
         };
         self.consumer.bus.announce(Topic::Task(claim.id));
         let spawned = self.handlers.spawn(settler.deliver(claim.clone(), context));
@@ -248,7 +254,8 @@ impl Delivery {
             return;
         }
         let claims: Vec<Task> = self.in_flight.values().map(|held| held.claim.clone()).collect();
-        let renewed = self.consumer.store.renew(&claims, now().after(LEASE)).await;
+        let until = self.clock.now().after(LEASE);
+        let renewed = self.consumer.store.renew(&claims, until).await;
         let Some(ours) = self.checked(renewed) else {
             self.renew_at = Instant::now() + AFTER_ERROR;
             return;
@@ -277,7 +284,7 @@ impl Delivery {
             return AFTER_ERROR;
         }
         let look = self.look_at.saturating_duration_since(Instant::now());
-        let due = self.due.map_or(look, |due| due.since(now()));
+        let due = self.due.map_or(look, |due| due.since(self.clock.now()));
         let hold = if self.in_flight.is_empty() { look } else { CANCEL_POLL };
         look.min(due).min(hold)
     }
@@ -308,7 +315,8 @@ impl Delivery {
             }
         }
         for (_, InFlight { claim, .. }) in std::mem::take(&mut self.in_flight) {
-            let given_back = self.consumer.store.requeue(&claim, now(), None, now()).await;
+            let now = self.clock.now();
+            let given_back = self.consumer.store.requeue(&claim, now, None, now).await;
             if let Some(Some(verdict)) = self.checked(given_back) {
                 self.report(vec![Recovered { task: claim, verdict }]).await;
             }
@@ -338,8 +346,4 @@ impl Delivery {
             })
             .ok()
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    SystemTime::now().into()
 }

@@ -12,6 +12,7 @@
 //! the start mark of a user's command; then it ends as interrupted.
 
 mod bus;
+mod clock;
 mod consumer;
 mod fleet;
 mod handler;

@@ -1,6 +1,6 @@
 //! One delivery: calls the handler, outlives its panic, and writes what became of the task.
 
-use crate::{Bus, Handler, Outcome, TaskContext, consumer::now, queue::announce_task};
+use crate::{Bus, Handler, Outcome, TaskContext, clock::Clock, queue::announce_task};
 use aetherium_model::{
     Code, Fault, Timestamp,
     retry::{self, RetryPolicy},
@@ -21,6 +21,7 @@ pub(crate) struct Settler {
     pub(crate) store: Store,
     pub(crate) bus: Bus,
     pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) clock: Clock,
 }
 
 /// What was written, as far as the caller has to act on it.
@@ -85,10 +86,10 @@ impl Settler {
         claim: &Task,
         outcome: &Result<Outcome, Fault>,
     ) -> Result<Written, StoreError> {
-        let finish = |state, fault| self.store.finish_task(claim, state, fault, now());
+        let finish = |state, fault| self.store.finish_task(claim, state, fault, self.clock.now());
         let end = match outcome {
             Err(fault) => {
-                let end = self.store.crash_task(claim, fault, now()).await?;
+                let end = self.store.crash_task(claim, fault, self.clock.now()).await?;
                 return Ok(match end {
                     TaskEnd::Written => Written::Abandoned(Recovery::GiveUp(fault.clone())),
                     TaskEnd::NotOurs => Written::End,
@@ -131,8 +132,9 @@ impl Settler {
         wait: Duration,
         fault: &Fault,
     ) -> Result<Written, StoreError> {
-        let until = now().after(wait);
-        Ok(match self.store.requeue(claim, until, Some(fault), now()).await? {
+        let now = self.clock.now();
+        let until = now.after(wait);
+        Ok(match self.store.requeue(claim, until, Some(fault), now).await? {
             Some(Recovery::Requeue | Recovery::Resume) => Written::PutOff(until),
             Some(verdict) => Written::Abandoned(verdict),
             None => Written::End,
@@ -146,7 +148,7 @@ impl Settler {
             claim.kind.as_str(),
             claim.id
         ));
-        Ok(match self.store.crash_task(claim, &fault, now()).await? {
+        Ok(match self.store.crash_task(claim, &fault, self.clock.now()).await? {
             TaskEnd::NotOurs => Written::End,
             TaskEnd::Written => Written::Abandoned(Recovery::GiveUp(fault)),
         })

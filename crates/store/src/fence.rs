@@ -6,7 +6,24 @@
 //! whoever ends the tenure sees it, or the tenure has ended, and it is refused as a whole.
 
 use crate::{Store, StoreError, connect::Engine, row, transact::Tx};
-use aetherium_model::{WorkerId, worker::Epoch};
+use aetherium_model::{Timestamp, WorkerId, worker::Epoch};
+
+/// A statement with the database's clock between its parts, in milliseconds: the one that leases go by,
+/// whatever clocks machines have.
+macro_rules! with_clock {
+    ($store:expr, $first:literal $(, $next:literal)+) => {
+        match $store.engine {
+            $crate::connect::Engine::Sqlite => {
+                concat!($first $(, "CAST(unixepoch('subsec') * 1000 AS BIGINT)", $next)+)
+            }
+            $crate::connect::Engine::Postgres => concat!(
+                $first
+                $(, "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)", $next)+
+            ),
+        }
+    };
+}
+pub(crate) use with_clock;
 
 /// A worker's tenure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +47,18 @@ impl Store {
     pub fn fenced(mut self, fence: Fence) -> Self {
         self.fence = Some(fence);
         self
+    }
+}
+
+impl Store {
+    /// What the database's clock says, which all of a fleet have in common.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn clock(&self) -> Result<Timestamp, StoreError> {
+        let read = with_clock!(self, "SELECT ", " AS now");
+        let found = self.first(sqlx::query(read)).await?;
+        found.map_or_else(|| Err(sqlx::Error::RowNotFound.into()), |row| row::time(&row, "now"))
     }
 }
 
@@ -70,20 +99,3 @@ pub(crate) async fn next_epoch(tx: &mut Tx, worker_id: WorkerId) -> Result<Epoch
     .await?;
     Ok(Epoch(row::int(&next, "epoch")?))
 }
-
-/// A statement with the database's clock between its parts, in milliseconds: the one that leases go by,
-/// whatever clocks machines have.
-macro_rules! with_clock {
-    ($store:expr, $first:literal $(, $next:literal)+) => {
-        match $store.engine {
-            $crate::connect::Engine::Sqlite => {
-                concat!($first $(, "CAST(unixepoch('subsec') * 1000 AS BIGINT)", $next)+)
-            }
-            $crate::connect::Engine::Postgres => concat!(
-                $first
-                $(, "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)", $next)+
-            ),
-        }
-    };
-}
-pub(crate) use with_clock;

@@ -8,6 +8,7 @@
     reason = "helpers of tests are tests: they fail by panicking"
 )]
 
+mod clock;
 mod delivery;
 mod faults;
 mod latency;

@@ -12,6 +12,7 @@ use aetherium_queue::{
 };
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store, StoreError};
 use async_trait::async_trait;
+use sqlx::Connection as _;
 use std::{
     collections::HashMap,
     future::Future,
@@ -96,6 +97,13 @@ impl World {
         let (bus, worker_bus) = buses(&url, redis.as_deref());
         let queue = Queue::new(Store::open(&url).await.unwrap(), bus);
         Self { queue, worker_bus, worker: WorkerId::new(), url, redis, _dir: dir }
+    }
+
+    /// Has PostgreSQL do what no store would ask of it.
+    pub(crate) async fn postgres(&self, statements: &'static str) {
+        let DatabaseUrl::Postgres(url) = &self.url else { panic!("{} is none", self.url) };
+        let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+        sqlx::raw_sql(statements).execute(&mut connection).await.unwrap();
     }
 
     /// The same database with nothing else of the old process left.
