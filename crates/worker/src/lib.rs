@@ -17,6 +17,7 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
+//! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes;
 //!   `expiry.rs` ends VMs whose time is over.
@@ -34,6 +35,7 @@ mod execution;
 mod expiry;
 mod handler;
 mod heartbeat;
+mod hibernation;
 mod host;
 mod housekeeping;
 mod journal;
@@ -115,6 +117,7 @@ impl Worker {
             templates: TemplateStore::open(layout.templates())?,
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
+            hibernating: hibernation::Promises::default(),
             layout,
             queue: Queue::new(store.on_behalf_of(By::worker(id)), bus),
             settings,
@@ -128,6 +131,7 @@ impl Worker {
         disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
+        hibernation::sweep(&host).await?;
         build::sweep(&host).await?;
         let listener = api::bind(&host)?;
         heartbeat::register(&host).await?;

@@ -15,6 +15,7 @@ use aetherium_queue::Outcome;
 use aetherium_store::RunRef;
 use aetherium_telemetry::{Observed, seconds};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -63,11 +64,13 @@ struct Reason {
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What a VM was started from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum StartedFrom {
     /// A template's kernel.
+    #[default]
     Kernel,
-    /// A snapshot.
+    /// A snapshot, or the memory of a hibernated VM.
     Snapshot,
 }
 

@@ -9,7 +9,7 @@ use aetherium_model::{
     task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
     worker::{Worker, WorkerState},
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Lifecycle, Prompt, Workspace, WorkspaceState},
 };
 use aetherium_queue::{Bus, Health, Queue};
 use aetherium_store::{DatabaseUrl, Store};
@@ -252,8 +252,9 @@ impl Server {
                 snapshots: None,
             },
             worker_id: self.worker_id,
-            vm_id: None,
+            lifecycle: Lifecycle::Stopped,
             idle_timeout_s: 900,
+            idle_action: Default::default(),
             state: WorkspaceState::Ready,
             created_at: now(),
             updated_at: now(),

@@ -23,7 +23,7 @@ use aetherium_model::{
     task::{Task, TaskKind},
     tuning::Tuning,
     vm::VmSpec,
-    workspace::{Workspace, WorkspaceState},
+    workspace::{Lifecycle, Workspace, WorkspaceState},
 };
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
@@ -101,8 +101,9 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
             snapshots: None,
         },
         worker_id,
-        vm_id: None,
+        lifecycle: Lifecycle::Stopped,
         idle_timeout_s: 0,
+        idle_action: Default::default(),
         state: WorkspaceState::Creating,
         created_at: now,
         updated_at: now,
