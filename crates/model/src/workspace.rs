@@ -16,8 +16,12 @@
 //! Where its VM stands is the VM's own state ([`crate::vm::VmState`]).
 
 use crate::{
-    Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId, assistant::Assistant,
-    name::Name, run::RunState, vm::VmSpec,
+    Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    assistant::Assistant,
+    name::Name,
+    placement::{Placement, WhenFull},
+    run::RunState,
+    vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -153,6 +157,12 @@ pub struct Workspace {
     /// Which of the two.
     #[serde(default)]
     pub idle_action: IdleAction,
+    /// Which workers may have it.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of a prompt whose VM its worker has no room for; it waits a minute where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
     /// Where it stands.
     #[serde(flatten)]
     pub state: WorkspaceState,

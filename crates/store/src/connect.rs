@@ -9,7 +9,8 @@
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
 use crate::{
-    DatabaseUrl, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate, transact::within,
+    DatabaseUrl, Fence, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate,
+    transact::within,
 };
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use sqlx::{
@@ -65,6 +66,8 @@ pub struct Store {
     pub(crate) backlog: Arc<Backlog>,
     /// On whose behalf changes are made.
     pub(crate) by: Arc<By>,
+    /// The tenure in which all is done that a worker does.
+    pub(crate) fence: Option<Fence>,
 }
 
 impl Store {
@@ -106,9 +109,16 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        let (metrics, backlog) = (StoreMetrics::new(), Arc::default());
-        let by = Arc::default();
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog, by })
+        Ok(Self {
+            read,
+            write,
+            engine,
+            max_queued: MAX_QUEUED_TASKS,
+            metrics: StoreMetrics::new(),
+            backlog: Arc::default(),
+            by: Arc::default(),
+            fence: None,
+        })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

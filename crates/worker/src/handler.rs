@@ -15,7 +15,7 @@ use aetherium_queue::{Handler, Outcome, TaskContext};
 use aetherium_store::{Finish, RunRef, Start};
 use aetherium_telemetry::within;
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tracing::{Span, field::Empty};
 
 /// The worker's task handlers.
@@ -26,6 +26,9 @@ pub(crate) struct Handlers {
 #[async_trait]
 impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
+        if let Err(fault) = self.host.tenure.check() {
+            return Outcome::Retry { after: Duration::ZERO, fault };
+        }
         let begun = self.host.metrics.begin_task(&task, self.host.now());
         let (span, trace) = (span(&self.host, &task), task.trace);
         let outcome = within(span, trace, Box::pin(self.perform(task, context))).await;
@@ -66,10 +69,15 @@ impl Handlers {
                 Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
             }
             TaskKind::TemplateBuild { template, recipe, replace } => {
-                Ok(build::from_task(&self.host, task.id, template, &recipe, replace, &context).await)
+                Ok(build::from_task(&self.host, task.id, template, &recipe, replace, &context)
+                    .await)
             }
         };
-        done.unwrap_or_else(Outcome::Failed)
+        done.unwrap_or_else(|fault| match fault.code {
+            // It is for this worker's next process, unless the guest may have run something.
+            Code::WorkerLost => Outcome::Retry { after: Duration::ZERO, fault },
+            _ => Outcome::Failed(fault),
+        })
     }
 
     async fn vm_create(&self, id: VmId, context: &TaskContext) -> Result<Outcome, Fault> {
@@ -167,6 +175,7 @@ impl Handlers {
         };
         let (vm, _hold) = match vm {
             Ok(held) => held,
+            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
@@ -191,15 +200,19 @@ impl Handlers {
         let agent = tokio::select! {
             agent = vm.agent() => match agent {
                 Ok(agent) => agent,
+                Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
                 Err(fault) => return Ok(Some(RunState::Failed { fault })),
             },
             () = context.cancelled().cancelled() => return Ok(Some(RunState::Cancelled)),
         };
+        host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
             Start::Cancelled => return Ok(Some(RunState::Cancelled)),
             Start::NotOurs => return Ok(None),
         }
+        // The mark may have taken its time. What it says then is that nothing is known to have run.
+        host.tenure.check()?;
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
         Ok(Some(match rejoin::start(vm, &agent, run, &run::traced(vm.complete(command))).await {
             Ok(process) => run::log_to_end(host, run, process, context.cancelled()).await,

@@ -147,8 +147,7 @@ pub(crate) fn promise(host: &Arc<Host>, vm: VmId, bytes: u64) -> Result<Promise,
         );
         return full(detail, "delete workspaces, or give more with --hibernation-mib");
     }
-    let (free, floor) =
-        (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize / KEEP_FREE);
+    let (free, floor) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize / KEEP_FREE);
     if ours.saturating_add(floor) > free {
         let detail = format!(
             "the disk has {free} bytes free, of which {floor} stay so, and {ours} are asked for"

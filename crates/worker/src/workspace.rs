@@ -12,11 +12,16 @@ use crate::{
 use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
+    placement::WhenFull,
     vm::{Vm, VmState},
     workspace::{Workspace, WorkspaceState},
 };
 use aetherium_store::{RunRef, StoreError};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Makes a workspace's disk. One that exists is kept: the task may have been done before.
 pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
@@ -34,9 +39,44 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     Ok(())
 }
 
-/// The workspace's VM, held: the one it has, the one that was hibernated, or a new one. What is done
-/// for it is told in the log of `run`, if there is one.
+/// How often it is tried again to start a VM that there was no room for, give or take a half.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The workspace's VM, held: the one it has, the one that was hibernated, or a new one. Where its worker
+/// has no room, it is waited for as long as the workspace says. What is done is told in the log of
+/// `run`, if there is one.
 pub(crate) async fn ensure_vm(
+    host: &Arc<Host>,
+    id: WorkspaceId,
+    run: Option<RunRef>,
+) -> Result<(VmHandle, Hold), Fault> {
+    // That would not change by waiting.
+    host.driver()?;
+    let when_full = host.queue.store().workspace(id).await?.when_full;
+    let patience = when_full.unwrap_or(WhenFull::OF_PROMPTS).patience();
+    let deadline = Instant::now() + patience;
+    let mut was_told = false;
+    loop {
+        let refused = match find_or_start(host, id, run).await {
+            Err(fault) if fault.code == Code::NoCapacity => fault,
+            done => return done,
+        };
+        let pause = TRY_AGAIN.mul_f64(0.5 + rand::random::<f64>());
+        if Instant::now() + pause >= deadline {
+            return Err(refused.remedy(
+                "send it again later, or let the workspace's prompts wait longer with when_full",
+            ));
+        }
+        if !was_told {
+            was_told = true;
+            let wait = format!("waiting for {} s at most: {}", patience.as_secs(), refused.detail);
+            tell(host, run, "waiting_for_room", wait).await;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn find_or_start(
     host: &Arc<Host>,
     id: WorkspaceId,
     run: Option<RunRef>,
@@ -114,7 +154,10 @@ async fn awaken(
 /// Whether an end with this code may have come of the memory that the VM was to go on with. Of the
 /// others none would be spared a VM that boots.
 const fn speaks_of_memory(code: Code) -> bool {
-    !matches!(code, Code::DriverUnavailable | Code::NetworkFailed | Code::TemplateBroken)
+    !matches!(
+        code,
+        Code::DriverUnavailable | Code::NetworkFailed | Code::TemplateBroken | Code::WorkerLost
+    )
 }
 
 /// A new VM of the workspace, on record.

@@ -8,12 +8,14 @@ mod host;
 mod kernel;
 mod migrate;
 mod parse;
+mod placement;
 mod plan;
 mod roles;
 mod schedule;
 mod template;
 mod tuning;
 mod watch;
+mod worker;
 
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
@@ -24,18 +26,21 @@ pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, We
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
+pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
+pub(crate) use worker::WorkerCommand;
 
 use aetherium_model::{
     Name, TemplateRef,
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
+    workspace::IdleAction,
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
@@ -257,6 +262,10 @@ pub(crate) struct DriverArgs {
     /// The guest agent's static binary; else fc-agent beside this program.
     #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
     pub(crate) agent: Option<PathBuf>,
+    /// How much disk the memories of hibernated workspaces may take on this machine, in MiB; a VM that
+    /// would go beyond is stopped instead.
+    #[arg(long, env = "AETHERIUM_HIBERNATION_MIB", default_value_t = 65_536, value_name = "MIB")]
+    pub(crate) hibernation_mib: u32,
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,
@@ -336,6 +345,8 @@ pub(crate) struct VmArgs {
     pub(crate) snapshots: Option<SnapshotKind>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
 }
 
 /// A command to run in a VM.
@@ -414,11 +425,15 @@ pub(crate) enum WsCommand {
         /// What answers its prompts.
         #[arg(long, default_value_t)]
         assistant: Assistant,
-        /// Stop its VM after so many seconds without work.
+        /// Hibernate or stop its VM after so many seconds without work.
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,
+        /// Which of the two: `hibernate` keeps what runs in it and makes its VMs ready for that, `stop`
+        /// keeps the disk alone. Without it VMs hibernate that can as they are.
+        #[arg(long, value_name = "ACTION")]
+        idle_action: Option<IdleAction>,
         #[command(flatten)]
-        vm: VmArgs,
+        vm: Box<VmArgs>,
     },
     /// List them.
     List(ListArgs),
@@ -429,6 +444,16 @@ pub(crate) enum WsCommand {
     },
     /// Remove one with its VM, its disk and its prompts.
     Delete {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Keep what runs in one's VM beside its disk, and end the VM; the next prompt goes on with it.
+    Hibernate {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Have a VM of one run: the hibernated one, or one that boots.
+    Wake {
         /// Its name or id.
         workspace: String,
     },
@@ -599,18 +624,6 @@ pub(crate) enum TaskCommand {
     Requeue {
         /// Its id.
         task: String,
-    },
-}
-
-/// Verbs on workers.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkerCommand {
-    /// List them.
-    List(ListArgs),
-    /// Show one.
-    Get {
-        /// Its id.
-        worker: String,
     },
 }
 

@@ -5,15 +5,16 @@ use crate::{
     api::{Accepted, CreateWorkspace, ListQuery},
     auth::Acting,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
-    fleet::{self, Wanted},
+    fleet::{self, Takes, Wanted},
     gateway::now,
     routes::links,
 };
 use aetherium_model::{
     WorkspaceId,
     page::Page,
+    placement::WhenFull,
     task::{Task, TaskKind},
-    workspace::{DEFAULT_IDLE_TIMEOUT_S, Workspace, WorkspaceState},
+    workspace::{DEFAULT_IDLE_TIMEOUT_S, Lifecycle, Workspace, WorkspaceState},
 };
 use axum::extract::State;
 use http::StatusCode;
@@ -32,7 +33,7 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
-    let tuning = body.tuning();
+    let (tuning, snapshots) = (body.tuning(), body.snapshots());
     let wanted = Wanted {
         template: body.template,
         vcpus: body.vcpus,
@@ -42,24 +43,33 @@ pub(crate) async fn create(
         network: body.network,
         transport: body.transport,
         snapshot: None,
-        snapshots: body.snapshots,
+        snapshots,
+        placement: body.placement.clone(),
+        when_full: body.when_full.unwrap_or(WhenFull::Fail),
+        takes: Takes::Disk,
     };
-    let (worker, spec) = fleet::place(&gateway, wanted).await?;
-    let now = now();
-    let workspace = Workspace {
+    let workspace = |worker_id, spec| Workspace {
         id: WorkspaceId::new(),
-        name: body.name,
+        name: body.name.clone(),
         ai_assistant: body.ai_assistant,
         spec,
-        worker_id: worker.id,
-        vm_id: None,
+        worker_id,
+        lifecycle: Lifecycle::Stopped,
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
+        idle_action: body.idle_action.unwrap_or_default(),
+        placement: body.placement.clone(),
+        when_full: body.when_full,
         state: WorkspaceState::Creating,
-        created_at: now,
-        updated_at: now,
+        created_at: now(),
+        updated_at: now(),
     };
-    let task = fleet::task(worker.id, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
-    let created = gateway.queue().create_workspace(&workspace, &task, key.as_ref()).await?;
+    let (created, task) = fleet::place(&gateway, wanted, |worker, spec| {
+        let workspace = workspace(worker, spec);
+        let task = fleet::task(worker, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
+        let (queue, key) = (gateway.queue().clone(), key.clone());
+        async move { Ok((queue.create_workspace(&workspace, &task, key.as_ref()).await?, task)) }
+    })
+    .await?;
     let task = created.is_new().then_some(task.id);
     let workspace = created.into_inner();
     let links = links(&format!("/api/v1/workspaces/{}", workspace.id), task, &["prompts"]);

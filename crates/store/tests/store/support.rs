@@ -153,6 +153,8 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         lifecycle: Lifecycle::Stopped,
         idle_timeout_s: 900,
         idle_action: Default::default(),
+        placement: Default::default(),
+        when_full: None,
         state: WorkspaceState::Creating,
         created_at: at(0),
         updated_at: at(0),

@@ -10,16 +10,17 @@
 //! 5. the VM is killed.
 
 use super::actor::Actor;
-use crate::{
-    hibernation,
-    layout::private_dir,
-};
+use crate::{hibernation, layout::private_dir};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
     vm::{SnapshotKind, VmEvent, VmState},
 };
 use aetherium_vmm::{Machine, SnapshotExtent};
-use std::{path::Path, sync::Arc, time::{Duration, Instant}};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Why a VM was not hibernated, and what has become of it.
 pub(super) enum NotHibernated {
@@ -97,9 +98,7 @@ impl Actor {
         aside: &Path,
     ) -> Result<(), NotHibernated> {
         let written = match self.write_snapshot(machine, SnapshotExtent::Full, aside).await {
-            Ok(_) => {
-                hibernation::complete(&self.host, workspace, self.record.vm().id).await
-            }
+            Ok(_) => hibernation::complete(&self.host, workspace, self.record.vm().id).await,
             Err(fault) => Err(fault),
         };
         let Err(fault) = written else { return Ok(()) };

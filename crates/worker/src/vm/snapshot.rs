@@ -87,7 +87,8 @@ impl Snapshot {
         let mut bases: Vec<Self> = Vec::new();
         while let SnapshotExtent::Diff { base } = &bases.last().unwrap_or(self).manifest().extent {
             if bases.len() == MOST_BASES {
-                let detail = format!("the {} builds upon more than {MOST_BASES} others", self.called);
+                let detail =
+                    format!("the {} builds upon more than {MOST_BASES} others", self.called);
                 return Err(Fault::new(Code::Conflict, detail).remedy("take a full one"));
             }
             let below = Self::open(host, &base.name).map_err(|fault| {

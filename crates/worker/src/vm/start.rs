@@ -131,6 +131,7 @@ pub(super) async fn start(
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
+    host.tenure.check()?;
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
         Origin::Snapshot(restored) => restored.load(host).await?,
@@ -161,7 +162,9 @@ pub(super) async fn start(
         Origin::Snapshot(_) => {
             let spent = match beginning {
                 // From here on the disk goes on.
-                Beginning::Hibernated(workspace) => Some(hibernation::spend(host, workspace).await?),
+                Beginning::Hibernated(workspace) => {
+                    Some(hibernation::spend(host, workspace).await?)
+                }
                 Beginning::Specified => None,
             };
             let awoken = Box::pin(restore::awaken(host, &vm, &machine, &journal)).await;

@@ -20,8 +20,8 @@ use aetherium_model::{
     vm::{SnapshotKind, TakeSnapshot, Vm, VmState},
 };
 use aetherium_vmm::{
-    AgentAddress, FileDigest, Machine, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent, SnapshotExtent,
-    SnapshotFiles, SnapshotManifest,
+    AgentAddress, FileDigest, Machine, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent,
+    SnapshotExtent, SnapshotFiles, SnapshotManifest,
 };
 use std::{fs, path::Path, sync::Arc, time::Instant};
 

@@ -19,6 +19,7 @@ use crate::{
 use aetherium_model::{
     Fault, Timestamp, WorkerId, WorkspaceId,
     assistant::Assistant,
+    placement::Placement,
     resources::Resources,
     task::{Task, TaskKind},
     tuning::Tuning,
@@ -102,6 +103,8 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         },
         worker_id,
         lifecycle: Lifecycle::Stopped,
+        placement: Placement::default(),
+        when_full: None,
         idle_timeout_s: 0,
         idle_action: Default::default(),
         state: WorkspaceState::Creating,
