@@ -1,7 +1,10 @@
 //! What runs in a workspace goes on after its VM was idle; and whatever happens to its memory, the
 //! workspace can be used.
 
-use crate::world::{BOOT, Place, SOON, Server, id, state};
+use crate::{
+    drivers::Subject,
+    world::{BOOT, Place, SOON, Server, id, state},
+};
 use aetherium_model::resources::DriverKind;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -192,4 +195,30 @@ async fn a_kill_while_memory_is_written_loses_nothing_and_damaged_memory_is_told
     it.server.delete(&it.workspace).await;
     it.server.stop().await;
     place.assert_no_vm_is_left();
+}
+
+/// With any driver that can write memory: it goes on, or where a guest cannot be made another, as with
+/// the stand-in for Firecracker, a VM boots and says why.
+pub(crate) async fn a_hibernated_workspace_goes_on_or_says_why_not(subject: &Subject) {
+    let body = json!({ "name": "sleeper", "ai_assistant": "shell", "idle_action": "hibernate" });
+    let server = subject.server().await;
+    let workspace =
+        format!("/workspaces/{}", id(&server.post("/workspaces", subject.vm_but(body)).await));
+    let it = Sleeper { server, workspace };
+    let begin = if subject.has_kernel { COUNT } else { "echo none" };
+    let process = it.answer(begin).await.trim().to_owned();
+    assert_eq!(it.verb("hibernate").await["lifecycle"], "hibernated");
+    subject.place.assert_no_vm_is_left_but_the_server();
+    if subject.has_kernel {
+        it.assert_counts_on(&process).await;
+        // What goes on once can be hibernated again.
+        it.verb("hibernate").await;
+        it.assert_counts_on(&process).await;
+    } else {
+        let told = it.stages("true").await;
+        assert!(told.contains("hibernation_discarded"), "{told}");
+        assert!(told.contains("could not be made another"), "{told}");
+    }
+    it.server.stop().await;
+    subject.place.assert_no_vm_is_left();
 }

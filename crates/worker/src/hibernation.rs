@@ -136,27 +136,51 @@ pub(crate) fn promise(host: &Arc<Host>, vm: VmId, bytes: u64) -> Result<Promise,
         taken += bytes_in(&host.layout.hibernation(id))?;
     }
     let mut promised = lock(&host.hibernating);
-    let ours = bytes + promised.values().sum::<u64>();
-    let full = |detail: String, remedy: &str| {
-        Err(Fault::new(Code::DiskFull, detail).remedy(remedy.to_owned()))
+    let room = Room {
+        taken,
+        budget: host.settings.hibernation_budget,
+        free: disk.f_bavail * disk.f_frsize,
+        size: disk.f_blocks * disk.f_frsize,
     };
-    let budget = host.settings.hibernation_budget;
-    if taken + ours > budget {
-        let detail = format!(
-            "hibernated VMs have {taken} bytes of {budget}, and {ours} more are asked for or promised"
-        );
-        return full(detail, "delete workspaces, or give more with --hibernation-mib");
-    }
-    let (free, floor) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize / KEEP_FREE);
-    if ours.saturating_add(floor) > free {
-        let detail = format!(
-            "the disk has {free} bytes free, of which {floor} stay so, and {ours} are asked for"
-        );
-        return full(detail, "make room in the data directory");
-    }
+    room.check(bytes + promised.values().sum::<u64>())?;
     promised.insert(vm, bytes);
     drop(promised);
     Ok(Promise { host: Arc::clone(host), vm })
+}
+
+/// What there is on the disk that hibernated VMs leave their memory on, in bytes.
+struct Room {
+    /// Theirs by now.
+    taken: u64,
+    /// Theirs at most.
+    budget: u64,
+    free: u64,
+    size: u64,
+}
+
+impl Room {
+    /// Whether `wanted` bytes more fit.
+    fn check(&self, wanted: u64) -> Result<(), Fault> {
+        let Self { taken, budget, free, size } = self;
+        if taken.saturating_add(wanted) > *budget {
+            let detail = format!(
+                "hibernated VMs have {taken} of the {budget} bytes they may have, and {wanted} more \
+                 are wanted"
+            );
+            return Err(Fault::new(Code::DiskFull, detail)
+                .remedy("delete workspaces, or give more with --hibernation-mib"));
+        }
+        let floor = size / KEEP_FREE;
+        if wanted.saturating_add(floor) > *free {
+            let detail = format!(
+                "the disk has {free} bytes free, of which {floor} stay so, and {wanted} are wanted"
+            );
+            return Err(
+                Fault::new(Code::DiskFull, detail).remedy("make room in the data directory")
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The workspaces that have a directory.
@@ -198,5 +222,23 @@ pub(crate) fn sweep_one(host: &Host, id: WorkspaceId) {
         if is_left && let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "unfinished memory stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_kept_within_the_budget_and_leaves_a_twentieth_of_the_disk_free() {
+        let room = Room { taken: 60, budget: 100, free: 200, size: 1000 };
+        room.check(40).unwrap();
+        let why = room.check(41).unwrap_err();
+        assert_eq!(why.code, Code::DiskFull);
+        assert!(why.detail.contains("have 60 of the 100 bytes"), "{why}");
+        let room = Room { budget: 1000, ..room };
+        room.check(150).unwrap();
+        let why = room.check(151).unwrap_err();
+        assert!(why.detail.contains("of which 50 stay so"), "{why}");
     }
 }

@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_vm_that_is_taken_back_begins_to_be_idle_anew() {
+        let (activity, second) = (Activity::new(), Duration::from_secs(1));
+        activity.expect_use(second);
+        assert_eq!(activity.give_up_if_idle(Duration::ZERO), None, "it is about to be used");
+        tokio::time::advance(second * 9).await;
+        assert_eq!(activity.give_up_if_idle(Duration::ZERO), Some(second * 8));
+        activity.take_back();
+        assert_eq!(activity.give_up_if_idle(second), None);
+        assert!(activity.hold().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_vm_in_use_is_not_given_up_and_one_given_up_is_not_used_again() {
         let activity = Activity::new();
         let timeout = Duration::from_secs(2);
