@@ -100,8 +100,10 @@ async fn find_or_start(
         match awaken(host, &workspace, run).await? {
             Awakening::Done(handle, hold) => return Ok((handle, hold)),
             Awakening::Hopeless(why) => {
-                // Before anything else writes to the disk.
-                hibernation::spend(host, id).await?.remove().await;
+                // Before anything else writes to the disk. One that had gone on has spent it already.
+                if hibernation::is_there(host, id) {
+                    hibernation::spend(host, id).await?.remove().await;
+                }
                 let message = format!("the VM that was hibernated is lost, and boots anew: {why}");
                 tracing::warn!(workspace = %id, reason = %why, "a hibernated vm is lost");
                 tell(host, run, "hibernation_discarded", message).await;
