@@ -7,6 +7,7 @@
 //! missing the run is skipped, and says so.
 
 use crate::{
+    hibernation::a_hibernated_workspace_goes_on_or_says_why_not,
     snapshots::{
         a_chain_of_diffs_is_restored_as_one, a_large_diff_is_refused_where_it_may_be_corrupt,
         a_restored_vm_goes_on_where_its_snapshot_was_taken,
@@ -335,6 +336,7 @@ suite! {
         a_restored_vm_goes_on_where_its_snapshot_was_taken
         a_chain_of_diffs_is_restored_as_one
         a_workspaces_vm_is_snapshotted_paused_and_for_its_workspace
+        a_hibernated_workspace_goes_on_or_says_why_not
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         what_a_vm_takes_is_changed_and_counted_while_it_runs
         several_are_made_at_once
@@ -346,6 +348,7 @@ suite! {
         commands_run_and_the_console_is_kept
         a_paused_vm_stands_still_until_it_is_resumed
         a_restored_vm_goes_on_where_its_snapshot_was_taken
+        a_hibernated_workspace_goes_on_or_says_why_not
         a_chain_of_diffs_is_restored_as_one
         a_vm_whose_vmm_is_killed_ends_with_that_reason
         what_cannot_boot_ends_with_the_reason

@@ -12,6 +12,7 @@ mod deploy;
 mod drivers;
 mod faults;
 mod fleet;
+mod hibernation;
 mod host;
 mod images;
 mod indicators;

@@ -10,7 +10,7 @@ use std::{path::Path, process::Command};
 async fn an_idle_workspace_gives_its_vm_back_and_keeps_its_files() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Qemu).await;
-    let body = json!({ "name": "sleepy", "ai_assistant": "shell", "idle_timeout_s": 2 });
+    let body = json!({ "name": "sleepy", "ai_assistant": "shell", "idle_timeout_s": 2, "idle_action": "stop" });
     let made = server.post("/workspaces", body).await;
     let workspace = format!("/workspaces/{}", made["id"].as_str().unwrap());
     server.answer(&workspace, "echo kept > /root/file; sleep 3").await;

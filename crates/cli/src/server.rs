@@ -195,6 +195,7 @@ pub(crate) async fn start_worker(
         drain_grace: grace,
         vsock: if args.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
+        hibernation_budget: u64::from(args.hibernation_mib) << 20,
         agent_binary: agent_binary(args),
         ..settings
     };

@@ -20,6 +20,7 @@ use aetherium_model::{
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
+    workspace::IdleAction,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,10 +88,14 @@ pub struct CreateWorkspace {
     /// The snapshots its VMs are made ready for; as the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
-    /// Its VM is stopped after so many seconds without work; 900 where absent.
+    /// Its VM is hibernated or stopped after so many seconds without work; 900 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
     pub idle_timeout_s: Option<u32>,
+    /// Which of the two. With `hibernate` its VMs are made ready for it (`snapshots` is `full` where
+    /// absent); where absent they are as they are, and hibernated where that can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_action: Option<IdleAction>,
     /// Which workers may have it, and which are liked best.
     #[serde(default, skip_serializing_if = "Placement::is_empty")]
     pub placement: Placement,
@@ -117,6 +122,7 @@ impl CreateWorkspace {
             transport: None,
             snapshots: None,
             idle_timeout_s: None,
+            idle_action: None,
             placement: Placement::default(),
             when_full: None,
         }
@@ -124,6 +130,13 @@ impl CreateWorkspace {
 }
 
 impl CreateWorkspace {
+    /// What its VMs are made ready for: what cannot be saved would keep them from hibernating.
+    pub fn snapshots(&self) -> Option<SnapshotKind> {
+        let wanted =
+            (self.idle_action == Some(IdleAction::Hibernate)).then_some(SnapshotKind::Full);
+        self.snapshots.or(wanted)
+    }
+
     /// What it says of what its VMs take beyond their size.
     pub fn tuning(&self) -> Tuning {
         let Self { balloon_mib, huge_pages, limits, .. } = *self;

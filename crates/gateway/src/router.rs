@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, events, executions, projects, prompts, status, task_events, tasks, templates, vms,
-        webhooks, workers, workspaces,
+        disks, events, executions, hibernation, projects, prompts, status, task_events, tasks,
+        templates, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -122,6 +122,8 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
         .routes(routes!(vms::snapshot))
+        .routes(routes!(hibernation::hibernate))
+        .routes(routes!(hibernation::wake))
         .routes(routes!(disks::grow))
         .routes(routes!(disks::export))
         .routes(routes!(disks::snapshot))

@@ -6,8 +6,10 @@
 //! one that cannot be reached is `unavailable`.
 
 mod disks;
+mod rest;
 
 pub(crate) use disks::DiskVerb;
+pub(crate) use rest::Rest;
 
 use crate::{
     gateway::now,

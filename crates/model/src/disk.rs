@@ -15,6 +15,9 @@ pub struct WorkspaceDisk {
     /// The VM that has it now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_id: Option<VmId>,
+    /// What the memory of its hibernated VM takes beside it, in bytes; 0 without one.
+    #[serde(default)]
+    pub hibernation_bytes: u64,
     /// Its snapshots, by name.
     pub snapshots: Vec<DiskSnapshot>,
 }

@@ -126,6 +126,8 @@ codes! {
     Drained = "drained",
     /// It was unused for its idle timeout.
     Idle = "idle",
+    /// Its memory was kept for the workspace's next VM, which goes on with it.
+    Hibernated = "hibernated",
     /// Its time to live was over.
     Expired = "expired",
     /// The guest shut itself down.

@@ -1,4 +1,19 @@
 //! What a user owns: the workspace, and the prompts sent to it. Both outlive every VM.
+//!
+//! ```text
+//! creating ─► ready ─► deleting          what the workspace is: its state
+//!     └─────► failed(reason)
+//!
+//!            prompt, wake                what there is of it besides its disk: its lifecycle
+//!   stopped ─────────────► active ◄──────────────┐ prompt, wake
+//!      ▲                    │  │                 │
+//!      └────────────────────┘  └────────► hibernated
+//!        its VM ended otherwise   idle, hibernate │
+//!      ▲                                          │
+//!      └──────────────────────────────────────────┘
+//!        its memory is of no use any more
+//! ```
+//! Where its VM stands is the VM's own state ([`crate::vm::VmState`]).
 
 use crate::{
     Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
@@ -9,6 +24,7 @@ use crate::{
     vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
 
 /// Where a workspace stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,6 +55,86 @@ impl WorkspaceState {
     }
 }
 
+/// What there is of a workspace besides its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "lifecycle", rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// A VM, which runs or is on its way to it or out of it.
+    Active {
+        /// The VM.
+        vm_id: VmId,
+    },
+    /// The memory of its last VM, with everything that ran there. Its next VM goes on with it.
+    Hibernated {
+        /// What was kept.
+        hibernation: Hibernation,
+    },
+    /// Nothing: its next VM boots.
+    Stopped,
+}
+
+impl Lifecycle {
+    /// The name, as in JSON.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Active { .. } => "active",
+            Self::Hibernated { .. } => "hibernated",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The memory of a VM that was ended, beside its workspace's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Hibernation {
+    /// When it was written.
+    pub at: Timestamp,
+    /// What it takes of the worker's disk, in bytes.
+    pub bytes: u64,
+}
+
+/// What becomes of a workspace's VM that is idle for its timeout.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleAction {
+    /// Its memory is kept and it ends; what ran there goes on with the next VM. Where that cannot be, it
+    /// is stopped.
+    #[default]
+    Hibernate,
+    /// It is shut down; the disk stays.
+    Stop,
+}
+
+impl IdleAction {
+    /// The name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hibernate => "hibernate",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+impl fmt::Display for IdleAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for IdleAction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "hibernate" => Ok(Self::Hibernate),
+            "stop" => Ok(Self::Stop),
+            _ => Err(format!("{text:?} is nothing to do with an idle VM: give hibernate or stop")),
+        }
+    }
+}
+
 /// A named place to work in, with a disk of its own and a VM on demand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Workspace {
@@ -53,11 +149,14 @@ pub struct Workspace {
     pub spec: VmSpec,
     /// The worker that holds its disk.
     pub worker_id: WorkerId,
-    /// Its VM, while it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm_id: Option<VmId>,
-    /// Its VM is stopped after so many seconds without work; its disk stays.
+    /// What there is of it besides its disk.
+    #[serde(flatten)]
+    pub lifecycle: Lifecycle,
+    /// Its VM is hibernated or stopped after so many seconds without work; its disk stays.
     pub idle_timeout_s: u32,
+    /// Which of the two.
+    #[serde(default)]
+    pub idle_action: IdleAction,
     /// Which workers may have it.
     #[serde(default, skip_serializing_if = "Placement::is_empty")]
     pub placement: Placement,
@@ -71,6 +170,16 @@ pub struct Workspace {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+}
+
+impl Workspace {
+    /// Its VM, while it has one.
+    pub const fn vm_id(&self) -> Option<VmId> {
+        match self.lifecycle {
+            Lifecycle::Active { vm_id } => Some(vm_id),
+            Lifecycle::Hibernated { .. } | Lifecycle::Stopped => None,
+        }
+    }
 }
 
 /// The idle timeout of a workspace whose creator does not say, in seconds.

@@ -9,7 +9,7 @@ use aetherium_model::{
     run::{Execution, RunState},
     task::Task,
     vm::Vm,
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Hibernation, Prompt, Workspace, WorkspaceState},
 };
 use aetherium_store::{Created, Finish, Idempotency, RunRef, Start, Store, StoreError};
 
@@ -288,6 +288,21 @@ impl Queue {
         now: Timestamp,
     ) -> Result<()> {
         self.store.set_workspace_disk(id, size, now).await?;
+        self.bus.announce(Topic::Workspace(id));
+        Ok(())
+    }
+
+    /// See [`Store::set_hibernation`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_hibernation(
+        &self,
+        id: WorkspaceId,
+        hibernation: Option<&Hibernation>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.store.set_hibernation(id, hibernation, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::{
     transact::Tx,
 };
 use aetherium_model::{
-    Name, TaskId, Timestamp, VmId, WorkspaceId,
+    Name, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
     event::{EventData, EventType, Subject},
     page::{Page, PageRequest},
     project::ProjectId,
@@ -16,7 +16,7 @@ use aetherium_model::{
     room::Room,
     task::Task,
     vm::Vm,
-    workspace::{Workspace, WorkspaceState},
+    workspace::{Hibernation, Lifecycle, Workspace, WorkspaceState},
 };
 use sqlx::any::AnyRow;
 
@@ -43,8 +43,8 @@ impl Store {
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
                  idle_timeout_s, state, state_json, created_at, updated_at, disk_mib, \
-                 placement_json, when_full_json, project) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+                 placement_json, when_full_json, project, idle_action) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
@@ -52,7 +52,7 @@ impl Store {
             .bind(workspace.ai_assistant.as_str())
             .bind(row::to_json(&workspace.spec)?)
             .bind(workspace.worker_id.to_string())
-            .bind(workspace.vm_id.map(|vm| vm.to_string()))
+            .bind(workspace.vm_id().map(|vm| vm.to_string()))
             .bind(i64::from(workspace.idle_timeout_s))
             .bind(workspace.state.as_str())
             .bind(row::to_json(&workspace.state)?)
@@ -62,6 +62,7 @@ impl Store {
             .bind(row::to_json(&workspace.placement)?)
             .bind(workspace.when_full.as_ref().map(row::to_json).transpose()?)
             .bind(project.as_str())
+            .bind(workspace.idle_action.as_str())
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() == 0 {
@@ -209,6 +210,48 @@ impl Store {
         .await
     }
 
+    /// Notes what memory of its last VM a workspace has on its worker, or that it has none. That a
+    /// workspace is hibernated is told once it has no VM any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] or [`StoreError::Database`]. A workspace that is gone has nothing noted.
+    pub async fn set_hibernation(
+        &self,
+        id: WorkspaceId,
+        hibernation: Option<&Hibernation>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.change(|| async {
+            let mut tx = self.begin_fenced().await?;
+            let update =
+                "UPDATE workspaces SET hibernation_json = $2, updated_at = $3 WHERE id = $1";
+            sqlx::query(update)
+                .bind(id.to_string())
+                .bind(hibernation.map(row::to_json).transpose()?)
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    /// The workspaces of a worker that are noted to have the memory of a VM, with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn hibernations(
+        &self,
+        worker: WorkerId,
+    ) -> Result<Vec<(WorkspaceId, Hibernation)>, StoreError> {
+        let noted = "SELECT id, hibernation_json FROM workspaces \
+                     WHERE worker_id = $1 AND hibernation_json IS NOT NULL";
+        let rows = self.all(sqlx::query(noted).bind(worker.to_string())).await?;
+        rows.iter()
+            .map(|it| Ok((row::parsed(it, "id")?, row::json(it, "hibernation_json")?)))
+            .collect()
+    }
+
     /// Removes a workspace that is being deleted, with its prompts and their output.
     ///
     /// # Errors
@@ -265,7 +308,7 @@ impl Store {
                     remedy: "leave it to that worker",
                 });
             }
-            if let Some(other) = workspace.vm_id {
+            if let Some(other) = workspace.vm_id() {
                 return Err(StoreError::Conflict {
                     detail: format!("workspace {id} has VM {other}"),
                     remedy: "end that VM first",
@@ -409,12 +452,25 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
         ai_assistant: row::parsed(from, "ai_assistant")?,
         spec: row::json(from, "spec_json")?,
         worker_id: row::parsed(from, "worker_id")?,
-        vm_id: row::maybe_parsed(from, "vm_id")?,
+        lifecycle: lifecycle(from)?,
         idle_timeout_s: row::number(from, "idle_timeout_s")?,
+        idle_action: row::parsed(from, "idle_action")?,
         placement: row::json(from, "placement_json")?,
         when_full: row::maybe_json(from, "when_full_json")?,
         state: row::json(from, "state_json")?,
         created_at: row::time(from, "created_at")?,
         updated_at: row::time(from, "updated_at")?,
+    })
+}
+
+/// A VM goes first: what a hibernation has left is spent by the VM that goes on with it, or is of no
+/// more use, and is forgotten soon.
+fn lifecycle(from: &AnyRow) -> Result<Lifecycle, StoreError> {
+    let vm_id = row::maybe_parsed(from, "vm_id")?;
+    let hibernation = row::maybe_json(from, "hibernation_json")?;
+    Ok(match (vm_id, hibernation) {
+        (Some(vm_id), _) => Lifecycle::Active { vm_id },
+        (None, Some(hibernation)) => Lifecycle::Hibernated { hibernation },
+        (None, None) => Lifecycle::Stopped,
     })
 }

@@ -134,6 +134,24 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("resume a VM"))
     }
 
+    /// Whether a snapshot of this VM can be taken, as far as is known without stopping it.
+    ///
+    /// # Errors
+    /// [`VmmError::Unsupported`] with the reason.
+    fn check_snapshot(&self, kind: SnapshotKind) -> Result<(), VmmError> {
+        let _ = kind;
+        Err(self.unsupported("take a snapshot"))
+    }
+
+    /// Ends what an earlier process of ours may have begun to write of a paused guest, so that the guest
+    /// can go on. Harmless where nothing is being written.
+    ///
+    /// # Errors
+    /// The VMM's refusal.
+    async fn give_up_snapshot(&self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Writes a snapshot of a paused guest, which stays paused. The files are made here.
     ///
     /// # Errors

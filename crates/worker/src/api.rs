@@ -10,6 +10,7 @@
 //! | `PATCH /internal/v1/vms/{id}` | changes what a VM takes of its host |
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
+//! | `POST /internal/v1/workspaces/{id}/hibernate`, `…/wake` | hibernates a workspace's VM, or wakes it |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/templates/{template}` | one, by name, tag or digest |
 //! | `DELETE /internal/v1/templates/{template}` | takes its tag away |
@@ -19,6 +20,7 @@
 //! fleet over a network too (see `remote.rs`).
 
 mod disks;
+mod workspaces;
 
 use crate::{WorkerError, execution, heartbeat, host::Host, vm::Verb};
 use aetherium_model::{
@@ -89,6 +91,7 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/templates/{template}", get(template).delete(remove_template))
         .route("/internal/v1/health", get(health))
         .merge(disks::routes())
+        .merge(workspaces::routes())
         .layer(from_fn(traced))
         .with_state(host)
 }

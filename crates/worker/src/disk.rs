@@ -10,7 +10,7 @@
 //! disk itself is refused while a VM has it.
 
 use crate::{
-    WorkerError,
+    WorkerError, hibernation,
     host::Host,
     layout::{Layout, private_dir},
     vm::{Verb, VmHandle},
@@ -185,12 +185,19 @@ impl Held<'_> {
 
     /// The VM that has the disk.
     fn user(&self) -> Option<VmHandle> {
-        self.workspace.vm_id.and_then(|id| self.host.vms.get(id).ok())
+        self.workspace.vm_id().and_then(|id| self.host.vms.get(id).ok())
     }
 
     fn refuse_while_in_use(&self) -> Result<(), Fault> {
+        let workspace = &self.workspace.name;
+        if hibernation::is_there(self.host, self.workspace.id) {
+            let detail = format!("the hibernated VM of {workspace} has the disk open");
+            return Err(Fault::new(Code::Conflict, detail).remedy(format!(
+                "wake it (aetherium ws wake {workspace}) and end its VM; then ask again"
+            )));
+        }
         let Some(vm) = self.user() else { return Ok(()) };
-        let (workspace, id) = (&self.workspace.name, vm.id());
+        let id = vm.id();
         Err(Fault::new(Code::Conflict, format!("the disk of {workspace} is in use by {id}"))
             .remedy(format!(
                 "end the VM (aetherium vm delete {id}), or wait until it is idle; then ask again"
@@ -253,7 +260,8 @@ fn describe_it(host: &Host, workspace: &Workspace) -> Result<WorkspaceDisk, Faul
         workspace_id: id,
         size_mib: size_of(&place)?,
         used_bytes: used_bytes(&place)?,
-        vm_id: workspace.vm_id.filter(|vm| host.vms.get(*vm).is_ok()),
+        vm_id: workspace.vm_id().filter(|vm| host.vms.get(*vm).is_ok()),
+        hibernation_bytes: hibernation::bytes_in(&host.layout.hibernation(id))?,
         snapshots: snapshots(host, id)?,
     })
 }

@@ -170,7 +170,7 @@ impl Handlers {
         }
         let workspace = host.queue.store().workspace(workspace_id).await?;
         let vm = tokio::select! {
-            vm = workspace::ensure_vm(host, &workspace, run) => vm,
+            vm = workspace::ensure_vm(host, workspace_id, Some(run)) => vm,
             () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
         };
         let (vm, _hold) = match vm {

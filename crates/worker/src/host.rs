@@ -5,6 +5,7 @@ use crate::{
     digest::Digests,
     disk::DiskClaims,
     heartbeat::Told,
+    hibernation::Promises,
     journal::Journal,
     layout::{Layout, replace_file},
     lease::Tenure,
@@ -42,6 +43,9 @@ const QUIET_POLL: Duration = Duration::from_millis(50);
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What hibernated VMs may take of the disk where nobody says: 64 GiB.
+const DEFAULT_HIBERNATION_BUDGET: u64 = 64 << 30;
+
 /// The times and paths a worker goes by.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -59,6 +63,9 @@ pub struct Settings {
     pub vsock: VsockChoice,
     /// Whether VMs of a driver without a network of its own get one of the host's.
     pub slots: SlotChoice,
+    /// What the memories of hibernated VMs may take of the disk, in bytes; a VM that would go beyond
+    /// is stopped instead.
+    pub hibernation_budget: u64,
     /// The agent's binary, for the process driver.
     pub agent_binary: Option<PathBuf>,
     /// How long it may work unheard; for ever where absent, as beside its only gateway.
@@ -98,6 +105,7 @@ impl Default for Settings {
             max_in_flight: 64,
             vsock: VsockChoice::Auto,
             slots: SlotChoice::Auto,
+            hibernation_budget: DEFAULT_HIBERNATION_BUDGET,
             agent_binary: None,
             lease: None,
             zone: None,
@@ -120,6 +128,8 @@ pub(crate) struct Host {
     pub(crate) disks: DiskClaims,
     /// What snapshots' files hold.
     pub(crate) digests: Digests,
+    /// Room for the memories that are being written of VMs that hibernate.
+    pub(crate) hibernating: Promises,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) metrics: WorkerMetrics,

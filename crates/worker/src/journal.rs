@@ -4,6 +4,7 @@
 use crate::{
     WorkerError,
     layout::{Layout, replace_file},
+    metrics::StartedFrom,
 };
 use aetherium_agent_proto::Token;
 use aetherium_model::{Code, Fault, VmId, WorkspaceId, template::ImageDefaults};
@@ -38,6 +39,9 @@ pub(crate) struct Journal {
     /// What a diff snapshot of it would build upon.
     #[serde(default)]
     pub(crate) diff_base: DiffBase,
+    /// What its guest comes from. Journals of earlier versions do not tell.
+    #[serde(default)]
+    pub(crate) started_from: StartedFrom,
 }
 
 /// Whether a VM's start has come to its end.

@@ -10,7 +10,7 @@
 //! <data>/cache/steps/         root filesystems that steps of builds have left
 //! <data>/snapshots/<name>/    memory, devices, disk, manifest
 //! <data>/vms/<id>/            journal, sockets, console, the VM's own disk
-//! <data>/workspaces/<id>/     the workspace's disk, and snapshots of it
+//! <data>/workspaces/<id>/     the workspace's disk, snapshots of it, and its hibernated VM's memory
 //! ```
 
 use crate::WorkerError;
@@ -136,6 +136,11 @@ impl Layout {
     /// One workspace's disk.
     pub fn workspace_disk(&self, id: WorkspaceId) -> PathBuf {
         self.workspace(id).join("disk.ext4")
+    }
+
+    /// The memory of one workspace's hibernated VM.
+    pub fn hibernation(&self, id: WorkspaceId) -> PathBuf {
+        self.workspace(id).join("hibernation")
     }
 
     /// Snapshots of one workspace's disk.

@@ -17,6 +17,7 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
+//! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
 //!   `lease.rs` ends everything when it has not been heard of in time; `housekeeping.rs` prunes, and
@@ -35,6 +36,7 @@ mod execution;
 mod expiry;
 mod handler;
 mod heartbeat;
+mod hibernation;
 mod host;
 mod housekeeping;
 mod journal;
@@ -135,6 +137,7 @@ impl Worker {
             templates,
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
+            hibernating: hibernation::Promises::default(),
             layout,
             queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
@@ -161,6 +164,7 @@ impl Worker {
         disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
+        hibernation::sweep(&host).await?;
         build::sweep(&host).await?;
         let listener = api::bind(&host)?;
         host.queue

@@ -21,6 +21,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     sync::{
         Arc,
@@ -64,11 +65,13 @@ struct Reason {
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What a VM was started from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum StartedFrom {
     /// A template's kernel.
+    #[default]
     Kernel,
-    /// A snapshot.
+    /// A snapshot, or the memory of a hibernated VM.
     Snapshot,
 }
 

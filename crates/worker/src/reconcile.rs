@@ -8,6 +8,8 @@
 //! | creating, by a task | whatever | released; the task makes it anew |
 //! | alive | its VMM lives and its agent answers | taken over: it runs on, or its start goes on |
 //! | pausing, paused, resuming | its VMM lives | taken over: it is paused |
+//! | the same | its memory was being written to hibernate it | taken over: it runs on |
+//! | the same | its memory is written | released; the row ends as `hibernated` |
 //! | alive | anything else | released; the row ends as `not_adopted` |
 //! | stopping | whatever | released; the row ends as it was meant to |
 //! | ended, or none | left-overs | released |
@@ -16,19 +18,21 @@
 //! of the earlier process are the delivery loop's, which starts after this.
 
 use crate::{
-    WorkerError,
+    WorkerError, hibernation,
     host::Host,
     journal::Journal,
-    vm::{self, Machinery, Origin, agent_client},
+    vm::{self, IdlePolicy, Machinery, Origin, agent_client},
 };
+use aetherium_agent_client::AgentClient;
 use aetherium_model::{
     Code, Fault, VmId,
     task::LEASE,
+    template::ImageDefaults,
     vm::{Vm, VmState},
 };
 use aetherium_net::Orphan;
 use aetherium_store::StoreError;
-use aetherium_vmm::Footprint;
+use aetherium_vmm::{Footprint, Machine};
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
 /// What was done, for the log.
@@ -90,6 +94,13 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
     else {
         return Err(refuse("no journal tells of the VM's processes".to_owned()));
     };
+    if let Some(id) = row.workspace_id.filter(|id| hibernation::is_there(host, *id)) {
+        // It must not go on: its memory is what the workspace goes on with.
+        return Err(match is_frozen(row) {
+            true => Fault::new(Code::Hibernated, format!("its memory is kept for {id}")),
+            false => refuse("the VM had not gone on yet with the memory it was to have".to_owned()),
+        });
+    }
     let (agent, image) = (agent_client(&footprint, &journal.token), journal.image.clone());
     // What runs in a VM is lost with it: a slow guest is waited for as long as at any other time.
     let patience = vm::deadlines(footprint.accelerator).dial;
@@ -99,16 +110,37 @@ async fn take_over(host: &Arc<Host>, row: &Vm) -> Result<Machinery, Fault> {
     if is_frozen(row) {
         // Whichever way it was going, this is where it stands then.
         machine.pause().await?;
+        if was_hibernating(host, row) {
+            machine.give_up_snapshot().await?;
+            machine.resume().await?;
+            return answering(machine, agent, image, patience).await.map_err(refuse);
+        }
         if machine.pause_forgets_written_pages() {
             journal.diff_base = journal.diff_base.forgotten();
             journal.write(&host.layout)?;
         }
         return Ok(Machinery { machine, agent, image });
     }
+    answering(machine, agent, image, patience).await.map_err(refuse)
+}
+
+/// The VM, once its agent has answered; else what it did not do.
+async fn answering(
+    machine: Arc<dyn Machine>,
+    agent: AgentClient,
+    image: ImageDefaults,
+    patience: Duration,
+) -> Result<Machinery, String> {
     match agent.wait_ready(patience).await {
         Ok(_) => Ok(Machinery { machine, agent, image }),
-        Err(error) => Err(refuse(format!("its agent did not answer: {error}"))),
+        Err(error) => Err(format!("its agent did not answer: {error}")),
     }
+}
+
+/// Whether the VM stands still only because its memory was being written.
+fn was_hibernating(host: &Host, row: &Vm) -> bool {
+    is_frozen(row)
+        && row.workspace_id.is_some_and(|id| hibernation::aside(host, id, row.id).exists())
 }
 
 /// Whether the VM was frozen, or on its way in or out.
@@ -119,7 +151,7 @@ fn is_frozen(row: &Vm) -> bool {
 async fn adopt_machine(
     host: &Host,
     footprint: Footprint,
-) -> Result<Option<Arc<dyn aetherium_vmm::Machine>>, Fault> {
+) -> Result<Option<Arc<dyn Machine>>, Fault> {
     Ok(host.driver()?.adopt(footprint).await?)
 }
 
@@ -127,12 +159,17 @@ async fn adopt_machine(
 async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<(), WorkerError> {
     let idle = match row.workspace_id {
         Some(id) => match host.queue.store().workspace(id).await {
-            Ok(workspace) => workspace.idle_timeout_s,
-            Err(StoreError::NotFound { .. }) => 0,
+            Ok(workspace) => IdlePolicy::of(&workspace),
+            Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
         },
-        None => 0,
+        None => None,
     };
+    if was_hibernating(host, &row) {
+        // Before what tells of it is swept away.
+        row.state = VmState::Running;
+        host.queue.update_vm(&row).await?;
+    }
     if is_frozen(&row) {
         row.state = VmState::Paused;
         host.queue.update_vm(&row).await?;
@@ -141,7 +178,6 @@ async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<()
         row.state = VmState::Booting;
         row.agent_transport = machinery.agent.transport().map(vm::transport);
     }
-    let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
     // The VM has its files open, and goes on whatever comes of this.
     if let Err(fault) = vm::hold_for_adopted(host, &row) {
         tracing::warn!(vm = %row.id, %fault, "the template of the vm is not held");
@@ -163,6 +199,7 @@ async fn end(host: &Arc<Host>, mut row: Vm, why: Fault) -> Result<(), WorkerErro
     host.release_vm(row.id).await?;
     row.state = match row.state {
         VmState::Stopping { termination } => VmState::Stopped { termination },
+        _ if why.code == Code::Hibernated => VmState::Stopped { termination: why },
         _ => VmState::Failed { termination: why },
     };
     row.updated_at = host.now();

@@ -3,17 +3,18 @@
 use crate::{
     WorkerError,
     handler::status,
+    hibernation,
     host::Host,
     layout::private_dir,
     run,
-    vm::{self, Hold, VmHandle},
+    vm::{self, Hold, IdlePolicy, Verb, VmHandle},
 };
 use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
     placement::WhenFull,
     vm::{Vm, VmState},
-    workspace::Workspace,
+    workspace::{Workspace, WorkspaceState},
 };
 use aetherium_store::{RunRef, StoreError};
 use std::{
@@ -41,21 +42,22 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
 /// How often it is tried again to start a VM that there was no room for, give or take a half.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// The workspace's VM, held: the one it has, or a new one. Prompts of one workspace come one at a
-/// time, so no two of these run at once for it. Where its worker has no room, it is waited for as long as
-/// the workspace says.
+/// The workspace's VM, held: the one it has, the one that was hibernated, or a new one. Where its worker
+/// has no room, it is waited for as long as the workspace says. What is done is told in the log of
+/// `run`, if there is one.
 pub(crate) async fn ensure_vm(
     host: &Arc<Host>,
-    workspace: &Workspace,
-    run: RunRef,
+    id: WorkspaceId,
+    run: Option<RunRef>,
 ) -> Result<(VmHandle, Hold), Fault> {
     // That would not change by waiting.
     host.driver()?;
-    let patience = workspace.when_full.unwrap_or(WhenFull::OF_PROMPTS).patience();
+    let when_full = host.queue.store().workspace(id).await?.when_full;
+    let patience = when_full.unwrap_or(WhenFull::OF_PROMPTS).patience();
     let deadline = Instant::now() + patience;
     let mut was_told = false;
     loop {
-        let refused = match find_or_start(host, workspace, run).await {
+        let refused = match find_or_start(host, id, run).await {
             Err(fault) if fault.code == Code::NoCapacity => fault,
             done => return done,
         };
@@ -68,7 +70,7 @@ pub(crate) async fn ensure_vm(
         if !was_told {
             was_told = true;
             let wait = format!("waiting for {} s at most: {}", patience.as_secs(), refused.detail);
-            run::append(host, run, vec![status("waiting_for_room", wait)]).await;
+            tell(host, run, "waiting_for_room", wait).await;
         }
         tokio::time::sleep(pause).await;
     }
@@ -76,13 +78,15 @@ pub(crate) async fn ensure_vm(
 
 async fn find_or_start(
     host: &Arc<Host>,
-    workspace: &Workspace,
-    run: RunRef,
+    id: WorkspaceId,
+    run: Option<RunRef>,
 ) -> Result<(VmHandle, Hold), Fault> {
-    // Whoever works on the disk without a VM holds this until that is done.
-    let _claim = host.disks.claim(workspace.id).await;
-    if let Some(id) = workspace.vm_id
-        && let Ok(handle) = host.vms.get(id)
+    // Whoever works on the disk without a VM holds this until that is done, and so does whoever else
+    // wants a VM of it.
+    let _claim = host.disks.claim(id).await;
+    let workspace = host.queue.store().workspace(id).await?;
+    if let Some(vm) = workspace.vm_id()
+        && let Ok(handle) = host.vms.get(vm)
     {
         if let Ok(hold) = handle.hold()
             && handle.state().termination().is_none()
@@ -92,6 +96,74 @@ async fn find_or_start(
         // It is on its way out and has the workspace's disk until it is gone.
         handle.ended().await;
     }
+    if hibernation::is_there(host, id) {
+        match awaken(host, &workspace, run).await? {
+            Awakening::Done(handle, hold) => return Ok((handle, hold)),
+            Awakening::Hopeless(why) => {
+                // Before anything else writes to the disk. One that had gone on has spent it already.
+                if hibernation::is_there(host, id) {
+                    hibernation::spend(host, id).await?.remove().await;
+                }
+                let message = format!("the VM that was hibernated is lost, and boots anew: {why}");
+                tracing::warn!(workspace = %id, reason = %why, "a hibernated vm is lost");
+                tell(host, run, "hibernation_discarded", message).await;
+            }
+        }
+    }
+    let vm = begin(host, &workspace).await?;
+    tell(host, run, "vm_starting", format!("starting {}", vm.id)).await;
+    let handle = vm::spawn(host, vm, IdlePolicy::of(&workspace), vm::Origin::Fresh);
+    let hold = handle.hold()?;
+    Ok((handle, hold))
+}
+
+/// What came of waking a hibernated VM.
+enum Awakening {
+    /// It runs.
+    Done(VmHandle, Hold),
+    /// Its memory is of no use, for this reason.
+    Hopeless(Fault),
+}
+
+/// Starts a VM that goes on with the memory of the hibernated one, and waits until it does.
+///
+/// # Errors
+/// Why it does not run, where that is not the memory's fault: it is kept, unless the VM had gone on.
+async fn awaken(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    run: Option<RunRef>,
+) -> Result<Awakening, Fault> {
+    let vm = begin(host, workspace).await?;
+    tell(host, run, "vm_waking", format!("waking the hibernated VM as {}", vm.id)).await;
+    let origin = vm::Origin::Hibernated(workspace.id);
+    let handle = vm::spawn(host, vm, IdlePolicy::of(workspace), origin);
+    let hold = handle.hold()?;
+    let Err(why) = handle.agent().await else { return Ok(Awakening::Done(handle, hold)) };
+    if handle.state().termination().is_none() {
+        // Somebody has paused it.
+        return Err(why);
+    }
+    handle.ended().await;
+    match handle.state() {
+        VmState::Failed { termination } if speaks_of_memory(termination.code) => {
+            Ok(Awakening::Hopeless(termination))
+        }
+        _ => Err(why),
+    }
+}
+
+/// Whether an end with this code may have come of the memory that the VM was to go on with. Of the
+/// others none would be spared a VM that boots.
+const fn speaks_of_memory(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::DriverUnavailable | Code::NetworkFailed | Code::TemplateBroken | Code::WorkerLost
+    )
+}
+
+/// A new VM of the workspace, on record.
+async fn begin(host: &Arc<Host>, workspace: &Workspace) -> Result<Vm, Fault> {
     let now = host.now();
     let vm = Vm {
         id: VmId::new(),
@@ -110,12 +182,55 @@ async fn find_or_start(
         updated_at: now,
     };
     host.queue.insert_workspace_vm(&vm).await?;
-    run::append(host, run, vec![status("vm_starting", format!("starting {}", vm.id))]).await;
-    let idle = Duration::from_secs(workspace.idle_timeout_s.into());
-    let idle = (!idle.is_zero()).then_some(idle);
-    let handle = vm::spawn(host, vm, idle, vm::Origin::Fresh);
-    let hold = handle.hold()?;
-    Ok((handle, hold))
+    Ok(vm)
+}
+
+async fn tell(host: &Arc<Host>, run: Option<RunRef>, stage: &str, message: String) {
+    if let Some(run) = run {
+        run::append(host, run, vec![status(stage, message)]).await;
+    }
+}
+
+/// Hibernates a workspace's VM now; one that is hibernated stays so.
+///
+/// # Errors
+/// [`Code::Conflict`]: it has no VM, or the VM is at work; or why its memory cannot be kept. The VM
+/// goes on then.
+pub(crate) async fn hibernate(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
+    let workspace = ready(host, id).await?;
+    match workspace.vm_id().and_then(|vm| host.vms.get(vm).ok()) {
+        Some(vm) => {
+            vm.perform(Verb::Hibernate).await?;
+            vm.ended().await;
+        }
+        None if hibernation::is_there(host, id) => {}
+        None => {
+            let detail = format!("workspace {} has no VM that could be hibernated", workspace.name);
+            return Err(Fault::new(Code::Conflict, detail)
+                .remedy("its files are on its disk; its next prompt starts a VM"));
+        }
+    }
+    Ok(host.queue.store().workspace(id).await?)
+}
+
+/// Sees to it that a workspace has a VM that runs: the hibernated one, or one that boots.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn wake(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
+    ready(host, id).await?;
+    let (vm, _hold) = ensure_vm(host, id, None).await?;
+    vm.agent().await?;
+    Ok(host.queue.store().workspace(id).await?)
+}
+
+async fn ready(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
+    let workspace = host.queue.store().workspace(id).await?;
+    if workspace.state == WorkspaceState::Ready {
+        return Ok(workspace);
+    }
+    let detail = format!("workspace {} is {}", workspace.name, workspace.state.as_str());
+    Err(Fault::new(Code::Conflict, detail).remedy("wait until it is ready"))
 }
 
 /// Ends a VM, whether it has an actor or only a row.
@@ -142,7 +257,7 @@ pub(crate) async fn remove(host: &Arc<Host>, id: WorkspaceId) -> Result<(), Faul
         Err(StoreError::NotFound { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    if let Some(vm) = workspace.vm_id {
+    if let Some(vm) = workspace.vm_id() {
         end_vm(host, vm, Fault::new(Code::Requested, "its workspace is being deleted")).await?;
     }
     let _claim = host.disks.claim(id).await;

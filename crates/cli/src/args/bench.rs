@@ -51,6 +51,14 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Prompt to first byte of output in a hibernated workspace, against one whose VM boots.
+    Wake {
+        /// How many of each, alternating.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// Memory and processor time of an idle server.
     Idle {
         /// How long to watch it.

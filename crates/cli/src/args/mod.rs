@@ -40,6 +40,7 @@ use aetherium_model::{
     assistant::Assistant,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
+    workspace::IdleAction,
 };
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
@@ -261,6 +262,10 @@ pub(crate) struct DriverArgs {
     /// The guest agent's static binary; else fc-agent beside this program.
     #[arg(long, env = "AETHERIUM_AGENT", value_name = "FILE", value_parser = file)]
     pub(crate) agent: Option<PathBuf>,
+    /// How much disk the memories of hibernated workspaces may take on this machine, in MiB; a VM that
+    /// would go beyond is stopped instead.
+    #[arg(long, env = "AETHERIUM_HIBERNATION_MIB", default_value_t = 65_536, value_name = "MIB")]
+    pub(crate) hibernation_mib: u32,
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,
@@ -420,9 +425,13 @@ pub(crate) enum WsCommand {
         /// What answers its prompts.
         #[arg(long, default_value_t)]
         assistant: Assistant,
-        /// Stop its VM after so many seconds without work.
+        /// Hibernate or stop its VM after so many seconds without work.
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,
+        /// Which of the two: `hibernate` keeps what runs in it and makes its VMs ready for that, `stop`
+        /// keeps the disk alone. Without it VMs hibernate that can as they are.
+        #[arg(long, value_name = "ACTION")]
+        idle_action: Option<IdleAction>,
         #[command(flatten)]
         vm: Box<VmArgs>,
     },
@@ -435,6 +444,16 @@ pub(crate) enum WsCommand {
     },
     /// Remove one with its VM, its disk and its prompts.
     Delete {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Keep what runs in one's VM beside its disk, and end the VM; the next prompt goes on with it.
+    Hibernate {
+        /// Its name or id.
+        workspace: String,
+    },
+    /// Have a VM of one run: the hibernated one, or one that boots.
+    Wake {
         /// Its name or id.
         workspace: String,
     },

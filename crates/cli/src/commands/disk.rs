@@ -128,6 +128,9 @@ fn show(label: &str, disk: &WorkspaceDisk) {
         disk.size_mib,
         mib(disk.used_bytes)
     );
+    if disk.hibernation_bytes > 0 {
+        println!("its hibernated VM has {} beside it", mib(disk.hibernation_bytes));
+    }
     if disk.snapshots.is_empty() {
         return;
     }

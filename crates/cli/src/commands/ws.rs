@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     error::CliError,
     print,
+    progress::Bars,
 };
 use aetherium_gateway::api::{CreatePrompt, CreateWorkspace};
 use aetherium_model::{
@@ -15,9 +16,12 @@ use aetherium_model::{
     page::Page,
     run::RunState,
     task::Task,
-    workspace::{Prompt, Workspace},
+    workspace::{Lifecycle, Prompt, Workspace},
 };
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
+
+/// Writing or reading a VM's memory, or a boot: the server's own deadline, and some more.
+const REST_DEADLINE: Duration = Duration::from_secs(630);
 
 pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, CliError> {
     let client = Client::connect(args)?;
@@ -46,7 +50,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
             })?;
             return follow(args, &client, workspace, id).await;
         }
-        WsCommand::Create { name, assistant, idle_timeout_s, vm } => {
+        WsCommand::Create { name, assistant, idle_timeout_s, idle_action, vm } => {
             let request = CreateWorkspace {
                 ai_assistant: *assistant,
                 template: vm.template.clone(),
@@ -62,6 +66,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 placement: vm.placement.placement(),
                 when_full: vm.placement.when_full(),
                 idle_timeout_s: *idle_timeout_s,
+                idle_action: *idle_action,
                 ..CreateWorkspace::named(name.clone())
             };
             let patience = vm.placement.patience();
@@ -83,6 +88,12 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 println!("{workspace} is being removed ({})", task.id);
             }
         }
+        WsCommand::Hibernate { workspace } => {
+            rest(args, &client, workspace, "hibernate", "writing its memory").await?;
+        }
+        WsCommand::Wake { workspace } => {
+            rest(args, &client, workspace, "wake", "waking it").await?;
+        }
         WsCommand::Disk { verb } => super::disk::dispatch(args, &client, verb).await?,
         WsCommand::Prompts { workspace, list } => {
             let path = format!("/workspaces/{workspace}/prompts?{}", page(list));
@@ -100,6 +111,38 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Hibernates or wakes a workspace, and shows what it then is.
+async fn rest(
+    args: &Args,
+    client: &Client,
+    workspace: &str,
+    verb: &str,
+    doing: &str,
+) -> Result<(), CliError> {
+    let bars = Bars::new();
+    bars.spin(doing);
+    let path = format!("/workspaces/{workspace}/{verb}");
+    let now = client.post_within(REST_DEADLINE, &path, &serde_json::json!({})).await;
+    bars.clear();
+    let now: Workspace = now?;
+    if args.json {
+        return print::json(&now);
+    }
+    println!("{} is {}", now.name, what_is_there(&now));
+    Ok(())
+}
+
+/// What there is of a workspace besides its disk, for people.
+fn what_is_there(workspace: &Workspace) -> String {
+    match &workspace.lifecycle {
+        Lifecycle::Active { vm_id } => format!("active ({vm_id})"),
+        Lifecycle::Hibernated { hibernation } => {
+            format!("hibernated ({:.1} MiB)", hibernation.bytes as f64 / 1_048_576.0)
+        }
+        Lifecycle::Stopped => "stopped".to_owned(),
+    }
 }
 
 /// Shows a prompt's output as it comes; ends as the prompt did.
@@ -156,18 +199,17 @@ fn workspaces(found: &Page<Workspace>) {
         .items
         .iter()
         .map(|it| {
-            let vm = it.vm_id.map_or_else(|| "-".to_owned(), |vm| vm.to_string());
             let name: &Name = &it.name;
             vec![
                 it.id.to_string(),
                 name.to_string(),
                 it.state.as_str().to_owned(),
                 it.ai_assistant.to_string(),
-                vm,
+                what_is_there(it),
             ]
         })
         .collect();
-    print::table(&["ID", "NAME", "STATE", "ASSISTANT", "VM"], &rows);
+    print::table(&["ID", "NAME", "STATE", "ASSISTANT", "LIFECYCLE"], &rows);
     more(found.next_cursor.as_ref());
 }
 

@@ -14,7 +14,7 @@ use aetherium_model::{
     page::Page,
     placement::WhenFull,
     task::{Task, TaskKind},
-    workspace::{DEFAULT_IDLE_TIMEOUT_S, Workspace, WorkspaceState},
+    workspace::{DEFAULT_IDLE_TIMEOUT_S, Lifecycle, Workspace, WorkspaceState},
 };
 use axum::extract::State;
 use http::StatusCode;
@@ -33,7 +33,7 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
-    let tuning = body.tuning();
+    let (tuning, snapshots) = (body.tuning(), body.snapshots());
     let wanted = Wanted {
         template: body.template,
         vcpus: body.vcpus,
@@ -43,7 +43,7 @@ pub(crate) async fn create(
         network: body.network,
         transport: body.transport,
         snapshot: None,
-        snapshots: body.snapshots,
+        snapshots,
         placement: body.placement.clone(),
         when_full: body.when_full.unwrap_or(WhenFull::Fail),
         takes: Takes::Disk,
@@ -54,8 +54,9 @@ pub(crate) async fn create(
         ai_assistant: body.ai_assistant,
         spec,
         worker_id,
-        vm_id: None,
+        lifecycle: Lifecycle::Stopped,
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
+        idle_action: body.idle_action.unwrap_or_default(),
         placement: body.placement.clone(),
         when_full: body.when_full,
         state: WorkspaceState::Creating,

@@ -10,7 +10,7 @@ use aetherium_model::{
     task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
     worker::{Worker, WorkerState},
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Lifecycle, Prompt, Workspace, WorkspaceState},
 };
 use aetherium_queue::{Bus, Health, Queue};
 use aetherium_store::{DatabaseUrl, Store};
@@ -262,8 +262,9 @@ impl Server {
                 snapshots: None,
             },
             worker_id: self.worker_id,
-            vm_id: None,
+            lifecycle: Lifecycle::Stopped,
             idle_timeout_s: 900,
+            idle_action: Default::default(),
             placement: Default::default(),
             when_full: None,
             state: WorkspaceState::Ready,

@@ -24,7 +24,7 @@ async fn forgetting_a_vm_keeps_its_workspace_and_prompts(engine: Engine) {
     let workspace = ready_workspace(&db.store, worker, "w").await;
     let mut vm = vm(worker, Some(workspace.id));
     db.store.insert_workspace_vm(&vm).await.unwrap();
-    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id, Some(vm.id));
+    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id(), Some(vm.id));
     let prompt = add_prompt(&db.store, &workspace).await;
     let claimed = claim(&db.store, worker).await.unwrap();
     let run = RunRef::Prompt(prompt.id);

@@ -14,6 +14,7 @@ mod crash;
 mod deletion;
 mod event_log;
 mod fleet;
+mod hibernation;
 mod idempotency;
 mod lists;
 mod migrations;

@@ -75,7 +75,7 @@ async fn workspaces_their_vms_and_their_prompts_are_bounded(engine: Engine) {
     assert!(matches!(refused, StoreError::Quota(_)), "{refused:?}");
     let refused = db.store.insert_workspace_vm(&vm(worker, Some(workspace.id))).await.unwrap_err();
     assert!(matches!(refused, StoreError::Quota(_)), "{refused:?}");
-    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id, None);
+    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id(), None);
 
     for _ in 0..2 {
         add_prompt(&db.store, &workspace).await;

@@ -7,7 +7,7 @@ use aetherium_model::{
     run::{Command, Execution, Exit, ExitReport, RunState},
     task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Lifecycle, Prompt, Workspace, WorkspaceState},
 };
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store};
 use sqlx::Connection as _;
@@ -150,8 +150,9 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         ai_assistant: Assistant::Shell,
         spec: spec(),
         worker_id,
-        vm_id: None,
+        lifecycle: Lifecycle::Stopped,
         idle_timeout_s: 900,
+        idle_action: Default::default(),
         placement: Default::default(),
         when_full: None,
         state: WorkspaceState::Creating,

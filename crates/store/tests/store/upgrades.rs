@@ -81,7 +81,7 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     let ended: VmId = format!("vm_{TWO}").parse().unwrap();
     assert_eq!(store.worker(worker).await.unwrap().templates, ["debian".parse().unwrap()]);
     let workspace = store.workspace_by_name(&"kept".parse().unwrap()).await.unwrap();
-    assert_eq!((workspace.vm_id, workspace.spec), (Some(vm), spec()));
+    assert_eq!((workspace.vm_id(), workspace.spec), (Some(vm), spec()));
 
     let live = store.live_vms(worker).await.unwrap();
     assert_eq!(live.iter().map(|vm| vm.id).collect::<Vec<_>>(), [vm]);

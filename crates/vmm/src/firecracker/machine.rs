@@ -140,6 +140,10 @@ impl Machine for FirecrackerMachine {
         self.set_state("Paused").await
     }
 
+    fn check_snapshot(&self, _kind: SnapshotKind) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
         snapshot::take(self, files, kind).await
     }

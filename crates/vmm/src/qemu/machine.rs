@@ -132,6 +132,14 @@ impl Machine for QemuMachine {
         self.ask("cont", json!({})).await.map(drop)
     }
 
+    fn check_snapshot(&self, kind: SnapshotKind) -> Result<(), VmmError> {
+        snapshot::refuse(self.footprint(), kind)
+    }
+
+    async fn give_up_snapshot(&self) -> Result<(), VmmError> {
+        snapshot::give_up(&self.monitor).await
+    }
+
     async fn snapshot(&self, files: &SnapshotFiles, kind: SnapshotKind) -> Result<(), VmmError> {
         snapshot::refuse(self.footprint(), kind)?;
         let taken = snapshot::take(&self.monitor, files).await;

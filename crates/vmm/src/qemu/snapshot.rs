@@ -20,6 +20,8 @@ use tokio::time::{sleep, timeout};
 
 /// How long writing or reading all of a guest's memory may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(300);
+/// How long QEMU may take to stop writing.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a migration is looked at: its end comes as an event only where that was asked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// By which name QEMU knows the file.
@@ -74,6 +76,22 @@ pub(super) async fn take(monitor: &Path, files: &SnapshotFiles) -> Result<(), Vm
         completed(&mut monitor, "migrate").await
     };
     within(DEADLINE, "migrate", taken).await
+}
+
+/// Ends what is being written of a guest.
+pub(super) async fn give_up(monitor: &Path) -> Result<(), VmmError> {
+    let given_up = async {
+        let mut monitor = Monitor::connect(monitor).await?;
+        monitor.execute("migrate_cancel", json!({})).await?;
+        loop {
+            let progress = monitor.execute("query-migrate", json!({})).await?;
+            match progress["status"].as_str() {
+                None | Some("none" | "completed" | "failed" | "cancelled") => return Ok(()),
+                Some(_) => sleep(LOOK_AGAIN).await,
+            }
+        }
+    };
+    within(GIVE_UP_DEADLINE, "migrate_cancel", given_up).await
 }
 
 /// Loads a snapshot into a QEMU that waits for one; the guest stays paused.

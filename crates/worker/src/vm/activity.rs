@@ -3,11 +3,29 @@
 //! Using a VM and giving it up for idleness exclude each other: whoever has a [`Hold`] has the VM
 //! until it lets go, and once the VM is given up there are no more holds.
 
+use aetherium_model::workspace::{IdleAction, Workspace};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
+
+/// What is done about a VM that is idle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdlePolicy {
+    /// After how long.
+    pub(crate) after: Duration,
+    /// What.
+    pub(crate) action: IdleAction,
+}
+
+impl IdlePolicy {
+    /// A workspace's; `None` where its VM may be idle for as long as it likes.
+    pub(crate) fn of(workspace: &Workspace) -> Option<Self> {
+        let after = Duration::from_secs(workspace.idle_timeout_s.into());
+        (!after.is_zero()).then_some(Self { after, action: workspace.idle_action })
+    }
+}
 
 /// Counts who uses a VM and remembers when the last one left.
 #[derive(Debug)]
@@ -47,9 +65,16 @@ impl Activity {
     /// Gives the VM up if nobody has used it for `timeout`, and says for how long nobody has.
     pub(crate) fn give_up_if_idle(&self, timeout: Duration) -> Option<Duration> {
         let mut inner = self.lock();
-        let idle = (inner.holds == 0).then(|| inner.idle_since.elapsed())?;
-        inner.given_up = idle >= timeout;
+        // One that is expected to be used has not begun to be idle.
+        let idle = Instant::now().checked_duration_since(inner.idle_since)?;
+        inner.given_up = inner.holds == 0 && idle >= timeout;
         inner.given_up.then_some(idle)
+    }
+
+    /// Takes a VM back that was given up and goes on.
+    pub(crate) fn take_back(&self) {
+        let mut inner = self.lock();
+        (inner.given_up, inner.idle_since) = (false, Instant::now());
     }
 
     /// For how long nobody has used the VM; `None` while somebody does.
@@ -102,6 +127,18 @@ mod tests {
         drop(activity.hold());
         tokio::time::advance(second).await;
         assert_eq!(activity.give_up_if_idle(second), Some(second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vm_that_is_taken_back_begins_to_be_idle_anew() {
+        let (activity, second) = (Activity::new(), Duration::from_secs(1));
+        activity.expect_use(second);
+        assert_eq!(activity.give_up_if_idle(Duration::ZERO), None, "it is about to be used");
+        tokio::time::advance(second * 9).await;
+        assert_eq!(activity.give_up_if_idle(Duration::ZERO), Some(second * 8));
+        activity.take_back();
+        assert_eq!(activity.give_up_if_idle(second), None);
+        assert!(activity.hold().is_some());
     }
 
     #[tokio::test(start_paused = true)]

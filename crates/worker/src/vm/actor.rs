@@ -1,16 +1,18 @@
 //! The actor's life: bring the VM up, watch over it, end it, release what it took.
 
 use super::{
-    Activity, Request, VmHandle,
+    Activity, IdlePolicy, Request, Verb, VmHandle,
     go_on::go_on,
+    hibernate::NotHibernated,
     record::Record,
-    start::{self, Machinery},
+    start::{self, Beginning, Machinery},
 };
 use crate::host::Host;
 use aetherium_model::{
-    Code, Fault,
+    Code, Fault, WorkspaceId,
     template::ImageDefaults,
     vm::{Vm, VmEvent, VmState},
+    workspace::IdleAction,
 };
 use aetherium_queue::Topic;
 use aetherium_vmm::VmmExit;
@@ -30,6 +32,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) enum Origin {
     /// It is to be made.
     Fresh,
+    /// It goes on with the memory of its workspace's hibernated VM.
+    Hibernated(WorkspaceId),
     /// It was there when an earlier process of this worker ended, and still is. Its row says whether it
     /// is paused.
     Adopted(Machinery),
@@ -39,7 +43,7 @@ pub(crate) enum Origin {
 pub(crate) fn spawn(
     host: &Arc<Host>,
     vm: Vm,
-    idle_timeout: Option<Duration>,
+    idle: Option<IdlePolicy>,
     origin: Origin,
 ) -> VmHandle {
     let id = vm.id;
@@ -59,7 +63,7 @@ pub(crate) fn spawn(
         record,
         requests,
         activity,
-        idle_timeout,
+        idle,
         image,
         machinery: None,
         was_paused: false,
@@ -76,8 +80,8 @@ pub(super) struct Actor {
     pub(super) host: Arc<Host>,
     pub(super) record: Record,
     requests: mpsc::Receiver<Request>,
-    activity: Arc<Activity>,
-    idle_timeout: Option<Duration>,
+    pub(super) activity: Arc<Activity>,
+    idle: Option<IdlePolicy>,
     image: Arc<OnceLock<ImageDefaults>>,
     pub(super) machinery: Option<Machinery>,
     /// Whether its end was asked for while it was paused.
@@ -129,11 +133,15 @@ impl Actor {
     async fn bring_up(&mut self, origin: Origin) -> Result<(), Fault> {
         // Dropping an unfinished start leaves its traces on disk and among the processes; `release`
         // finds them there.
+        let beginning = match &origin {
+            Origin::Hibernated(workspace) => Beginning::Hibernated(*workspace),
+            Origin::Fresh | Origin::Adopted(_) => Beginning::Specified,
+        };
         let stop = match origin {
-            Origin::Fresh => tokio::select! {
+            Origin::Fresh | Origin::Hibernated(_) => tokio::select! {
                 biased;
                 reason = next_stop(&mut self.requests) => Some(reason),
-                started = Box::pin(start::start(&self.host, &mut self.record)) => {
+                started = Box::pin(start::start(&self.host, &mut self.record, beginning)) => {
                     self.machinery = Some(started?);
                     None
                 }
@@ -180,6 +188,18 @@ impl Actor {
             tokio::select! {
                 exit = machine.wait() => return self.unrequested_end(exit).await,
                 request = self.requests.recv() => match request {
+                    Some(Request::Do(Verb::Hibernate, answer)) => {
+                        let done = self.hibernate_unless_used().await;
+                        let (answered, end) = match done {
+                            Ok(end) => (Ok(()), Some(end)),
+                            Err(NotHibernated::RunsOn(why)) => (Err(why), None),
+                            Err(NotHibernated::Stuck(why)) => (Err(why.clone()), Some(why)),
+                        };
+                        let _ = answer.send(answered);
+                        if let Some(end) = end {
+                            return end;
+                        }
+                    }
                     Some(Request::Do(verb, answer)) => {
                         let done = self.perform(verb).await;
                         // Whoever asked may have gone away; it is done all the same.
@@ -201,9 +221,7 @@ impl Actor {
                 },
                 () = time::sleep(idle_check.unwrap_or(Duration::MAX)), if idle_check.is_some() => {
                     if let Some(reason) = self.idle_too_long() {
-                        self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
-                        self.shut_down().await;
-                        return reason;
+                        return self.rest(reason).await;
                     }
                 }
             }
@@ -219,15 +237,30 @@ impl Actor {
     /// When to look again whether the VM is idle; `None` if it never stops for that.
     fn next_idle_check(&self) -> Option<Duration> {
         // A paused VM is kept on purpose.
-        let timeout = self.idle_timeout.filter(|_| self.record.vm().state == VmState::Running)?;
+        let policy = self.idle.filter(|_| self.record.vm().state == VmState::Running)?;
         let idle = self.activity.idle_for().unwrap_or(Duration::ZERO);
         // At least a second, so that rounding cannot make this a busy loop.
-        Some(timeout.saturating_sub(idle).max(Duration::from_secs(1)))
+        Some(policy.after.saturating_sub(idle).max(Duration::from_secs(1)))
     }
 
     fn idle_too_long(&self) -> Option<Fault> {
-        let idle = self.activity.give_up_if_idle(self.idle_timeout?)?;
+        let idle = self.activity.give_up_if_idle(self.idle?.after)?;
         Some(Fault::new(Code::Idle, format!("nothing ran in it for {} s", idle.as_secs())))
+    }
+
+    /// Ends an idle VM, with its memory kept where that is wanted and can be.
+    async fn rest(&mut self, mut reason: Fault) -> Fault {
+        if self.idle.is_some_and(|policy| policy.action == IdleAction::Hibernate) {
+            match self.hibernate(&reason.detail).await {
+                Ok(end) | Err(NotHibernated::Stuck(end)) => return end,
+                Err(NotHibernated::RunsOn(why)) => {
+                    reason.detail = format!("{}; its memory is not kept: {why}", reason.detail);
+                }
+            }
+        }
+        self.record.apply(VmEvent::StopRequested(reason.clone()), None).await;
+        self.shut_down().await;
+        reason
     }
 
     /// The VMM ended though nobody asked: the guest shut itself down, or something broke.
@@ -278,6 +311,9 @@ impl Actor {
         if let Err(error) = self.host.release_vm(id).await {
             tracing::error!(vm = %id, %error, "something of the vm was left behind");
         }
-        self.reclaim_disk().await;
+        // The disk stays as the memory that was kept knows it.
+        if end.code != Code::Hibernated {
+            self.reclaim_disk().await;
+        }
     }
 }

@@ -28,7 +28,7 @@ impl Actor {
         Ok(copied?)
     }
 
-    async fn sync(&self) -> Result<(), Fault> {
+    pub(super) async fn sync(&self) -> Result<(), Fault> {
         let Some(agent) = self.machinery.as_ref().map(|it| it.agent.clone()) else {
             return Err(Fault::internal("a running VM without an agent"));
         };

@@ -5,6 +5,7 @@ use super::{base, ready, restore, start::INITRD};
 use crate::{
     host::Host,
     journal::{Journal, Readiness},
+    metrics::StartedFrom,
 };
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{Fault, resources::DriverKind, vm::Vm};
@@ -21,7 +22,7 @@ pub(super) async fn go_on(host: &Host, vm: &Vm, agent: &AgentClient) -> Result<(
         return Ok(());
     }
     tracing::info!(vm = %vm.id, "its start is gone on with");
-    if vm.spec.snapshot.is_some() {
+    if vm.spec.snapshot.is_some() || journal.started_from == StartedFrom::Snapshot {
         Box::pin(restore::renew(host, vm, agent, &journal)).await?;
     } else if host.driver()?.kind() != DriverKind::Process {
         ready::bring_up(agent, &base::held(host, vm)?.manifest).await?;

@@ -15,6 +15,7 @@ mod actor;
 mod base;
 mod disk;
 mod go_on;
+mod hibernate;
 mod network;
 mod pause;
 mod preview;
@@ -26,7 +27,7 @@ mod start;
 mod take;
 mod tune;
 
-pub(crate) use activity::{Activity, Hold};
+pub(crate) use activity::{Activity, Hold, IdlePolicy};
 pub(crate) use actor::{Origin, spawn};
 pub(crate) use base::{hold_for_adopted, hold_for_workspace};
 pub use preview::preview;
@@ -80,6 +81,8 @@ pub(crate) enum Verb {
     Resume,
     /// Write a snapshot.
     Snapshot(TakeSnapshot),
+    /// Keep its memory for its workspace's next VM, and end.
+    Hibernate,
     /// Copy its workspace's disk into this empty file.
     CopyDisk(File),
     /// Change what it takes of its host.
@@ -93,6 +96,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Snapshot(_) => "be snapshotted",
+            Self::Hibernate => "be hibernated",
             Self::CopyDisk(_) => "have its disk copied",
             Self::Change(_) => "be changed",
         }

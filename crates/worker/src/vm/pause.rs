@@ -56,12 +56,12 @@ impl Actor {
         self.note_pause(&machine)
     }
 
-    fn machine(&self) -> Result<Arc<dyn Machine>, Fault> {
+    pub(super) fn machine(&self) -> Result<Arc<dyn Machine>, Fault> {
         let machine = self.machinery.as_ref().map(|it| it.machine.clone());
         machine.ok_or_else(|| Fault::internal("a running VM without a machine"))
     }
 
-    async fn freeze(
+    pub(super) async fn freeze(
         &mut self,
         pausing: impl Future<Output = Result<(), VmmError>>,
     ) -> Result<(), Fault> {

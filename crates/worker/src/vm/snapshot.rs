@@ -27,7 +27,8 @@ const MOST_BASES: usize = 16;
 
 /// A snapshot on this worker.
 pub(super) struct Snapshot {
-    name: Name,
+    /// What it is called where it cannot be used.
+    called: String,
     dir: PathBuf,
     /// What it is, and what it depends on.
     pub(super) record: SnapshotRecord,
@@ -50,16 +51,25 @@ impl Snapshot {
     /// The snapshot of that name.
     pub(super) fn open(host: &Host, name: &Name) -> Result<Self, Fault> {
         let dir = host.layout.snapshots().join(name.as_str());
+        Self::read(dir, format!("snapshot {name}"))
+    }
+
+    /// The memory of a workspace's hibernated VM.
+    pub(super) fn of_hibernated(host: &Host, workspace: WorkspaceId) -> Result<Self, Fault> {
+        Self::read(host.layout.hibernation(workspace), format!("hibernated VM of {workspace}"))
+    }
+
+    fn read(dir: PathBuf, called: String) -> Result<Self, Fault> {
         let path = dir.join(MANIFEST);
         let text = fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                Fault::new(Code::NotFound, format!("this worker has no snapshot {name}"))
+                Fault::new(Code::NotFound, format!("this worker has no {called}"))
                     .remedy("take one: aetherium vm snapshot VM NAME")
             }
             _ => WorkerError::io(&path, error).into(),
         })?;
         let broken = |why: String| {
-            Fault::new(Code::Conflict, format!("the snapshot {name} cannot be used: {why}"))
+            Fault::new(Code::Conflict, format!("the {called} cannot be used: {why}"))
                 .remedy("remove it, and take a new one")
         };
         // The number first: a manifest of another format may lack what this one has.
@@ -69,7 +79,7 @@ impl Snapshot {
             return Err(broken(format!("its format is {format}, and {SNAPSHOT_FORMAT} is known")));
         }
         let record = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-        Ok(Self { name: name.clone(), dir, record })
+        Ok(Self { called, dir, record })
     }
 
     /// The snapshots that this one builds upon, the next one first.
@@ -77,11 +87,12 @@ impl Snapshot {
         let mut bases: Vec<Self> = Vec::new();
         while let SnapshotExtent::Diff { base } = &bases.last().unwrap_or(self).manifest().extent {
             if bases.len() == MOST_BASES {
-                let detail = format!("{} builds upon more than {MOST_BASES} snapshots", self.name);
+                let detail =
+                    format!("the {} builds upon more than {MOST_BASES} others", self.called);
                 return Err(Fault::new(Code::Conflict, detail).remedy("take a full one"));
             }
             let below = Self::open(host, &base.name).map_err(|fault| {
-                let detail = format!("{} builds upon {}: {fault}", self.name, base.name);
+                let detail = format!("the {} builds upon {}: {fault}", self.called, base.name);
                 Fault::new(Code::Conflict, detail).remedy("put it back, or take a new full one")
             })?;
             base.memory.check("base.memory", &below.manifest().content.memory)?;
@@ -90,9 +101,9 @@ impl Snapshot {
         Ok(bases)
     }
 
-    /// It, as one that the next diff builds upon.
-    pub(super) fn as_base(&self) -> SnapshotBase {
-        SnapshotBase { name: self.name.clone(), memory: self.manifest().content.memory.clone() }
+    /// It, by its name, as one that the next diff builds upon.
+    pub(super) fn as_base(&self, name: &Name) -> SnapshotBase {
+        SnapshotBase { name: name.clone(), memory: self.manifest().content.memory.clone() }
     }
 
     pub(super) const fn manifest(&self) -> &SnapshotManifest {

@@ -5,7 +5,7 @@ use super::{
     base, go_on::can_be_used, network, ready, record::Record, restore, snapshot::Snapshot,
 };
 use crate::{
-    WorkerError,
+    WorkerError, hibernation,
     host::Host,
     journal::{DiffBase, Journal, Readiness},
     metrics::StartedFrom,
@@ -20,7 +20,7 @@ use aetherium_agent_proto::{
 };
 use aetherium_image::{Check, Draft, InstalledTemplate, blank::OVERLAY_LABEL, cpio};
 use aetherium_model::{
-    Code, Fault,
+    Code, Fault, WorkspaceId,
     finding::Verdict,
     resources::{DriverKind, VirtioTransport},
     template::{ImageDefaults, Template},
@@ -68,11 +68,28 @@ enum Origin {
     Snapshot(Box<restore::Prepared>),
 }
 
+/// How a VM is to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// As its specification says.
+    Specified,
+    /// With the memory of its workspace's hibernated VM.
+    Hibernated(WorkspaceId),
+}
+
 /// Starts a VM and waits for its agent's first answer.
-pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machinery, Fault> {
+pub(super) async fn start(
+    host: &Arc<Host>,
+    record: &mut Record,
+    beginning: Beginning,
+) -> Result<Machinery, Fault> {
     let began = Instant::now();
     let vm = record.vm().clone();
-    let snapshot = vm.spec.snapshot.as_ref().map(|name| Snapshot::open(host, name)).transpose()?;
+    let snapshot = match (beginning, &vm.spec.snapshot) {
+        (Beginning::Hibernated(workspace), _) => Some(Snapshot::of_hibernated(host, workspace)?),
+        (Beginning::Specified, Some(name)) => Some(Snapshot::open(host, name)?),
+        (Beginning::Specified, None) => None,
+    };
     let token = match &snapshot {
         Some(snapshot) => snapshot.record.token.clone(),
         None => Token::from_random(rand::random()),
@@ -85,10 +102,15 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
     let said = template.as_ref().map(|it| &it.manifest);
     let image = said.and_then(|it| it.image.clone()).unwrap_or_default();
     let snapshots = vm.spec.snapshots.or(said.and_then(|it| it.snapshots));
-    let diff_base = match (snapshots, &snapshot) {
+    let named = vm.spec.snapshot.as_ref().zip(snapshot.as_ref());
+    let diff_base = match (snapshots, named) {
         (Some(SnapshotKind::Diff), None) => DiffBase::NoneYet,
-        (Some(SnapshotKind::Diff), Some(snapshot)) => DiffBase::Since(snapshot.as_base()),
+        (Some(SnapshotKind::Diff), Some((name, it))) => DiffBase::Since(it.as_base(name)),
         (None | Some(SnapshotKind::Full), _) => DiffBase::Untracked,
+    };
+    let from = match &snapshot {
+        None => StartedFrom::Kernel,
+        Some(_) => StartedFrom::Snapshot,
     };
     crate::layout::private_dir(&host.layout.vm(vm.id))?;
     let slot = network::take_slot(host, &vm).await?;
@@ -101,6 +123,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         footprint: None,
         readiness: Readiness::Awaited,
         diff_base,
+        started_from: from,
     };
     journal.write(&host.layout)?;
     let origin = match snapshot {
@@ -108,10 +131,6 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Some(it) => Origin::Snapshot(Box::new(restore::prepare(host, &vm, &journal, it).await?)),
     };
     let prepared = began.elapsed();
-    let from = match &origin {
-        Origin::Kernel(_) => StartedFrom::Kernel,
-        Origin::Snapshot(_) => StartedFrom::Snapshot,
-    };
     host.tenure.check()?;
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
@@ -140,7 +159,20 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
             started.agent_took += answered.elapsed();
             started
         }
-        Origin::Snapshot(_) => Box::pin(restore::awaken(host, &vm, &machine, &journal)).await?,
+        Origin::Snapshot(_) => {
+            let spent = match beginning {
+                // From here on the disk goes on.
+                Beginning::Hibernated(workspace) => {
+                    Some(hibernation::spend(host, workspace).await?)
+                }
+                Beginning::Specified => None,
+            };
+            let awoken = Box::pin(restore::awaken(host, &vm, &machine, &journal)).await;
+            if let Some(spent) = spent {
+                spent.remove().await;
+            }
+            awoken?
+        }
     };
     let took = boot + agent_took;
     host.metrics.started(machine.footprint().driver, from, took, began.elapsed());

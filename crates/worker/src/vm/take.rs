@@ -20,8 +20,8 @@ use aetherium_model::{
     vm::{SnapshotKind, TakeSnapshot, Vm, VmState},
 };
 use aetherium_vmm::{
-    AgentAddress, Machine, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent, SnapshotExtent,
-    SnapshotFiles, SnapshotManifest,
+    AgentAddress, FileDigest, Machine, SNAPSHOT_FORMAT, SnapshotBase, SnapshotContent,
+    SnapshotExtent, SnapshotFiles, SnapshotManifest,
 };
 use std::{fs, path::Path, sync::Arc, time::Instant};
 
@@ -73,9 +73,12 @@ impl Actor {
         let aside = snapshots.join(format!(".{name}.{}", self.record.vm().id));
         private_dir(&aside)?;
         let taken = async {
-            let base = self.write_snapshot(&machine, name, extent, &aside).await?;
+            let memory = self.write_snapshot(&machine, extent, &aside).await?;
+            let template = base::held(&self.host, self.record.vm())?;
+            base::hold_for_snapshot(&self.host, name, &template)?;
             fs::rename(&aside, &place).map_err(|error| WorkerError::io(&place, error))?;
             self.host.digests.moved(&aside, &place);
+            let base = SnapshotBase { name: name.clone(), memory };
             self.amend_journal(|journal| journal.diff_base = journal.diff_base.at(base))
         };
         let taken = taken.await;
@@ -90,14 +93,13 @@ impl Actor {
         taken
     }
 
-    /// Writes all of a snapshot into `dir`, the manifest last, and returns it as a base.
-    async fn write_snapshot(
+    /// Writes all of a snapshot into `dir`, the manifest last, and returns what its memory is.
+    pub(super) async fn write_snapshot(
         &self,
         machine: &Arc<dyn Machine>,
-        name: &Name,
         extent: SnapshotExtent,
         dir: &Path,
-    ) -> Result<SnapshotBase, Fault> {
+    ) -> Result<FileDigest, Fault> {
         let (host, vm) = (&self.host, self.record.vm());
         let template = base::held(host, vm)?;
         let kind = match extent {
@@ -135,8 +137,7 @@ impl Actor {
         };
         let text = serde_json::to_vec_pretty(&record).map_err(WorkerError::Encode)?;
         replace_file(&dir.join(MANIFEST), &text)?;
-        base::hold_for_snapshot(host, name, &template)?;
-        Ok(SnapshotBase { name: name.clone(), memory })
+        Ok(memory)
     }
 
     /// Notes that the VMM has forgotten which pages were written, where it did.

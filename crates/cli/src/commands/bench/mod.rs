@@ -17,6 +17,7 @@ mod image;
 mod proc;
 mod restore;
 mod restore_floor;
+mod wake;
 
 use crate::{
     args::{Args, BenchArgs, BenchCommand},
@@ -104,6 +105,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &BenchCommand) -> Result<ExitCod
         BenchCommand::Image(wanted) => image::image(args, wanted).await?,
         BenchCommand::Idle { watch, bench } => idle::idle(args, *watch, bench).await?,
         BenchCommand::Restore { rounds, bench } => restore::restore(args, *rounds, bench).await?,
+        BenchCommand::Wake { rounds, bench } => wake::wake(args, *rounds, bench).await?,
     };
     if args.json {
         print::json(&figures)?;

@@ -24,7 +24,7 @@ use aetherium_model::{
     task::{Task, TaskKind},
     tuning::Tuning,
     vm::VmSpec,
-    workspace::{Workspace, WorkspaceState},
+    workspace::{Lifecycle, Workspace, WorkspaceState},
 };
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
@@ -102,10 +102,11 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
             snapshots: None,
         },
         worker_id,
+        lifecycle: Lifecycle::Stopped,
         placement: Placement::default(),
         when_full: None,
-        vm_id: None,
         idle_timeout_s: 0,
+        idle_action: Default::default(),
         state: WorkspaceState::Creating,
         created_at: now,
         updated_at: now,
