@@ -15,6 +15,7 @@ use aetherium_model::{
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
+    secret::{MAX_USES, SecretUses},
     task::{Schedule, TaskState},
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
@@ -24,10 +25,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod events;
+mod secrets;
 mod webhooks;
 
 pub use crate::problem::Problem;
 pub use events::EventLogQuery;
+pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.
@@ -86,6 +89,9 @@ pub struct CreateWorkspace {
     /// The snapshots its VMs are made ready for; as the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// Secrets that each of its prompts gets.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Its VM is stopped after so many seconds without work; 900 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
@@ -108,6 +114,7 @@ impl CreateWorkspace {
             network: None,
             transport: None,
             snapshots: None,
+            secrets: SecretUses::default(),
             idle_timeout_s: None,
         }
     }
@@ -123,13 +130,14 @@ impl CreateWorkspace {
 
 impl Check for CreateWorkspace {
     fn check(&self) -> Vec<FieldError> {
-        match self.idle_timeout_s {
-            Some(s) if s == 0 || s > MAX_IDLE_TIMEOUT_S => wrong(
+        let mut errors = check_uses(&self.secrets);
+        if let Some(s) = self.idle_timeout_s.filter(|s| !(1..=MAX_IDLE_TIMEOUT_S).contains(s)) {
+            errors.extend(wrong(
                 "idle_timeout_s",
                 format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds"),
-            ),
-            _ => Vec::new(),
+            ));
         }
+        errors
     }
 }
 
@@ -288,6 +296,9 @@ pub struct CreatePrompt {
     /// The text.
     #[schema(min_length = 1, max_length = 262_144)]
     pub prompt: String,
+    /// Secrets that it gets, besides its workspace's and before them.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Time it may take, in milliseconds; one hour where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86_400_000)]
@@ -299,7 +310,7 @@ pub struct CreatePrompt {
 
 impl Check for CreatePrompt {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut errors = check_uses(&self.secrets);
         errors.extend(unmet(self.schedule));
         match self.prompt.len() {
             0 => errors.extend(wrong("prompt", "is empty")),
@@ -329,6 +340,9 @@ pub struct Execute {
     /// Environment variables on top of the guest's defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Secrets that it gets, which go before `env`.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Working directory in the guest; the user's home where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
@@ -353,6 +367,7 @@ impl Execute {
         Command {
             argv: self.argv.clone(),
             env: self.env.clone(),
+            secrets: self.secrets.clone(),
             cwd: self.cwd.clone(),
             user: self.user.clone(),
             timeout_ms: self.timeout_ms,
@@ -371,6 +386,13 @@ impl Check for Execute {
             errors.extend(wrong("schedule", "is only for what is queued: say `async` besides"));
         }
         errors
+    }
+}
+
+fn check_uses(secrets: &SecretUses) -> Vec<FieldError> {
+    match secrets.len() {
+        uses if uses > MAX_USES => wrong("secrets", format!("asks for {uses}; at most {MAX_USES}")),
+        _ => Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId, assistant::Assistant,
-    name::Name, run::RunState, vm::VmSpec,
+    name::Name, run::RunState, secret::SecretUses, vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub struct Workspace {
     /// Its VM, while it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_id: Option<VmId>,
+    /// Secrets that each of its prompts gets.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Its VM is stopped after so many seconds without work; its disk stays.
     pub idle_timeout_s: u32,
     /// Where it stands.
@@ -77,6 +80,9 @@ pub struct Prompt {
     pub task_id: TaskId,
     /// The text.
     pub prompt: String,
+    /// Secrets that it gets besides its workspace's.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Time it may take, in milliseconds; one hour where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

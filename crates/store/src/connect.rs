@@ -12,6 +12,7 @@ use crate::{
     DatabaseUrl, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate, transact::within,
 };
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
+use aetherium_secrets::MasterKeys;
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
@@ -65,6 +66,8 @@ pub struct Store {
     pub(crate) backlog: Arc<Backlog>,
     /// On whose behalf changes are made.
     pub(crate) by: Arc<By>,
+    /// What secrets are encrypted with, where there are any.
+    pub(crate) keys: Option<Arc<MasterKeys>>,
 }
 
 impl Store {
@@ -108,7 +111,8 @@ impl Store {
         };
         let (metrics, backlog) = (StoreMetrics::new(), Arc::default());
         let by = Arc::default();
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog, by })
+        let keys = None;
+        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog, by, keys })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

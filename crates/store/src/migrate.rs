@@ -12,12 +12,13 @@ use aetherium_model::Timestamp;
 use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_vm_devices.sql"),
     include_str!("../migrations/0003_tasks.sql"),
     include_str!("../migrations/0005_events.sql"),
     include_str!("../migrations/0006_task_trace.sql"),
+    include_str!("../migrations/0007_secrets.sql"),
 ];
 
 /// What PostgreSQL gets besides, with the version it belongs to: what SQLite has no words for and,

@@ -3,8 +3,7 @@
 
 use crate::{
     Created, Idempotency, RunRef, Store, StoreError, connect::Engine, idempotency, page, row, runs,
-    task_events, task_log,
-    transact::Tx,
+    task_events, task_log, transact::Tx,
 };
 use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,

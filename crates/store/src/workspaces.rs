@@ -41,8 +41,8 @@ impl Store {
             quotas::admit_workspace(&mut tx, &project).await?;
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
-                 idle_timeout_s, state, state_json, created_at, updated_at, project) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+                 idle_timeout_s, state, state_json, created_at, updated_at, project, secrets_json) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
@@ -57,6 +57,7 @@ impl Store {
             .bind(workspace.created_at.as_millis())
             .bind(workspace.updated_at.as_millis())
             .bind(project.as_str())
+            .bind(row::to_json(&workspace.secrets)?)
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() == 0 {
@@ -385,6 +386,7 @@ fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
         spec: row::json(from, "spec_json")?,
         worker_id: row::parsed(from, "worker_id")?,
         vm_id: row::maybe_parsed(from, "vm_id")?,
+        secrets: row::maybe_json(from, "secrets_json")?.unwrap_or_default(),
         idle_timeout_s: row::number(from, "idle_timeout_s")?,
         state: row::json(from, "state_json")?,
         created_at: row::time(from, "created_at")?,

@@ -43,6 +43,7 @@ mod reconcile;
 mod rejoin;
 mod remote;
 mod run;
+mod secrets;
 mod vm;
 mod workspace;
 

@@ -53,6 +53,7 @@ pub(crate) async fn create(
         spec,
         worker_id: worker.id,
         vm_id: None,
+        secrets: body.secrets,
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
         state: WorkspaceState::Creating,
         created_at: now,
