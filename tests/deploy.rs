@@ -1,12 +1,15 @@
 //! `deploy/`: the chart, images, units and their documents, whose tests are Python, as Helm's engine and
 //! Kubernetes' schemas come so. They run here so that one command runs all.
 
-use crate::world::{AETHERIUM, assets};
+use crate::world::{AETHERIUM, Place, SOON, Server, assets};
+use reqwest::StatusCode;
 use std::{
-    fs,
+    fs, io,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 use test_servers::Postgres;
@@ -48,7 +51,7 @@ fn python(before: &[&str], tests: &[&str], database: Option<&str>, at_most: Dura
             child.wait().unwrap();
             break None;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     };
     let said = fs::read_to_string(log.path()).unwrap();
     assert!(ended.is_some_and(|it| it.success()), "{tests:?} ended with {ended:?}:\n{said}");
@@ -65,9 +68,20 @@ fn images_units_and_compose_files_name_what_exists() {
     python(&[], &["test_images"], None, LONG);
 }
 
-/// With the real Firecracker too, where it and a kernel for it are named (see `drivers.rs`).
 #[test]
-fn a_release_comes_up_container_by_container_as_its_pods_say_until_a_prompt_has_run() {
+fn the_local_release_comes_up_container_by_container_until_a_prompt_has_run_in_an_emulated_vm() {
+    release_comes_up("test_pods.Pods.test_a_prompt_runs_in_an_emulated_vm_of_the_local_release");
+}
+
+/// Where the real Firecracker and a kernel for it are named (see `drivers.rs`), else it says `skipped`.
+#[test]
+fn the_default_release_comes_up_until_a_prompt_has_run_under_firecracker_with_just_its_rights() {
+    release_comes_up(
+        "test_pods.Pods.test_a_prompt_runs_under_firecracker_with_the_rights_of_the_default_release",
+    );
+}
+
+fn release_comes_up(test: &str) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: only root can make containers of pods");
         return;
@@ -80,7 +94,101 @@ fn a_release_comes_up_container_by_container_as_its_pods_say_until_a_prompt_has_
     fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).unwrap();
     // The network's namespace, in which pods have the ports that the chart gives them.
     let network = ["unshare", "--net", "--", "sh", "-euc", "ip link set lo up; exec \"$@\"", "sh"];
-    python(&network, &["test_pods"], Some(&database), LONGER);
+    python(&network, &[test], Some(&database), LONGER);
+}
+
+/// A gateway without state of its own: who may speak is in a file that all of them share.
+#[tokio::test]
+async fn a_gateway_takes_the_keys_of_a_file_and_refuses_a_file_that_lets_nobody_in() {
+    let place = Place::new();
+    let file = |name: &str, content: &str| {
+        let path = place.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let fleet_key = file("fleet-key", "a secret that only this fleet knows");
+    let database = Postgres::of_this_process().database();
+    let role = |keys: &str| {
+        let fixed = ["gateway", "--listen", "127.0.0.1:0", "--operations-listen", "127.0.0.1:0"];
+        let named =
+            ["--database", &database, "--fleet-key-file", &fleet_key, "--api-keys-file", keys];
+        [&fixed[..], &named].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (content, wanted) in [("", "no API key"), ("# none\n\n", "no API key"), ("short", "16 or")]
+    {
+        let keys = file("keys", content);
+        let ran = place.aetherium().args(role(&keys)).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains(wanted), "{content:?}: {said}");
+    }
+    let keys = file("keys", "# two of them\nthe-first-of-the-keys\n\n the-second-of-the-keys \n");
+    // The data directory's own key is somebody's who runs a client here, and opens nothing.
+    file("api-key", "the-key-of-the-directory");
+    let command = role(&keys);
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
+    let gateway = Server::start_role(&place, &command).await;
+    for (key, status) in [
+        ("the-first-of-the-keys", StatusCode::OK),
+        ("the-second-of-the-keys", StatusCode::OK),
+        ("the-key-of-the-directory", StatusCode::UNAUTHORIZED),
+    ] {
+        let asked = crate::world::http().get(format!("{}/api/v1/workers", gateway.url()));
+        assert_eq!(asked.bearer_auth(key).send().await.unwrap().status(), status, "{key}");
+    }
+    gateway.stop().await;
+}
+
+#[test]
+fn a_migration_waits_for_a_database_that_comes_up_beside_it_and_says_what_it_did() {
+    let server = Postgres::of_this_process();
+    let url = server.by_loopback(&server.database());
+    let (rest, tail) = url.rsplit_once(':').unwrap();
+    let (port, name) = tail.split_once('/').unwrap();
+    // Nobody listens there yet.
+    let later = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = Place::new();
+    let log = place.path().join("migrate.log");
+    let migrate = |wait: &str| {
+        let mut command = place.aetherium();
+        command
+            .args(["migrate", "--json", "--wait", wait, "--database"])
+            .arg(format!("{rest}:{}/{name}", later.port()))
+            .env("AETHERIUM_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).unwrap());
+        command
+    };
+    let ran = migrate("0s").output().unwrap();
+    assert!(!ran.status.success(), "it did not say that nobody listens");
+
+    let waiting = migrate("60s").spawn().unwrap();
+    let deadline = Instant::now() + SOON;
+    while !fs::read_to_string(&log).unwrap().contains("does not answer yet") {
+        assert!(Instant::now() < deadline, "it does not wait");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let listener = TcpListener::bind(later).unwrap();
+    let database: u16 = port.parse().unwrap();
+    thread::spawn(move || listener.incoming().for_each(|it| forward(it.unwrap(), database)));
+    let ran = waiting.wait_with_output().unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert!(ran.status.success() && said["from"] == 0, "{said}");
+    let ran = migrate("0s").output().unwrap();
+    let again: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!((&again["from"], &again["to"]), (&said["to"], &said["to"]));
+}
+
+/// Carries what a client and the database say to each other, until one of them ends.
+fn forward(client: TcpStream, database: u16) {
+    let server = TcpStream::connect(("127.0.0.1", database)).unwrap();
+    let ways = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+    for (mut from, mut to) in ways {
+        thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    }
 }
 
 /// Takes minutes and the network: `cargo test -p aetherium --test system -- --ignored images_are_built`.

@@ -1,6 +1,6 @@
 //! A fleet: a gateway and workers, each a process of its own, over one PostgreSQL, with a Redis and without.
 
-use crate::world::{AETHERIUM, Place, SOON, Server, id};
+use crate::world::{AETHERIUM, Place, SOON, Server, id, state};
 use aetherium_model::resources::DriverKind;
 use serde_json::{Value, json};
 use std::{
@@ -45,10 +45,22 @@ impl Fleet {
     }
 
     fn worker(&self, which: usize) -> Server<'_> {
+        self.worker_with(which, &[])
+    }
+
+    fn worker_with(&self, which: usize, more: &[&str]) -> Server<'_> {
         let driver = DriverKind::Process.as_str();
         let command =
-            [&["worker", "--listen", "127.0.0.1:0", "--driver", driver], &self.options()[..]];
+            [&["worker", "--listen", "127.0.0.1:0", "--driver", driver], &self.options()[..], more];
         Server::spawn(&self.workers[which], &command.concat())
+    }
+
+    /// What `aetherium worker …` prints as JSON, asked of the gateway.
+    fn ask(&self, arguments: &[&str]) -> Value {
+        let mut asked = self.gateway.aetherium();
+        let ran = asked.args(["--json", "worker"]).args(arguments).output().unwrap();
+        assert!(ran.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        serde_json::from_slice(&ran.stdout).unwrap()
     }
 
     fn options(&self) -> Vec<&str> {
@@ -124,7 +136,8 @@ async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_t
         assert_eq!(gateway.answer(&workspace, &format!("echo {name}")).await, format!("{name}\n"));
         let vm = gateway.get(&workspace).await["vm_id"].as_str().unwrap().to_owned();
         // The next is placed by what the workers say of themselves.
-        let vms = |all: &[Value]| all.iter().filter_map(|it| it["vms"].as_u64()).sum::<u64>();
+        let vms =
+            |all: &[Value]| all.iter().filter_map(|it| it["reserved"]["vms"].as_u64()).sum::<u64>();
         until_workers(&gateway, |all| vms(all) == spaces.len() as u64 + 1).await;
         spaces.push((workspace, vm));
     }
@@ -149,7 +162,7 @@ async fn each_workspace_runs_on_the_worker_that_owns_it_and_is_reached_through_t
 async fn a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits(fleet: Fleet) {
     let gateway = fleet.gateway().await;
     let worker = fleet.worker(0);
-    until_workers(&gateway, |all| all.len() == 1).await;
+    until_workers(&gateway, |all| all.len() == 1 && all[0]["state"] == "active").await;
     let workspace = gateway.workspace("kept").await;
     assert_eq!(gateway.answer(&workspace, "echo before").await, "before\n");
     let vm = gateway.get(&workspace).await["vm_id"].clone();
@@ -160,6 +173,92 @@ async fn a_killed_worker_comes_back_as_itself_and_goes_on_with_what_waits(fleet:
     assert_eq!(gateway.ended(&waiting).await.1, "after\n");
     assert_eq!(gateway.get(&workspace).await["vm_id"], vm, "the VM was not taken over");
     assert_eq!(gateway.get("/workers").await["items"].as_array().unwrap().len(), 1);
+    worker.stop().await;
+    gateway.stop().await;
+    fleet.workers[0].assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_worker_is_cordoned_drained_and_activated_and_workspaces_keep_their_disks() {
+    let fleet = Fleet::new();
+    let gateway = fleet.gateway().await;
+    let worker = fleet.worker_with(0, &["--zone", "a", "--label", "disk=nvme", "--lease", "4s"]);
+    until_workers(&gateway, |all| all.first().is_some_and(|it| it["state"] == "active")).await;
+    let listed = fleet.ask(&["list"])["items"][0].clone();
+    assert_eq!((&listed["zone"], &listed["labels"]), (&json!("a"), &json!({ "disk": "nvme" })));
+    assert_eq!(
+        listed["allocatable"]["vcpus"].as_u64(),
+        listed["capacity"]["vcpus"].as_u64().map(|it| it * 4)
+    );
+    let own = listed["id"].as_str().unwrap();
+    let workspace = gateway.workspace("kept").await;
+    assert_eq!(gateway.answer(&workspace, "echo one").await, "one\n");
+    let alone = format!("/vms/{}", id(&gateway.post("/vms", json!({})).await));
+    gateway.until(&alone, SOON, |vm| vm["state"] == "running").await;
+
+    for _ in 0..2 {
+        assert_eq!(fleet.ask(&["cordon", own])["state"], "cordoned");
+    }
+    let refused = gateway.call(reqwest::Method::POST, "/vms", Some(json!({}))).await;
+    assert_eq!((refused.0.as_u16(), &refused.1["code"]), (503, &json!("no_capacity")));
+    assert_eq!(gateway.answer(&workspace, "echo two").await, "two\n", "what it has goes on");
+
+    // Nothing runs in the workspace's VM; the other one is not the worker's to end before the deadline.
+    let draining = fleet.ask(&["drain", own]);
+    assert_eq!((&draining["state"], &draining["reserved"]["vms"]), (&json!("draining"), &json!(2)));
+    gateway.until(&format!("/workers/{own}"), SOON, |it| it["reserved"]["vms"] == 1).await;
+    assert_eq!(gateway.get(&alone).await["state"], "running");
+    let waiting = gateway.prompt(&workspace, "echo three").await;
+    assert_eq!(fleet.ask(&["drain", own, "--deadline", "0s", "--wait"])["state"], "drained");
+    let ended = gateway.get(&alone).await;
+    assert_eq!(
+        (&ended["state"], &ended["termination"]["code"]),
+        (&json!("stopped"), &json!("drained"))
+    );
+    assert_eq!(gateway.get(&waiting).await["state"], "queued");
+
+    assert_eq!(fleet.ask(&["activate", own])["state"], "active");
+    assert_eq!(gateway.ended(&waiting).await.1, "three\n");
+    worker.stop().await;
+    let stopped = fleet.ask(&["inspect", own]);
+    assert_eq!((&stopped["state"], &stopped["reserved"]["vms"]), (&json!("stopped"), &json!(0)));
+    gateway.stop().await;
+    fleet.workers[0].assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_worker_that_was_stopped_past_its_lease_ends_its_vms_and_begins_anew() {
+    let fleet = Fleet::new();
+    let gateway = fleet.gateway().await;
+    let worker = fleet.worker_with(0, &["--lease", "3s"]);
+    until_workers(&gateway, |all| all.first().is_some_and(|it| it["state"] == "active")).await;
+    let own = fleet.ask(&["list"])["items"][0]["id"].as_str().unwrap().to_owned();
+    let workspace = gateway.workspace("fenced").await;
+    let begun = gateway.prompt(&workspace, "echo begun; sleep 600").await;
+    let output = format!("{begun}/output?stream=stdout");
+    gateway.until(&output, SOON, |it| it.as_str().is_some_and(|it| it.contains("begun"))).await;
+    let vm = gateway.get(&workspace).await["vm_id"].as_str().unwrap().to_owned();
+    let effects = gateway.place.path().join("effects");
+    let line = format!("echo once >> {}", effects.display());
+    let waiting = gateway.prompt(&workspace, &line).await;
+
+    worker.signal(rustix::process::Signal::STOP);
+    gateway.until(&format!("/workers/{own}"), SOON, |it| it["state"] == "gone").await;
+    gateway.until(&begun, SOON, |it| it["state"] == "interrupted").await;
+    let lost = gateway.until(&format!("/vms/{vm}"), SOON, |it| it["state"] == "failed").await;
+    assert_eq!(lost["termination"]["code"], "worker_lost");
+    assert!(gateway.get(&workspace).await["vm_id"].is_null());
+    assert_eq!(gateway.get(&waiting).await["state"], "queued");
+
+    worker.signal(rustix::process::Signal::CONT);
+    gateway.until(&format!("/workers/{own}"), SOON, |it| it["state"] == "active").await;
+    assert_eq!(state(&gateway.ended(&waiting).await.0), "completed");
+    assert_eq!(gateway.answer(&workspace, "echo again").await, "again\n");
+    assert_eq!(fs::read_to_string(&effects).unwrap(), "once\n");
+    assert_eq!(state(&gateway.get(&begun).await), "interrupted", "its end was written twice");
+    let old: Vec<_> =
+        fleet.workers[0].processes().into_iter().filter(|it| it.starts_with(&vm)).collect();
+    assert_eq!(old, Vec::<String>::new(), "the VM of before still runs");
     worker.stop().await;
     gateway.stop().await;
     fleet.workers[0].assert_no_vm_is_left();

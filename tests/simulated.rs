@@ -36,11 +36,10 @@ fn bench(place: &Place, arguments: &[&str]) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn a_fleet_in_one_process_runs_every_vm_and_shares_them_out() {
+fn a_fleet_in_one_process_runs_every_vm() {
     let arguments = ["fleet", "--workers", "3", "--vms", "12", "--rate", "20", "--seconds", "1s"];
     let figures = bench(&Place::new(), &arguments);
     assert_eq!(figures["fleet.not_running"], 0.0, "{figures:?}");
-    assert!(figures["fleet.fairness.vms"] > 0.5, "{figures:?}");
     // No VM runs before its model lets it.
     assert!(figures["fleet.accepted_to_running.p50"] > 50.0, "{figures:?}");
 }

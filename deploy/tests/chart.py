@@ -15,8 +15,6 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/aetherium"
-# Options that the program will have when what they configure is merged. To be empty at a release.
-AWAITED = {"AETHERIUM_LABELS", "AETHERIUM_ZONE"}
 AETHERIUM = os.environ.get("AETHERIUM_PROGRAM", str(ROOT / "target/debug/aetherium"))
 
 
@@ -58,6 +56,7 @@ EVERYTHING = {
         "allowEmulation": True,
         "zone": "a",
         "labels": {"rack": "7"},
+        "labelNode": True,
         "podAnnotations": {"a": "b"},
         "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},

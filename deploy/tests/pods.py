@@ -88,11 +88,11 @@ class Image:
 class Pod:
     """A pod of an object, with its volumes in a directory."""
 
-    def __init__(self, spec, objects, image, place, secrets=None, hosts=(), outside=()):
+    def __init__(self, spec, objects, image, place, secrets=None, hosts=(), outside=(), api=None):
         self.spec, self.image, self.place = spec, image, pathlib.Path(place)
         self.secrets = dict(secrets or {})
         self.secrets |= {it["metadata"]["name"]: secret_data(it) for it in objects if it["kind"] == "Secret"}
-        self.hosts, self.outside = hosts, outside
+        self.hosts, self.outside, self.api = hosts, outside, api
         self.group = spec.get("securityContext", {}).get("fsGroup")
         self.place.mkdir(parents=True, exist_ok=True)
         for volume in spec.get("volumes", []):
@@ -101,6 +101,8 @@ class Pod:
     def _volume(self, volume):
         directory = self.place / volume["name"]
         directory.mkdir(exist_ok=True)
+        if "emptyDir" in volume:
+            directory.chmod(0o777)
         if secret := volume.get("secret"):
             data = self.secrets[secret["secretName"]]
             items = secret.get("items", [{"key": key, "path": key} for key in data])
@@ -109,6 +111,9 @@ class Pod:
                 file.write_text(data[item["key"]])
                 file.chmod(secret.get("defaultMode", 0o644))
                 os.chown(file, 0, self.group or 0)
+        elif "projected" in volume:
+            (directory / "token").write_text(self.api.token)
+            (directory / "ca.crt").write_text(self.api.certificate)
         elif self.group:
             os.chown(directory, 0, self.group)
             directory.chmod(0o2777)
@@ -120,6 +125,8 @@ class Pod:
     def environment(self, container):
         fields = {"status.podIP": "127.0.0.1", "spec.nodeName": "node-1"}
         known = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        if self.api:
+            known |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.api.port)}
         for entry in container.get("env", []):
             origin = entry.get("valueFrom", {})
             if "secretKeyRef" in origin:
@@ -169,7 +176,9 @@ class Pod:
         command = container.get("command") or images.entrypoint(self.image.target)
         command = command + container.get("args", [])
         cgroup = f"{self.place.parent.name}-{self.place.name}-{name}"
-        words = ["sh", "-euc", UNSHARE, "sh", cgroup, ENTER, str(over), str(fill)]
+        # Whatever ends this process ends its containers.
+        words = ["setpriv", "--pdeathsig=KILL", "--", "sh", "-euc", UNSHARE, "sh", cgroup, ENTER]
+        words += [str(over), str(fill)]
         variables = [f"{key}={value}" for key, value in self.environment(container).items()]
         words += self._as_its_user(container) + ["env", "-i", *variables, *command]
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out or log, stderr=log)

@@ -8,7 +8,7 @@ import helm_python as helm
 import kubernetes_validate
 
 import chart
-from chart import AWAITED, CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
+from chart import CHART, MATRIX, ROOT, containers, find, of_kind, own, pods, render
 
 # The oldest that Chart.yaml admits, and the newest.
 KUBERNETES = ["1.30", "1.37"]
@@ -19,12 +19,21 @@ NOT_OURS = {"POD_IP", "NODE_NAME", "RUST_BACKTRACE"}
 RELEASES = {name: render(given) for name, given in MATRIX.items()}
 
 
-class Chart(unittest.TestCase):
-    def each(self):
-        for name, objects in RELEASES.items():
-            with self.subTest(values=name):
-                yield objects
+class Rendered(unittest.TestCase):
+    """Tests that go over all releases, and say which it was where one fails."""
 
+    release = None
+
+    def each(self):
+        for self.release, objects in RELEASES.items():
+            yield objects
+
+    def _formatMessage(self, msg, standardMsg):
+        said = super()._formatMessage(msg, standardMsg)
+        return f"{said} (with the values of {self.release!r})" if self.release else said
+
+
+class Chart(Rendered):
     def test_lint_finds_nothing(self):
         for name, given in MATRIX.items():
             with self.subTest(values=name):
@@ -84,33 +93,27 @@ class Chart(unittest.TestCase):
                 render(given)
 
 
-class Pods(unittest.TestCase):
-    each = Chart.each
-
+class Pods(Rendered):
     def test_every_variable_and_option_is_one_that_the_program_has(self):
         roles = chart.schema()["roles"]
         everywhere = set(chart.schema()["environment"]) | NOT_OURS
-        awaited = set()
         for objects in self.each():
             for it, spec in pods(objects):
                 for container in filter(own, containers(spec)):
                     names = {entry["name"] for entry in container.get("env", [])}
                     if container.get("command"):
-                        # The test's shell, whose commands are a client's.
-                        self.assertLessEqual(names, {"AETHERIUM_URL", "AETHERIUM_DATA_DIR"})
+                        # Scripts, whose commands are a client's.
+                        self.assertLessEqual(names, {"AETHERIUM_URL", "AETHERIUM_DATA_DIR", "NODE_NAME"})
                         continue
                     role, options = chart.role_of(container["args"])
                     known = {option["option"]: option for option in roles[role]}
                     variables = {option["env"] for option in roles[role]}
-                    unknown = names - variables - everywhere
-                    awaited |= unknown & AWAITED
-                    self.assertLessEqual(unknown, AWAITED, container["name"])
+                    self.assertLessEqual(names, variables | everywhere, container["name"])
                     while options:
                         option = options.pop(0)
                         self.assertIn(option, known, container["name"])
                         if known[option]["type"] != "flag":
                             options.pop(0)
-        self.assertEqual(awaited, AWAITED, "what is awaited has come: take it off the list")
 
     def test_every_variable_refers_to_one_before_it(self):
         for objects in self.each():
@@ -149,7 +152,7 @@ class Pods(unittest.TestCase):
                             inside = [m for m in mounts if entry["value"].startswith(m)]
                             self.assertTrue(inside, f"{container['name']}: {entry} is in no mount")
                     self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
-                    if own(container) and "worker" in container["args"]:
+                    if own(container) and "worker" in container["args"][:1]:
                         # Names of network namespaces, claims on slots, and what tools write.
                         self.assertLessEqual({"/run", "/tmp"}, set(mounts))
 
@@ -184,19 +187,32 @@ class Pods(unittest.TestCase):
                     [keys] = [v["secret"] for v in spec["volumes"] if v["name"] == "keys"]
                     self.assertEqual(keys["items"], [{"key": "fleet-key", "path": "fleet-key"}])
 
+    def test_only_the_container_that_labels_its_node_has_an_account(self):
+        for name, objects in RELEASES.items():
+            having = {
+                container["name"]
+                for _, spec in pods(objects)
+                for container in containers(spec)
+                if any(mount["name"] == "account" for mount in container.get("volumeMounts", []))
+            }
+            labels = name.startswith("everything on")
+            self.assertEqual(having, {"label-node"} if labels else set(), name)
+            self.assertEqual([it["rules"][0]["verbs"] for it in of_kind(objects, "ClusterRole")], [["patch"]] if labels else [])
+
     def test_only_a_chosen_worker_is_privileged_and_nobody_else_has_rights(self):
         for name, objects in RELEASES.items():
             for it, spec in pods(objects):
                 for container in containers(spec):
                     with self.subTest(values=name, container=container["name"]):
                         security = container["securityContext"]
-                        chosen = name == "privileged" and container["name"] in ("worker", "prepare-rootfs")
+                        workers = ("worker", "prepare-rootfs", "label-node")
+                        chosen = name == "privileged" and container["name"] in workers
                         self.assertEqual(security.get("privileged", False), chosen)
                         if chosen:
                             continue
                         self.assertFalse(security["allowPrivilegeEscalation"])
                         self.assertEqual(security["capabilities"]["drop"], ["ALL"])
-                        if container["name"] not in ("worker", "prepare-rootfs"):
+                        if container["name"] not in workers:
                             self.assertNotIn("add", security["capabilities"])
                 self.assertFalse(spec["automountServiceAccountToken"])
                 for host in ("hostNetwork", "hostPID", "hostIPC"):
@@ -247,9 +263,7 @@ class Pods(unittest.TestCase):
             self.assertEqual(asked == ["1"], name not in ("local", "privileged"), name)
 
 
-class Names(unittest.TestCase):
-    each = Chart.each
-
+class Names(Rendered):
     def test_services_disruption_budgets_and_policies_select_pods_that_exist(self):
         for objects in self.each():
             labels = [it["spec"]["template"]["metadata"]["labels"] for it in objects if "template" in it.get("spec", {})]
@@ -308,10 +322,8 @@ EVERYTHING_ONCE = chart.merged(chart.EVERYTHING, {"image": {"tag": "2.0.0"}})
 class Monitoring(unittest.TestCase):
     def metrics(self):
         """Names that docs/operations.md has, with what a histogram makes of them."""
-        page = ROOT / "docs/operations.md"
-        if not page.exists():
-            self.skipTest("docs/operations.md is awaited with the metrics themselves")
-        rows = re.findall(r"^\| `(aetherium_\w+)` \| (\w+)", page.read_text(), re.M)
+        page = (ROOT / "docs/operations.md").read_text()
+        rows = re.findall(r"^\| `(aetherium_\w+)` \| (\w+)", page, re.M)
         self.assertTrue(rows)
         endings = {"histogram": ["_bucket", "_sum", "_count"]}
         return {name + ending for name, kind in rows for ending in endings.get(kind, [""])}

@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 import unittest
 
 import yaml
 
 import images
-from chart import AETHERIUM, AWAITED, CHART, ROOT, schema, values
+from chart import AETHERIUM, CHART, ROOT, schema, values
 
 DOCKER = ROOT / "deploy/docker"
 SYSTEMD = ROOT / "deploy/systemd"
@@ -101,7 +102,7 @@ class Compose(unittest.TestCase):
             options = {it["option"]: it for it in roles[role]}
             for option in (it for it in words if it.startswith("--")):
                 self.assertIn(option, options, name)
-            every = {it["env"] for options in roles.values() for it in options} | AWAITED | {"PGPASSFILE"}
+            every = {it["env"] for options in roles.values() for it in options} | {"PGPASSFILE"}
             self.assertLessEqual(set(service.get("environment", {})), every, name)
 
     def test_targets_exist_and_rights_are_those_of_the_chart(self):
@@ -112,6 +113,23 @@ class Compose(unittest.TestCase):
             for capability in service.get("cap_add", []):
                 self.assertIn(f"- {capability}\n", chart_text)
             self.assertFalse(service.get("privileged", False), name)
+
+
+class Package(unittest.TestCase):
+    def test_what_goes_into_it_exists(self):
+        manifest = ROOT / "crates/cli/Cargo.toml"
+        deb = tomllib.loads(manifest.read_text())["package"]["metadata"]["deb"]
+        placed = set()
+        for source, destination, mode in deb["assets"]:
+            if "target/" in source:
+                continue
+            found = list(manifest.parent.glob(source))
+            self.assertTrue(found, source)
+            placed |= {f"/{destination}{it.name}" for it in found}
+        self.assertLessEqual(set(deb["conf-files"]), placed)
+        for unit in deb["systemd-units"]:
+            self.assertTrue((manifest.parent / unit["unit-scripts"] / f"{unit['unit-name']}.service").exists())
+            self.assertFalse(unit["enable"] or unit["start"])
 
 
 class Systemd(unittest.TestCase):
@@ -130,7 +148,7 @@ class Systemd(unittest.TestCase):
 
     def test_variables_of_units_and_their_files_are_those_of_the_program(self):
         every = {it["env"] for options in schema()["roles"].values() for it in options} | set(schema()["environment"])
-        every |= AWAITED | {"AETHERIUM_TEMPLATE", "AETHERIUM_PREPARE_OPTIONS"}
+        every |= {"AETHERIUM_TEMPLATE", "AETHERIUM_PREPARE_OPTIONS"}
         texts = {**self.units(), **{it.name: it.read_text() for it in (SYSTEMD / "env").glob("*.env")}}
         for name, text in texts.items():
             for variable in re.findall(r"\b(AETHERIUM_[A-Z_]+)=", text):

@@ -17,6 +17,7 @@ import urllib.request
 
 import chart
 from chart import MATRIX, find, merged, pod_of, render
+from nodes import Nodes
 from pods import ASSETS, Image, Pod, until_nothing
 
 # Emulation on two busy cores.
@@ -26,6 +27,7 @@ SOON = 60
 SECRETS = {"their-keys": {"api-keys": "a-key-of-16-chars-or-more\n", "fleet-key": "0123456789abcdef" * 2}}
 SHARED = {
     "gateway": {"service": {"port": 7070}},
+    "worker": {"labelNode": True},
     "keys": {"existingSecret": "their-keys"},
     "postgresql": {"bundled": False, "existingSecret": "their-database"},
 }
@@ -61,7 +63,7 @@ def database():
 class Release:
     """A release's pods on this machine."""
 
-    def __init__(self, place, values, template, worker_target, firecracker=None, devices=()):
+    def __init__(self, place, values, template, worker_target, api, firecracker=None, devices=()):
         self.place, self.devices = pathlib.Path(place), devices
         self.objects = render(merged(values, SHARED))
         directory, url = database()
@@ -69,6 +71,7 @@ class Release:
             "secrets": {**SECRETS, "their-database": {"url": url}},
             "hosts": ["aetherium-gateway", "aetherium-redis"],
             "outside": [("/pg", directory)],
+            "api": api,
         }
         gateway, worker = Image("gateway", template), Image(worker_target, template, firecracker)
 
@@ -123,6 +126,8 @@ class Pods(unittest.TestCase):
     def setUp(self):
         self.place = tempfile.mkdtemp(prefix="aepod")
         self.addCleanup(shutil.rmtree, self.place)
+        self.api = Nodes(self.place)
+        self.addCleanup(self.api.close)
 
     def brought_up(self, release, first_time="taken in now"):
         """Every step of an installation, ending in the prompt that `helm test` sends."""
@@ -139,6 +144,12 @@ class Pods(unittest.TestCase):
         self.assertNotIn("taken in now", again)
         self.assertIn("ready: there was nothing to do", again)
 
+        release.worker.run("label-node", BOOT, release.devices)
+        self.assertEqual(set(self.api.labels), {"node-1"})
+        kvm = self.api.labels["node-1"]["aetherium.dev/kvm"]
+        self.assertEqual(kvm, "true" if release.devices else "false")
+        self.assertTrue(all(self.api.labels["node-1"].values()))
+
         release.up(self)
         said = release.test.run("prompt", BOOT)
         self.assertIn("Hello from VM\n", said)
@@ -146,7 +157,7 @@ class Pods(unittest.TestCase):
 
     def test_a_prompt_runs_in_an_emulated_vm_of_the_local_release(self):
         _, archive = test_template()
-        release = Release(self.place, MATRIX["local"], archive, "worker-qemu")
+        release = Release(self.place, MATRIX["local"], archive, "worker-qemu", self.api)
         ended = self.brought_up(release)
         self.assertIn("stopped", ended["worker"])
         left = list((pathlib.Path(self.place) / "worker/data/vms").glob("*/journal.json"))
@@ -160,7 +171,8 @@ class Pods(unittest.TestCase):
         # The template is in the node's directory already, as it would be without an archive.
         values = {"worker": {"driver": "firecracker", "template": {"archive": ""}}}
         files, archive = test_template()
-        release = Release(self.place, values, archive, "worker", pathlib.Path(firecracker), ["kvm", "net/tun"])
+        devices = ["kvm", "net/tun"]
+        release = Release(self.place, values, archive, "worker", self.api, pathlib.Path(firecracker), devices)
         build = ["--rootfs", files["rootfs.ext4"], "--kernel", kernel, "--agent", ASSETS / "fc-agent"]
         for word in os.environ.get("AETHERIUM_TEST_KERNEL_FIRECRACKER_ARGS", "").split():
             build += ["--kernel-arg", word]

@@ -9,7 +9,12 @@ use crate::{
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_image::TemplateStore;
-use aetherium_model::{Code, Fault, resources::DriverChoice, resources::DriverKind};
+use aetherium_model::{
+    Code, Fault, Name,
+    resources::{DriverChoice, DriverKind},
+    room::Overcommit,
+    worker::{Labels, Lease},
+};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
@@ -89,6 +94,7 @@ impl Server {
             grace: config.grace,
             boot_deadline: config.boot_deadline,
             remote: None,
+            member: None,
         };
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
@@ -145,6 +151,17 @@ pub(crate) struct WorkerConfig<'a> {
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
     pub(crate) remote: Option<Remote>,
+    /// What it tells of itself; nothing beside its own gateway, which also needs no lease of it.
+    pub(crate) member: Option<Member>,
+}
+
+/// A worker as a member of a fleet.
+pub(crate) struct Member {
+    pub(crate) lease: Lease,
+    pub(crate) zone: Option<Name>,
+    pub(crate) labels: Labels,
+    pub(crate) overcommit: Overcommit,
+    pub(crate) max_vms: u32,
 }
 
 /// The driver that a worker uses and why, or why there is none.
@@ -156,11 +173,22 @@ pub(crate) async fn start_worker(
     store: Store,
     bus: Bus,
 ) -> Result<(Worker, DriverFound), CliError> {
-    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote } = config;
+    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote, member } = config;
     let driver = Box::pin(choose_driver(data, &layout, args)).await;
     let found = match &driver {
         Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
         Err(fault) => Err(fault.clone()),
+    };
+    let settings = match member {
+        Some(Member { lease, zone, labels, overcommit, max_vms }) => Settings {
+            lease: Some(lease),
+            zone,
+            labels,
+            overcommit,
+            max_vms,
+            ..Settings::default()
+        },
+        None => Settings::default(),
     };
     let settings = Settings {
         boot_deadline,
@@ -168,7 +196,7 @@ pub(crate) async fn start_worker(
         vsock: if args.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         agent_binary: agent_binary(args),
-        ..Settings::default()
+        ..settings
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };
     Ok((Box::pin(Worker::start(parts)).await.map_err(Fault::from)?, found))

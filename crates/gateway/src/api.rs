@@ -11,6 +11,7 @@ use aetherium_model::{
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
+    placement::{Placement, WhenFull},
     project::Limits,
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
@@ -96,6 +97,13 @@ pub struct CreateWorkspace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
     pub idle_timeout_s: Option<u32>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room for its disk (it fails where absent), and of its
+    /// prompts where its worker has none for its VM (they wait a minute where absent).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 impl CreateWorkspace {
@@ -116,6 +124,8 @@ impl CreateWorkspace {
             snapshots: None,
             secrets: SecretUses::default(),
             idle_timeout_s: None,
+            placement: Placement::default(),
+            when_full: None,
         }
     }
 }
@@ -130,12 +140,11 @@ impl CreateWorkspace {
 
 impl Check for CreateWorkspace {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = check_uses(&self.secrets);
-        if let Some(s) = self.idle_timeout_s.filter(|s| !(1..=MAX_IDLE_TIMEOUT_S).contains(s)) {
-            errors.extend(wrong(
-                "idle_timeout_s",
-                format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds"),
-            ));
+        let mut errors = check_when_full(self.when_full);
+        errors.extend(check_uses(&self.secrets));
+        if let Some(s) = self.idle_timeout_s.filter(|s| *s == 0 || *s > MAX_IDLE_TIMEOUT_S) {
+            let problem = format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds");
+            errors.extend(wrong("idle_timeout_s", problem));
         }
         errors
     }
@@ -187,6 +196,12 @@ pub struct CreateVm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     pub ttl_s: Option<u32>,
+    /// Which workers may have it, and which are liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of it where no worker has room; it fails where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 /// The longest time that a VM may be given: 30 days, in seconds.
@@ -229,6 +244,7 @@ impl CreateVm {
 impl Check for CreateVm {
     fn check(&self) -> Vec<FieldError> {
         let mut errors = check_ttl(self.ttl_s);
+        errors.extend(check_when_full(self.when_full));
         if self.snapshot.is_none() {
             return errors;
         }
@@ -255,6 +271,33 @@ impl Check for ChangeVm {
 }
 
 impl Check for Limits {}
+fn check_when_full(when_full: Option<WhenFull>) -> Vec<FieldError> {
+    let problem = when_full.and_then(WhenFull::problem);
+    problem.map(|it| wrong("when_full.queue_for_s", it)).unwrap_or_default()
+}
+
+/// Drains a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"deadline_s": 900}))]
+pub struct DrainWorker {
+    /// After so many seconds, VMs that are still in use are stopped; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 604_800)]
+    pub deadline_s: Option<u32>,
+}
+
+impl Check for DrainWorker {
+    fn check(&self) -> Vec<FieldError> {
+        match self.deadline_s {
+            Some(s) if s > MAX_IDLE_TIMEOUT_S => wrong(
+                "deadline_s",
+                format!("{s} is not allowed: give 0 to {MAX_IDLE_TIMEOUT_S} seconds"),
+            ),
+            _ => Vec::new(),
+        }
+    }
+}
 
 impl Check for TakeSnapshot {}
 

@@ -28,6 +28,8 @@ pub struct GatewayConfig {
     pub event_log: LogBounds,
     /// How webhooks are told of events.
     pub webhooks: WebhookPolicy,
+    /// How long prompts wait for a worker that is gone before they fail.
+    pub gone_patience: Duration,
     /// What requests in flight may still take when the gateway is told to stop.
     pub shutdown_grace: Duration,
 }
@@ -46,6 +48,7 @@ impl GatewayConfig {
             keep_alive: Duration::from_secs(15),
             event_log: LogBounds::default(),
             webhooks: WebhookPolicy::default(),
+            gone_patience: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(10),
         }
     }

@@ -78,6 +78,14 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether it would be otherwise once somebody makes room.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        matches!(self, Self::NoPlace(_))
+            || matches!(self, Self::Fault(fault) if fault.code == Code::NoCapacity)
+    }
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let fault = |code, remedy: &str| Self::new(code, error.to_string()).remedy(remedy);

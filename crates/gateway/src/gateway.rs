@@ -1,6 +1,8 @@
 //! The gateway's state: what every handler shares. It owns nothing durable.
 
-use crate::{Error, GatewayConfig, metrics::GatewayMetrics, worker_client::WorkerClient};
+use crate::{
+    Error, GatewayConfig, metrics::GatewayMetrics, registry::Registry, worker_client::WorkerClient,
+};
 use aetherium_model::{Timestamp, event::By};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
@@ -18,6 +20,7 @@ pub struct Gateway {
 struct Inner {
     config: GatewayConfig,
     workers: WorkerClient,
+    registry: Registry,
     streams: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -30,6 +33,7 @@ impl Gateway {
         let inner = Inner {
             streams: Arc::new(Semaphore::new(config.max_streams)),
             workers: WorkerClient::new(config.fleet_key.clone()),
+            registry: Registry::default(),
             config,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -64,6 +68,11 @@ impl Gateway {
 
     pub(crate) fn workers(&self) -> &WorkerClient {
         &self.inner.workers
+    }
+
+    /// The workers' rows, for placing.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
     }
 
     /// Cancelled when the gateway begins to stop: streams end then.

@@ -2,7 +2,7 @@
 //!
 //! What is told of the fleet is the same on every gateway: look at one, or at the largest.
 
-use crate::{Gateway, fleet, gateway::now, ready};
+use crate::{Gateway, gateway::now, ready};
 use aetherium_model::{finding::Finding, task::TaskKind, vm::VmState, worker::WorkerState};
 use aetherium_store::StoreError;
 use aetherium_telemetry::{Observed, seconds};
@@ -120,14 +120,14 @@ impl GatewayMetrics {
     }
 
     async fn look_at_workers(&self, gateway: &Gateway) -> Result<(), crate::Error> {
-        let (workers, now) = (fleet::all(gateway).await?, now());
+        let (workers, now) = (gateway.store().every_worker().await?, now());
         self.workers.clear();
-        for state in [WorkerState::Active, WorkerState::Draining, WorkerState::Gone] {
+        for state in WorkerState::LASTING {
             let _ = self.workers.get_or_create(&State { state: state.as_str() });
         }
         let mut oldest = Duration::ZERO;
         for worker in &workers {
-            let state = worker.state_at(now).as_str();
+            let state = worker.state.as_str();
             self.workers.get_or_create(&State { state }).inc();
             if worker.state != WorkerState::Stopped {
                 oldest = oldest.max(now.since(worker.heartbeat_at));

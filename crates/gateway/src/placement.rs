@@ -1,15 +1,29 @@
-//! Which worker gets a new VM: a pure function over the workers' rows.
+//! Which worker gets something new: a pure function over the workers' rows, given the dice.
 //!
-//! Today: an active worker with a driver that can start the template, the one with fewest VMs first,
-//! then the lowest id. Reading rows and writing the choice is the routes' business.
+//! Of the workers that can have it and have room, a few are drawn, and the best of them are the answer,
+//! best first: the one that is least full with it, by steps; among those about as full the one that is
+//! liked more; then the one that is exactly less full. Drawing keeps many gateways, each with rows a
+//! moment old, from all choosing the one worker that looked emptiest, and a few are enough to keep the
+//! fleet even. Whether there still is room is decided by whoever writes the choice.
 
-use aetherium_model::{TemplateRef, Timestamp, worker::Worker, worker::WorkerState};
-use std::collections::BTreeSet;
+use aetherium_model::{
+    TemplateRef,
+    placement::{Placement, Preference},
+    room::Room,
+    worker::{Worker, WorkerState},
+};
+use rand::{Rng, seq::index};
+use std::{cmp::Reverse, collections::BTreeSet};
 
-/// Why no worker can take a VM.
+/// How many workers are drawn, and again as many of those liked best.
+pub const DRAWN: usize = 4;
+/// Fullness by which workers count as equal, in parts of a worker: a twentieth.
+const STEPS: f64 = 20.0;
+
+/// Why no worker can take it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
-    /// None has ever joined, or all that did have stopped, are draining or fell silent.
+    /// None has ever joined, or all that did have stopped, take nothing or fell silent.
     #[error("no worker is active: {}", if seen.is_empty() { "none has joined".to_owned() } else { seen.join(", ") })]
     NoWorker {
         /// Each worker there is, with its state.
@@ -29,6 +43,24 @@ pub enum NoPlace {
         /// Those that there are: of the same name where there are any.
         known: Vec<String>,
     },
+    /// Those that hold it are not where it must be.
+    #[error("no worker that holds the template {template} is in {wanted}")]
+    NoMatch {
+        /// The template asked for.
+        template: TemplateRef,
+        /// The zone and labels asked for.
+        wanted: String,
+    },
+    /// Those that may have it are full.
+    #[error("none of {able} workers has room for {wanted}; the emptiest has {most} left")]
+    Full {
+        /// How many may have it.
+        able: usize,
+        /// What it takes.
+        wanted: Room,
+        /// What is left on the emptiest.
+        most: Room,
+    },
 }
 
 impl NoPlace {
@@ -46,46 +78,93 @@ impl NoPlace {
                      for one that there is"
                 )
             }
+            Self::NoMatch { .. } => {
+                "ask for another zone or other labels; `aetherium worker list` shows those there are"
+                    .to_owned()
+            }
+            Self::Full { .. } => {
+                "end VMs or remove workspaces, ask for less, add a worker, or let it wait with \
+                 when_full"
+                    .to_owned()
+            }
         }
     }
 }
 
-/// Chooses a worker that can run VMs, whatever templates it holds.
-///
-/// # Errors
-/// [`NoPlace`], with the first requirement that no worker meets.
-pub fn place_anywhere(workers: &[Worker], now: Timestamp) -> Result<&Worker, NoPlace> {
-    let able = able(workers, now)?;
-    able.into_iter()
-        .min_by_key(|worker| (worker.vms, worker.id))
-        .ok_or(NoPlace::NoWorker { seen: Vec::new() })
+/// What it takes of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Need {
+    /// What is reserved for it as it is made.
+    pub now: Room,
+    /// What it will take besides, once it runs: the worker must have that much in all.
+    pub later: Room,
 }
 
-/// Chooses the worker for a new VM from `template`.
+/// What is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The template it starts from.
+    pub template: &'a TemplateRef,
+    /// What it takes.
+    pub need: Need,
+    /// Where it must be, and where it is liked.
+    pub placement: &'a Placement,
+}
+
+/// Chooses workers for something new, best first; at least one.
 ///
 /// # Errors
 /// [`NoPlace`], with the first requirement that no worker meets.
 pub fn place<'a>(
     workers: &'a [Worker],
-    template: &TemplateRef,
-    now: Timestamp,
-) -> Result<&'a Worker, NoPlace> {
-    let able = able(workers, now)?;
-    let can = |worker: &&&Worker| worker.can_start(template);
-    able.iter().filter(can).min_by_key(|worker| (worker.vms, worker.id)).copied().ok_or_else(|| {
-        let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
-        let known = template.resembled(known.into_iter().map(|held| held.name().clone()));
-        let known = known.iter().map(TemplateRef::to_string).collect();
-        NoPlace::NoTemplate { template: template.clone(), known }
-    })
+    wanted: &Wanted<'_>,
+    dice: &mut impl Rng,
+) -> Result<Vec<&'a Worker>, NoPlace> {
+    let Wanted { need, placement, .. } = *wanted;
+    let mut able = holders(workers, wanted.template)?;
+    able.retain(|worker| meets(worker, placement));
+    if able.is_empty() {
+        let template = wanted.template.clone();
+        return Err(NoPlace::NoMatch { template, wanted: in_words(placement) });
+    }
+    let fits = |worker: &&Worker| {
+        worker.free().holds(need.now) && worker.allocatable.holds(need.now.and(need.later))
+    };
+    let fitting: Vec<_> = able.iter().filter(|worker| fits(worker)).copied().collect();
+    if fitting.is_empty() {
+        let emptiest = able.iter().min_by(|a, b| full(a, need).total_cmp(&full(b, need)));
+        let most = emptiest.map(|worker| worker.free()).unwrap_or_default();
+        let wanted = need.now.and(need.later);
+        return Err(NoPlace::Full { able: able.len(), wanted, most });
+    }
+    let mut drawn = draw(&fitting, dice);
+    let liked = |worker: &Worker| liking(worker, &placement.preferred);
+    let most = fitting.iter().map(|worker| liked(worker)).max().unwrap_or_default();
+    if most > 0 {
+        let liked_best: Vec<_> = fitting.into_iter().filter(|it| liked(it) == most).collect();
+        drawn.extend(draw(&liked_best, dice));
+    }
+    // Fewer than a twentieth more is no reason to be somewhere else.
+    #[expect(clippy::cast_possible_truncation, reason = "a worker is never that full")]
+    let step = |worker: &Worker| (full(worker, need) * STEPS) as i64;
+    drawn.sort_by(|a, b| {
+        (step(a), Reverse(liked(a)))
+            .cmp(&(step(b), Reverse(liked(b))))
+            .then(full(a, need).total_cmp(&full(b, need)))
+            .then(a.id.cmp(&b.id))
+    });
+    drawn.dedup_by_key(|worker| worker.id);
+    Ok(drawn)
 }
 
-/// The workers that are active and have a driver; at least one.
-fn able(workers: &[Worker], now: Timestamp) -> Result<Vec<&Worker>, NoPlace> {
-    let active: Vec<_> =
-        workers.iter().filter(|worker| worker.state_at(now) == WorkerState::Active).collect();
+/// The workers that can run VMs at all; at least one.
+///
+/// # Errors
+/// [`NoPlace`], with the first requirement that no worker meets.
+pub fn able(workers: &[Worker]) -> Result<Vec<&Worker>, NoPlace> {
+    let active: Vec<_> = workers.iter().filter(|it| it.state == WorkerState::Active).collect();
     if active.is_empty() {
-        let state = |w: &Worker| format!("{} is {}", w.hostname, w.state_at(now).as_str());
+        let state = |w: &Worker| format!("{} is {}", w.hostname, w.state.as_str());
         return Err(NoPlace::NoWorker { seen: workers.iter().map(state).collect() });
     }
     let (able, unable): (Vec<_>, Vec<_>) = active.into_iter().partition(|w| w.driver.is_some());
@@ -96,106 +175,53 @@ fn able(workers: &[Worker], now: Timestamp) -> Result<Vec<&Worker>, NoPlace> {
     Ok(able)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use aetherium_model::{WorkerId, resources::DriverKind, worker::GONE_AFTER};
-    use proptest::prelude::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
-    fn named(text: &str) -> TemplateRef {
-        text.parse().unwrap()
+/// The workers that can start VMs of this template; at least one.
+///
+/// # Errors
+/// [`NoPlace`], with the first requirement that no worker meets.
+pub fn holders<'a>(
+    workers: &'a [Worker],
+    template: &TemplateRef,
+) -> Result<Vec<&'a Worker>, NoPlace> {
+    let able = able(workers)?;
+    let holders: Vec<_> = able.iter().filter(|it| it.can_start(template)).copied().collect();
+    if holders.is_empty() {
+        let known: BTreeSet<_> = able.iter().flat_map(|worker| &worker.templates).collect();
+        let known = template.resembled(known.into_iter().map(|held| held.name().clone()));
+        let known = known.iter().map(TemplateRef::to_string).collect();
+        return Err(NoPlace::NoTemplate { template: template.clone(), known });
     }
-
-    fn any_worker() -> impl Strategy<Value = Worker> {
-        let state = prop_oneof![
-            4 => Just(WorkerState::Active),
-            1 => Just(WorkerState::Draining),
-            1 => Just(WorkerState::Stopped),
-        ];
-        let templates = prop::sample::subsequence(vec!["default", "other"], 0..=2);
-        let driver =
-            prop::sample::select(vec![None, Some(DriverKind::Qemu), Some(DriverKind::Process)]);
-        (state, driver, templates, 0u32..3, any::<bool>()).prop_map(
-            |(state, driver, templates, vms, silent)| Worker {
-                id: WorkerId::new(),
-                hostname: "host".into(),
-                version: "1".into(),
-                driver,
-                driver_reason: "no qemu".into(),
-                internal_address: "unix:/x".into(),
-                templates: templates.into_iter().map(|it| it.parse().unwrap()).collect(),
-                vcpus: 2,
-                memory_mib: 1024,
-                vms,
-                state,
-                created_at: NOW,
-                heartbeat_at: if silent {
-                    Timestamp::from_millis(
-                        NOW.as_millis() - i64::try_from(GONE_AFTER.as_millis()).unwrap() - 1,
-                    )
-                } else {
-                    NOW
-                },
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn the_chosen_worker_can_take_it_and_none_better_was_passed_over(
-            workers in prop::collection::vec(any_worker(), 0..6)
-        ) {
-            let template = named("default");
-            let fits = |w: &Worker| {
-                w.state_at(NOW) == WorkerState::Active
-                    && w.driver.is_some()
-                    && w.can_start(&template)
-            };
-            match place(&workers, &template, NOW) {
-                Ok(chosen) => {
-                    prop_assert!(fits(chosen));
-                    for other in workers.iter().filter(|w| fits(w)) {
-                        prop_assert!((chosen.vms, chosen.id) <= (other.vms, other.id));
-                    }
-                }
-                Err(_) => prop_assert!(!workers.iter().any(fits)),
-            }
-        }
-
-        #[test]
-        fn the_reason_is_the_first_requirement_that_none_meets(
-            workers in prop::collection::vec(any_worker(), 0..4)
-        ) {
-            let active = |w: &&Worker| w.state_at(NOW) == WorkerState::Active;
-            let any_active = workers.iter().any(|w| active(&w));
-            let any_able = workers.iter().any(|w| active(&w) && w.driver.is_some());
-            // A plain process starts from no template, and so could take any.
-            prop_assume!(!workers.iter().any(|w| w.driver == Some(DriverKind::Process)));
-            match place(&workers, &named("absent"), NOW).unwrap_err() {
-                NoPlace::NoWorker { seen } => {
-                    prop_assert!(!any_active);
-                    prop_assert_eq!(seen.len(), workers.len());
-                }
-                NoPlace::NoDriver { reasons } => {
-                    prop_assert!(any_active && !any_able);
-                    prop_assert!(!reasons.is_empty());
-                }
-                NoPlace::NoTemplate { known, .. } => {
-                    prop_assert!(any_able);
-                    prop_assert!(!known.contains(&"absent".to_owned()));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_reason_says_which_templates_there_are() {
-        let error =
-            NoPlace::NoTemplate { template: named("a"), known: vec!["b".into(), "c".into()] };
-        assert_eq!(error.to_string(), "no worker holds the template a; there is b, c");
-        let nobody = NoPlace::NoWorker { seen: vec![] };
-        assert_eq!(nobody.to_string(), "no worker is active: none has joined");
-    }
+    Ok(holders)
 }
+
+/// Draws some of them, each at most once.
+fn draw<'a>(from: &[&'a Worker], dice: &mut impl Rng) -> Vec<&'a Worker> {
+    index::sample(dice, from.len(), DRAWN.min(from.len())).into_iter().map(|it| from[it]).collect()
+}
+
+/// How full a worker is with it.
+fn full(worker: &Worker, need: Need) -> f64 {
+    worker.reserved.and(need.now).fullness_of(worker.allocatable)
+}
+
+fn meets(worker: &Worker, placement: &Placement) -> bool {
+    placement.zone.as_ref().is_none_or(|zone| worker.zone.as_ref() == Some(zone))
+        && placement.labels.iter().all(|(key, value)| worker.labels.get(key) == Some(value))
+}
+
+/// How much a worker is liked: its zone before any number of labels, which nobody gives 1,000 of.
+fn liking(worker: &Worker, preferred: &Preference) -> usize {
+    let zone = preferred.zone.is_some() && worker.zone == preferred.zone;
+    let labels =
+        preferred.labels.iter().filter(|(key, value)| worker.labels.get(*key) == Some(*value));
+    usize::from(zone) * 1000 + labels.count()
+}
+
+fn in_words(placement: &Placement) -> String {
+    let zone = placement.zone.iter().map(|zone| format!("zone {zone}"));
+    let labels = placement.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    zone.chain(labels).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,9 @@ pub const fn status(code: Code) -> StatusCode {
         }
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Code::Busy | Code::NoCapacity | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Busy | Code::NoCapacity | Code::Unavailable | Code::WorkerLost => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Code::CommandNotFound | Code::CommandNotExecutable | Code::SpawnFailed => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
@@ -110,7 +112,7 @@ impl Draft {
             Code::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Code::Busy | Code::NoCapacity | Code::Unavailable => {
+            Code::Busy | Code::NoCapacity | Code::Unavailable | Code::WorkerLost => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S);
             }
             _ => {}
@@ -121,7 +123,7 @@ impl Draft {
 
 /// RFC 9457, section 3.
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
-/// Half a worker's heartbeat: soon enough to notice one that came back.
+/// A worker's heartbeat: soon enough to notice one that came back.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 
 impl IntoResponse for Error {

@@ -6,7 +6,6 @@
 use crate::{
     Gateway,
     api::{Health, Readiness},
-    gateway::now,
 };
 use aetherium_model::{
     TaskId,
@@ -93,8 +92,7 @@ async fn workers(gateway: &Gateway) -> Vec<Finding> {
         let remedy = "see the check of the store";
         return vec![Finding::fail("worker", "the list of workers cannot be read", WHY, remedy)];
     };
-    let now = now();
-    let active = |worker: &Worker| worker.state_at(now) == WorkerState::Active;
+    let active = |worker: &Worker| worker.state == WorkerState::Active;
     let mut asked: FuturesUnordered<_> =
         rows.items.into_iter().filter(active).map(|worker| driver(gateway, worker)).collect();
     if asked.is_empty() {

@@ -71,7 +71,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(ready::ready))
         .routes(routes!(description))
         .routes(routes!(status::get))
-        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::list))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))
         .routes(routes!(prompts::list, prompts::create))
@@ -83,7 +83,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(prompts::cancel_short))
         .routes(routes!(prompts::events_short))
         .routes(routes!(prompts::output_short))
-        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::list))
         .routes(routes!(vms::get, vms::delete))
         .routes(routes!(vms::ttl))
         .routes(routes!(vms::executions))
@@ -112,11 +112,16 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(secrets::delete_own))
         .routes(routes!(projects::get))
         .routes(routes!(projects::limit))
+        .routes(routes!(workers::cordon))
+        .routes(routes!(workers::drain))
+        .routes(routes!(workers::activate))
 }
 
-/// What waits for a command to end, or for work on a disk, whose own timeout is its deadline.
+/// What waits for a command to end, for work on a disk, or for room, whose own timeout is its deadline.
 fn patient_routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::default()
+        .routes(routes!(workspaces::create))
+        .routes(routes!(vms::create))
         .routes(routes!(vms::execute))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))

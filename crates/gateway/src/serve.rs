@@ -3,7 +3,7 @@
 //! Every connection is a task of the gateway's tracker, and [`serve`] returns only when all have
 //! ended. HTTP/1.1 only: WebSockets need it, and what terminates TLS in front speaks it.
 
-use crate::{Gateway, chores, router::router, stall::StallGuard, webhooks};
+use crate::{Gateway, chores, router::router, stall::StallGuard, sweep, webhooks};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -35,6 +35,7 @@ pub async fn serve(
     tracing::info!(%address, "the gateway listens");
     gateway.tasks().spawn(webhooks::run(gateway.clone()));
     gateway.tasks().spawn(chores::run(gateway.clone()));
+    gateway.tasks().spawn(sweep::keep(gateway.clone()));
     let router = router(gateway.clone());
     let slots = Arc::new(Semaphore::new(gateway.config().max_connections));
     let accept = async {

@@ -11,7 +11,7 @@ use crate::{
     draft::{Draft, Parts},
     error::{ImageError, OnPath, Result, blocking},
     inherit, initramfs, kernel,
-    kernel::{Examined, KernelFiles, Unpacked},
+    kernel::{Examined, KernelFiles, Unpacked, needs},
     oci::{self, ImageOrigin, RegistryAccess},
     progress::Progress,
     rootfs,
@@ -205,7 +205,7 @@ async fn make_kernel(
     progress.step("unpacking the kernel");
     let (kernel, warning) = take_kernel(files.image.clone(), dir, request).await?;
     warning.iter().for_each(|finding| progress.warn(finding));
-    let initramfs = make_initramfs(dir, agent, &kernel.release, files.modules, progress).await?;
+    let initramfs = make_initramfs(dir, agent, &kernel, files.modules, progress).await?;
     Ok((kernel, initramfs))
 }
 
@@ -279,12 +279,15 @@ fn packed_only(why: &str) -> Finding {
 async fn make_initramfs(
     dir: &Path,
     agent: Agent,
-    release: &str,
+    kernel: &Kernel,
     modules: Option<PathBuf>,
     progress: &dyn Progress,
 ) -> Result<Initramfs> {
-    progress.step(&format!("making the initramfs for kernel {release}"));
-    let (dir, release) = (dir.to_owned(), release.to_owned());
+    progress.step(&format!("making the initramfs for kernel {}", kernel.release));
+    // Given none, nobody misses them in a kernel that is known to have all built in.
+    let misses_none =
+        modules.is_none() && kernel.config.as_ref().is_some_and(needs::needs_no_modules);
+    let (dir, release) = (dir.to_owned(), kernel.release.clone());
     let (initramfs, warnings) = blocking(move || {
         let archive = initramfs::make(&agent, &release, modules.as_deref())?;
         let place = dir.join(INITRAMFS_FILE);
@@ -295,7 +298,9 @@ async fn make_initramfs(
         Ok((Initramfs { image, modules, agent_version, agent_sha256 }, archive.warnings))
     })
     .await?;
-    warnings.iter().for_each(|finding| progress.warn(finding));
+    if !misses_none {
+        warnings.iter().for_each(|finding| progress.warn(finding));
+    }
     Ok(initramfs)
 }
 

@@ -4,7 +4,7 @@ pub(crate) mod belongs;
 mod config;
 mod facts;
 pub mod image;
-mod needs;
+pub(crate) mod needs;
 pub(crate) mod package;
 mod payload;
 mod shelf;

@@ -150,8 +150,12 @@ words! {
         WorkerJoined = "worker.joined",
         /// It takes new VMs.
         WorkerActive = "worker.active",
-        /// It takes no new VMs.
+        /// It takes no new VMs; those it has go on.
+        WorkerCordoned = "worker.cordoned",
+        /// It takes no new VMs and ends those it has.
         WorkerDraining = "worker.draining",
+        /// It was drained.
+        WorkerDrained = "worker.drained",
         /// It stopped in order.
         WorkerStopped = "worker.stopped",
         /// It no longer speaks.
@@ -242,8 +246,11 @@ impl EventType {
     /// A worker came to this state.
     pub const fn of_worker(state: WorkerState) -> Self {
         match state {
+            WorkerState::Starting => Self::WorkerJoined,
             WorkerState::Active => Self::WorkerActive,
+            WorkerState::Cordoned => Self::WorkerCordoned,
             WorkerState::Draining => Self::WorkerDraining,
+            WorkerState::Drained => Self::WorkerDrained,
             WorkerState::Stopped => Self::WorkerStopped,
             WorkerState::Gone => Self::WorkerGone,
         }

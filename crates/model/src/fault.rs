@@ -116,6 +116,8 @@ codes! {
     NotReady = "not_ready",
     /// The worker restarted and could not take the VM over.
     NotAdopted = "not_adopted",
+    /// Its worker's lease ran out: the worker is gone, or was cut off and ended its VMs itself.
+    WorkerLost = "worker_lost",
 
     // Why a VM stopped.
     /// Somebody asked for it.

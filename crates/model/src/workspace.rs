@@ -1,8 +1,13 @@
 //! What a user owns: the workspace, and the prompts sent to it. Both outlive every VM.
 
 use crate::{
-    Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId, assistant::Assistant,
-    name::Name, run::RunState, secret::SecretUses, vm::VmSpec,
+    Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    assistant::Assistant,
+    name::Name,
+    placement::{Placement, WhenFull},
+    run::RunState,
+    secret::SecretUses,
+    vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +62,12 @@ pub struct Workspace {
     pub secrets: SecretUses,
     /// Its VM is stopped after so many seconds without work; its disk stays.
     pub idle_timeout_s: u32,
+    /// Which workers may have it.
+    #[serde(default, skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
+    /// What becomes of a prompt whose VM its worker has no room for; it waits a minute where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
     /// Where it stands.
     #[serde(flatten)]
     pub state: WorkspaceState,

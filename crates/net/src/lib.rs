@@ -17,4 +17,4 @@ pub mod slot;
 pub mod usernet;
 
 pub use guest::{GuestNet, Mac};
-pub use slot::{NetError, Prefix, Slot, Slots, SlotsConfig};
+pub use slot::{NetError, Orphan, Prefix, Slot, Slots, SlotsConfig};

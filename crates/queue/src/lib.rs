@@ -13,6 +13,7 @@
 
 mod bus;
 mod consumer;
+mod fleet;
 mod handler;
 mod metrics;
 mod queue;

@@ -65,10 +65,6 @@ CREATE TABLE projects (
 INSERT INTO projects (id) VALUES ('default');
 ALTER TABLE workspaces ADD COLUMN project TEXT NOT NULL DEFAULT 'default';
 ALTER TABLE vms ADD COLUMN project TEXT NOT NULL DEFAULT 'default';
--- What counts against the project's limits. VMs from before have the size of nothing until their row
--- is written again.
-ALTER TABLE vms ADD COLUMN quota_vcpus BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE vms ADD COLUMN quota_memory_mib BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE vms ADD COLUMN expires_at BIGINT;
 CREATE INDEX workspaces_by_project ON workspaces (project);
 CREATE INDEX vms_by_project ON vms (project) WHERE ended_at IS NULL;

@@ -1,7 +1,7 @@
 //! A prompt accepted by one statement, where the database can: PostgreSQL.
 //!
-//! A prompt is a task, a run, and the promise that its workspace takes work. As a transaction that is five
-//! messages to the server and their answers, with the workspace's row held meanwhile. PostgreSQL does it in
+//! A prompt is a task, a run, an event, and the promise that its workspace takes work. As a transaction that
+//! is six messages to the server and their answers, with the workspace's row held meanwhile. PostgreSQL does it in
 //! one statement, which is a transaction of its own; SQLite has no such statement, and no way to go. Why
 //! a prompt was not accepted is for the transaction to find out. See docs/decisions/0018.
 

@@ -9,7 +9,8 @@
 //! back a start mark after the guest has acted on it, and the command would run a second time.
 
 use crate::{
-    DatabaseUrl, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate, transact::within,
+    DatabaseUrl, Fence, StoreError, backlog::Backlog, metrics::StoreMetrics, migrate,
+    transact::within,
 };
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use aetherium_secrets::MasterKeys;
@@ -68,6 +69,8 @@ pub struct Store {
     pub(crate) by: Arc<By>,
     /// What secrets are encrypted with, where there are any.
     pub(crate) keys: Option<Arc<MasterKeys>>,
+    /// The tenure in which all is done that a worker does.
+    pub(crate) fence: Option<Fence>,
 }
 
 impl Store {
@@ -109,10 +112,17 @@ impl Store {
                 (both.clone(), both, Engine::Postgres)
             }
         };
-        let (metrics, backlog) = (StoreMetrics::new(), Arc::default());
-        let by = Arc::default();
-        let keys = None;
-        Ok(Self { read, write, engine, max_queued: MAX_QUEUED_TASKS, metrics, backlog, by, keys })
+        Ok(Self {
+            read,
+            write,
+            engine,
+            max_queued: MAX_QUEUED_TASKS,
+            metrics: StoreMetrics::new(),
+            backlog: Arc::default(),
+            by: Arc::default(),
+            keys: None,
+            fence: None,
+        })
     }
 
     /// Lets fewer tasks wait than [`MAX_QUEUED_TASKS`].

@@ -5,7 +5,7 @@
 //! holds changes nothing. What becomes of a lost claim is decided by
 //! [`recover`](aetherium_model::task::recover), and only there.
 
-use crate::{Store, StoreError, row, task_events, tasks, transact::Tx};
+use crate::{Store, StoreError, fence, row, task_events, tasks, transact::Tx};
 use aetherium_model::{
     Fault, TaskId, Timestamp, WorkerId,
     task::{Loss, Recovery, Task, TaskState, recover},
@@ -34,6 +34,15 @@ macro_rules! claim {
             " SET state = CASE WHEN started_at IS NULL THEN 'claimed' ELSE 'started' END, \
              attempts = attempts + 1, lease_until = $3"
         )
+    };
+}
+
+/// Whether the worker's tenure `$5`, if it has one, is not over. Nothing keeps it from ending right after:
+/// a claim lets nothing run, and the start mark is written under the tenure's own row.
+macro_rules! in_tenure {
+    () => {
+        "($5 IS NULL OR EXISTS \
+         (SELECT 1 FROM worker_epochs WHERE worker_id = $1 AND epoch = $5))"
     };
 }
 
@@ -67,7 +76,7 @@ impl Store {
     /// many, until `lease_until`.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::Fenced`] or [`StoreError::Database`].
     pub async fn claim_waiting(
         &self,
         worker_id: WorkerId,
@@ -100,12 +109,15 @@ impl Store {
                         " WHERE state = 'queued' AND not_before <= $2 AND id IN \
                          (SELECT id FROM tasks AS next WHERE ",
                         may_run!(),
-                        " ORDER BY turn, seq LIMIT $4) RETURNING *"
+                        " ORDER BY turn, seq LIMIT $4) AND ",
+                        in_tenure!(),
+                        " RETURNING *"
                     ))
                     .bind(worker_id.to_string())
                     .bind(now.as_millis())
                     .bind(lease_until.as_millis())
                     .bind(at_most)
+                    .bind(self.fence.map(|fence| fence.epoch.0))
                 })
                 .await?;
             if !claimed.is_empty() {
@@ -132,12 +144,15 @@ impl Store {
                     claim!("tasks AS next"),
                     " WHERE id = $4 AND ",
                     may_run!(),
+                    " AND ",
+                    in_tenure!(),
                     " RETURNING *"
                 ))
                 .bind(worker_id.to_string())
                 .bind(now.as_millis())
                 .bind(lease_until.as_millis())
                 .bind(id.to_string())
+                .bind(self.fence.map(|fence| fence.epoch.0))
             })
             .await?;
         Ok(claimed.into_iter().next())
@@ -151,6 +166,10 @@ impl Store {
     ) -> Result<Vec<Task>, StoreError> {
         self.change(|| async {
             match statement().fetch_all(&self.write).await {
+                Ok(rows) if rows.is_empty() => {
+                    fence::check(self).await?;
+                    Ok(Vec::new())
+                }
                 Ok(rows) => rows.iter().map(tasks::decode).collect(),
                 // Another of the same serial key came into somebody's hands meanwhile.
                 Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Vec::new()),
@@ -195,7 +214,7 @@ impl Store {
         lease_until: Timestamp,
     ) -> Result<Vec<TaskId>, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let mut ours = Vec::with_capacity(claims.len());
             for claim in claims {
                 let renewed = sqlx::query(
@@ -395,7 +414,7 @@ impl Store {
 }
 
 /// Writes what was decided to become of a task whose claim is given up or lost.
-async fn write_recovery(
+pub(crate) async fn write_recovery(
     tx: &mut Tx,
     task: &Task,
     verdict: Recovery,

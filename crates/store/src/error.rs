@@ -1,6 +1,6 @@
 //! What can go wrong in the store, and the [`Fault`] it becomes for callers.
 
-use aetherium_model::{Code, Fault, secret::SecretName};
+use aetherium_model::{Code, Fault, WorkerId, room::Room, secret::SecretName};
 use aetherium_secrets::SealError;
 use std::path::PathBuf;
 
@@ -82,6 +82,26 @@ pub enum StoreError {
         /// Its terminal state.
         state: String,
     },
+    /// The worker has no room for it, or takes none.
+    #[error("worker {worker} cannot take {wanted}: {why}")]
+    NoRoom {
+        /// The worker.
+        worker: WorkerId,
+        /// What it was asked to take.
+        wanted: Room,
+        /// What is in the way.
+        why: String,
+    },
+    /// The worker's tenure is over: another process of it has begun, or it was declared gone.
+    #[error(
+        "epoch {held} of worker {worker} is over; what was begun in it is not written any more"
+    )]
+    Fenced {
+        /// The worker.
+        worker: WorkerId,
+        /// The epoch that was held.
+        held: i64,
+    },
     /// The database was written by a newer Aetherium.
     #[error(
         "the database has schema {found}, this binary knows up to {known}; use the newer binary, or restore a backup made before the upgrade"
@@ -139,6 +159,8 @@ impl StoreError {
             Self::Conflict { .. } | Self::RunEnded { .. } => Code::Conflict,
             Self::Busy { .. } => Code::Busy,
             Self::Quota(_) => Code::QuotaExceeded,
+            Self::NoRoom { .. } => Code::NoCapacity,
+            Self::Fenced { .. } => Code::WorkerLost,
             Self::IdempotencyMismatch { .. } => Code::IdempotencyMismatch,
             Self::SecretMissing { .. } => Code::SecretMissing,
             Self::NoKeys | Self::Sealed(_) => Code::SecretUnreadable,

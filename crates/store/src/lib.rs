@@ -3,7 +3,8 @@
 //!
 //! [`Store`] is the whole of it: open it, clone it, call it. It takes and returns the types of
 //! `aetherium_model`; how they are kept is nobody else's business. It has no clock: the time comes
-//! in with each call. It notifies nobody: that is the queue's part.
+//! in with each call, but for workers' leases, which go by the database's. It notifies nobody: that is
+//! the queue's part.
 //!
 //! What it promises:
 //! - An operation is done as a whole or not at all, whenever the process or the machine stops.
@@ -15,6 +16,8 @@
 //!   `interrupted`); it never waits again.
 //! - What happens to a VM never reaches a workspace or its prompts.
 //! - Each change is told in the event log ([`Store::history`]), by an entry that is written with it.
+//! - No more is promised of a worker than may be, whoever asks at once ([`StoreError::NoRoom`]).
+//! - What a worker does after its tenure has ended changes nothing ([`Fence`]).
 //! - A log is numbered from 1 without gaps, is bounded, and its last entry says how the run ended.
 //!
 //! Both databases run the same statements through sqlx's `Any` driver: `$1` placeholders, TEXT
@@ -31,6 +34,8 @@ mod delivery;
 mod error;
 mod event_log;
 mod executions;
+mod fence;
+mod gone;
 mod idempotency;
 mod log;
 mod metrics;
@@ -39,6 +44,7 @@ mod page;
 mod prompts;
 mod prune;
 mod quotas;
+mod reservations;
 mod rotation;
 mod row;
 mod runs;
@@ -60,6 +66,8 @@ pub use connect::Store;
 pub use delivery::{Recovered, TaskEnd};
 pub use error::StoreError;
 pub use event_log::{LogBounds, MAX_EVENTS};
+pub use fence::Fence;
+pub use gone::Lost;
 pub use idempotency::{Created, Idempotency, MAX_KEY_BYTES, REMEMBERED};
 pub use prune::Pruned;
 pub use rotation::Rotation;
@@ -70,3 +78,4 @@ pub use url::DatabaseUrl;
 pub use vms::VmFilter;
 pub use webhook_deliveries::Attempt;
 pub use webhooks::ChangeWebhook;
+pub use workers::{Beat, Orders};

@@ -16,8 +16,8 @@ const PROJECT: &str = "SELECT projects.*, live.vms, live.vcpus, live.memory_mib,
      (SELECT COUNT(*) FROM runs JOIN workspaces ON workspaces.id = runs.workspace_id \
       WHERE workspaces.project = $1 AND runs.state = 'queued') AS queued_prompts \
      FROM projects, (SELECT COUNT(*) AS vms, \
-      CAST(COALESCE(SUM(quota_vcpus), 0) AS BIGINT) AS vcpus, \
-      CAST(COALESCE(SUM(quota_memory_mib), 0) AS BIGINT) AS memory_mib \
+      CAST(COALESCE(SUM(vcpus), 0) AS BIGINT) AS vcpus, \
+      CAST(COALESCE(SUM(memory_mib), 0) AS BIGINT) AS memory_mib \
       FROM vms WHERE project = $1 AND ended_at IS NULL) AS live WHERE projects.id = $1";
 
 impl Store {

@@ -100,7 +100,7 @@ impl Store {
     /// this may the guest run anything.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    /// [`StoreError::NotFound`], [`StoreError::Fenced`] or [`StoreError::Database`].
     pub async fn start_run(
         &self,
         run: RunRef,
@@ -109,7 +109,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Start, StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             if let Some(claim) = claim {
                 match tasks::held(&mut tx, claim).await? {
                     Some(task) if task.state == TaskState::Claimed => {
@@ -325,7 +325,7 @@ impl Store {
     }
 }
 
-fn decode_ref(found: &AnyRow) -> Result<RunRef, StoreError> {
+pub(crate) fn decode_ref(found: &AnyRow) -> Result<RunRef, StoreError> {
     let prompt = row::text(found, "id")?.parse::<PromptId>().map(RunRef::Prompt);
     prompt.or_else(|_| row::parsed(found, "id").map(RunRef::Execution))
 }

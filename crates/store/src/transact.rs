@@ -7,7 +7,7 @@
 //! The servers' own deadlines (see [`crate::connect`]) end what they work on too long. The ones here
 //! end the wait for a server that cannot be heard any more.
 
-use crate::{Store, StoreError, connect::Engine, metrics::Asked};
+use crate::{Store, StoreError, connect::Engine, fence, metrics::Asked};
 use aetherium_model::event::By;
 use sqlx::{
     Any, AnyConnection, Transaction,
@@ -108,6 +108,14 @@ impl Store {
     async fn begin_as(&self, begin: &'static str) -> Result<Tx, StoreError> {
         let inner = self.write.begin_with(begin).await?;
         Ok(Tx { inner, by: Arc::clone(&self.by) })
+    }
+
+    /// A transaction of the worker whose tenure this store is for: as long as it lasts, nobody ends the
+    /// tenure. Without one it is [`Store::begin`].
+    pub(crate) async fn begin_fenced(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin().await?;
+        fence::hold(&mut tx, self).await?;
+        Ok(tx)
     }
 
     /// Every row that answers a question.

@@ -5,7 +5,7 @@ use crate::{
     Store, StoreError,
     event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, quotas, row, tasks,
+    page, quotas, reservations, row, tasks,
     transact::Tx,
 };
 use aetherium_model::{
@@ -13,6 +13,7 @@ use aetherium_model::{
     event::{EventData, EventType, Subject},
     page::{Page, PageRequest},
     project::ProjectId,
+    room::Room,
     task::Task,
     vm::Vm,
 };
@@ -28,11 +29,12 @@ pub struct VmFilter {
 }
 
 impl Store {
-    /// Writes a VM that belongs to no workspace, and the task that starts it.
+    /// Writes a VM that belongs to no workspace, and the task that starts it, and takes what it needs of
+    /// its worker.
     ///
     /// # Errors
-    /// [`StoreError::Quota`], [`StoreError::Busy`], [`StoreError::IdempotencyMismatch`] or
-    /// [`StoreError::Database`].
+    /// [`StoreError::Quota`], [`StoreError::NoRoom`], [`StoreError::Busy`],
+    /// [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
     pub async fn create_vm(
         &self,
         vm: &Vm,
@@ -47,6 +49,7 @@ impl Store {
             }
             let project = tx.by.project.clone();
             insert(&mut tx, vm, &project, Some(task.id)).await?;
+            reservations::take(&mut tx, vm.worker_id, reservations::room_of(vm)).await?;
             self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(vm.clone()))
@@ -105,7 +108,7 @@ impl Store {
     /// worker, or [`StoreError::Database`].
     pub async fn update_vm(&self, vm: &Vm) -> Result<(), StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             // Only its owner writes it, so what is read here holds until the update.
             let before = sqlx::query("SELECT state FROM vms WHERE id = $1")
                 .bind(vm.id.to_string())
@@ -115,9 +118,9 @@ impl Store {
             let updated = sqlx::query(
                 "UPDATE vms SET state = $3, state_json = $4, driver = $5, accelerator = $6, \
                  agent_transport = $7, timings_json = $8, updated_at = $9, ended_at = $10, \
-                 virtio_transport = $11, address = $12, spec_json = $13, quota_vcpus = $14, \
-                 quota_memory_mib = $15 \
-                 WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL",
+                 virtio_transport = $11, address = $12, spec_json = $13 \
+                 WHERE id = $1 AND worker_id = $2 AND ended_at IS NULL \
+                 RETURNING vcpus, memory_mib, disk_mib",
             )
             .bind(vm.id.to_string())
             .bind(vm.worker_id.to_string())
@@ -132,11 +135,9 @@ impl Store {
             .bind(vm.virtio_transport.map(|transport| transport.as_str()))
             .bind(vm.address.map(|address| address.to_string()))
             .bind(row::to_json(&vm.spec)?)
-            .bind(i64::from(vm.spec.resources.vcpus.get()))
-            .bind(i64::from(vm.spec.resources.memory_mib.get()))
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await?;
-            if updated.rows_affected() == 0 {
+            let Some(updated) = updated else {
                 let stored = get(&mut tx, &vm.id.to_string()).await?;
                 return Err(StoreError::Conflict {
                     detail: format!(
@@ -148,12 +149,15 @@ impl Store {
                     ),
                     remedy: "leave it: its record is final, or another worker's",
                 });
-            }
+            };
             if before.as_deref() != Some(vm.state.as_str()) {
                 event_log::note(&mut tx, noted(vm), vm.updated_at).await?;
             }
-            if let Some(workspace_id) = vm.workspace_id.filter(|_| vm.state.is_terminal()) {
-                crate::workspaces::clear_vm(&mut tx, workspace_id, vm.id, vm.updated_at).await?;
+            if vm.state.is_terminal() {
+                if let Some(id) = vm.workspace_id {
+                    crate::workspaces::clear_vm(&mut tx, id, vm.id, vm.updated_at).await?;
+                }
+                reservations::give_back(&mut tx, vm.worker_id, given(&updated)?).await?;
             }
             Ok(tx.commit().await?)
         })
@@ -200,11 +204,12 @@ pub(crate) async fn insert(
     task_id: Option<TaskId>,
 ) -> Result<(), StoreError> {
     quotas::admit_vm(tx, project, &vm.spec.resources).await?;
+    let room = reservations::room_of(vm);
     sqlx::query(
         "INSERT INTO vms (id, spec_json, worker_id, workspace_id, state, state_json, driver, \
-         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at, project, \
-         quota_vcpus, quota_memory_mib, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         accelerator, agent_transport, timings_json, created_at, updated_at, ended_at, vcpus, \
+         memory_mib, disk_mib, project, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
     .bind(vm.id.to_string())
     .bind(row::to_json(&vm.spec)?)
@@ -219,9 +224,10 @@ pub(crate) async fn insert(
     .bind(vm.created_at.as_millis())
     .bind(vm.updated_at.as_millis())
     .bind(ended_at(vm))
+    .bind(i64::from(room.vcpus))
+    .bind(reservations::mib(room.memory_mib))
+    .bind(reservations::mib(room.disk_mib))
     .bind(project.as_str())
-    .bind(i64::from(vm.spec.resources.vcpus.get()))
-    .bind(i64::from(vm.spec.resources.memory_mib.get()))
     .bind(vm.expires_at.map(Timestamp::as_millis))
     .execute(&mut **tx)
     .await?;
@@ -229,10 +235,20 @@ pub(crate) async fn insert(
 }
 
 /// That a VM came to the state it is in.
-fn noted(vm: &Vm) -> Note {
+pub(crate) fn noted(vm: &Vm) -> Note {
     let data =
         EventData { worker_id: Some(vm.worker_id), ..EventData::because(vm.state.termination()) };
     Note::new(EventType::of_vm(&vm.state), Subject::Vm(vm.id)).within(vm.workspace_id).with(data)
+}
+
+/// What a VM was given of its worker's room.
+fn given(from: &AnyRow) -> Result<Room, StoreError> {
+    Ok(Room {
+        vcpus: row::number(from, "vcpus")?,
+        memory_mib: row::number(from, "memory_mib")?,
+        disk_mib: row::number(from, "disk_mib")?,
+        vms: 1,
+    })
 }
 
 fn ended_at(vm: &Vm) -> Option<i64> {

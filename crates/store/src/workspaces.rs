@@ -4,7 +4,7 @@ use crate::{
     Store, StoreError,
     event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, quotas, row, tasks,
+    page, quotas, reservations, row, tasks,
     transact::Tx,
 };
 use aetherium_model::{
@@ -13,6 +13,7 @@ use aetherium_model::{
     page::{Page, PageRequest},
     project::ProjectId,
     resources::DiskMib,
+    room::Room,
     task::Task,
     vm::Vm,
     workspace::{Workspace, WorkspaceState},
@@ -20,10 +21,10 @@ use aetherium_model::{
 use sqlx::any::AnyRow;
 
 impl Store {
-    /// Writes a workspace and the task that makes it ready.
+    /// Writes a workspace and the task that makes it ready, and takes its disk's room of its worker.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if the name is taken, [`StoreError::Quota`], [`StoreError::Busy`],
+    /// [`StoreError::Conflict`] if the name is taken, [`StoreError::Quota`], [`StoreError::NoRoom`], [`StoreError::Busy`],
     /// [`StoreError::IdempotencyMismatch`] or [`StoreError::Database`].
     pub async fn create_workspace(
         &self,
@@ -41,8 +42,9 @@ impl Store {
             quotas::admit_workspace(&mut tx, &project).await?;
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
-                 idle_timeout_s, state, state_json, created_at, updated_at, project, secrets_json) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                 idle_timeout_s, state, state_json, created_at, updated_at, disk_mib, \
+                 placement_json, when_full_json, project, secrets_json) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
@@ -56,6 +58,9 @@ impl Store {
             .bind(row::to_json(&workspace.state)?)
             .bind(workspace.created_at.as_millis())
             .bind(workspace.updated_at.as_millis())
+            .bind(i64::from(workspace.spec.resources.disk_mib.get()))
+            .bind(row::to_json(&workspace.placement)?)
+            .bind(workspace.when_full.as_ref().map(row::to_json).transpose()?)
             .bind(project.as_str())
             .bind(row::to_json(&workspace.secrets)?)
             .execute(&mut *tx)
@@ -68,6 +73,8 @@ impl Store {
             }
             let note = noted(workspace.id, &workspace.state).part_of(Some(task.id));
             event_log::note(&mut tx, note, workspace.created_at).await?;
+            let disk = Room::of_workspace(workspace.spec.resources.disk_mib);
+            reservations::take(&mut tx, workspace.worker_id, disk).await?;
             self.enqueue(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(workspace.clone()))
@@ -147,7 +154,7 @@ impl Store {
     /// Says where a workspace stands. One that is being deleted stays so.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Conflict`] if it is being deleted, or
+    /// [`StoreError::NotFound`], [`StoreError::Fenced`], [`StoreError::Conflict`] if it is being deleted, or
     /// [`StoreError::Database`].
     pub async fn set_workspace_state(
         &self,
@@ -156,7 +163,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let workspace = lock(&mut tx, id).await?;
             if workspace.state == WorkspaceState::Deleting && *state != WorkspaceState::Deleting {
                 return Err(being_deleted(&workspace));
@@ -184,12 +191,19 @@ impl Store {
             if workspace.state == WorkspaceState::Deleting {
                 return Err(being_deleted(&workspace));
             }
+            let before = Room::of_workspace(workspace.spec.resources.disk_mib);
             workspace.spec.resources.disk_mib = size;
-            sqlx::query("UPDATE workspaces SET spec_json = $2, updated_at = $3 WHERE id = $1")
+            let update = "UPDATE workspaces SET spec_json = $2, updated_at = $3, disk_mib = $4 \
+                          WHERE id = $1";
+            sqlx::query(update)
                 .bind(id.to_string())
                 .bind(row::to_json(&workspace.spec)?)
                 .bind(now.as_millis())
+                .bind(i64::from(size.get()))
                 .execute(&mut *tx)
+                .await?;
+            // It has grown already, whatever may be promised.
+            reservations::exchange(&mut tx, workspace.worker_id, before, Room::of_workspace(size))
                 .await?;
             Ok(tx.commit().await?)
         })
@@ -221,26 +235,36 @@ impl Store {
                 .await?;
             let note = Note::new(EventType::WorkspaceDeleted, Subject::Workspace(id));
             event_log::note(&mut tx, note, now).await?;
+            let disk = Room::of_workspace(workspace.spec.resources.disk_mib);
+            reservations::give_back(&mut tx, workspace.worker_id, disk).await?;
             Ok(tx.commit().await?)
         })
         .await
     }
 
-    /// Writes a new VM and makes it its workspace's, in one transaction.
+    /// Writes a new VM, makes it its workspace's, and takes what it needs of its worker, in one
+    /// transaction.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] without such a workspace, [`StoreError::Conflict`] if it has
-    /// another VM or is being deleted, [`StoreError::Quota`] or [`StoreError::Database`].
+    /// [`StoreError::NotFound`] without such a workspace, [`StoreError::NoRoom`], [`StoreError::Quota`],
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`] if it has
+    /// another VM or is being deleted, or [`StoreError::Database`].
     pub async fn insert_workspace_vm(&self, vm: &Vm) -> Result<(), StoreError> {
         let id = vm.workspace_id.ok_or_else(|| StoreError::Conflict {
             detail: format!("VM {} names no workspace", vm.id),
             remedy: "create it as a VM by itself",
         })?;
         self.change(|| async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_fenced().await?;
             let workspace = lock(&mut tx, id).await?;
             if workspace.state == WorkspaceState::Deleting {
                 return Err(being_deleted(&workspace));
+            }
+            if workspace.worker_id != vm.worker_id {
+                return Err(StoreError::Conflict {
+                    detail: format!("workspace {id} is worker {}'s", workspace.worker_id),
+                    remedy: "leave it to that worker",
+                });
             }
             if let Some(other) = workspace.vm_id {
                 return Err(StoreError::Conflict {
@@ -251,6 +275,7 @@ impl Store {
             let project = project_of(&mut tx, id).await?;
             crate::vms::insert(&mut tx, vm, &project, None).await?;
             write_vm(&mut tx, id, Some(vm.id), vm.created_at).await?;
+            reservations::take(&mut tx, vm.worker_id, reservations::room_of(vm)).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -311,7 +336,7 @@ pub(crate) async fn lock_for_work(
 
 /// Reads a workspace and holds its row until the transaction ends, which an update without effect
 /// does in both databases.
-async fn lock(tx: &mut Tx, id: WorkspaceId) -> Result<Workspace, StoreError> {
+pub(crate) async fn lock(tx: &mut Tx, id: WorkspaceId) -> Result<Workspace, StoreError> {
     let row = sqlx::query("UPDATE workspaces SET name = name WHERE id = $1 RETURNING *")
         .bind(id.to_string())
         .fetch_optional(&mut **tx)
@@ -327,7 +352,7 @@ async fn get(tx: &mut Tx, id: &str) -> Result<Workspace, StoreError> {
     decode(&row.ok_or_else(|| StoreError::not_found("workspace", id))?)
 }
 
-async fn write_state(
+pub(crate) async fn write_state(
     tx: &mut Tx,
     id: WorkspaceId,
     state: &WorkspaceState,
@@ -378,7 +403,7 @@ async fn write_vm(
     Ok(())
 }
 
-fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
+pub(crate) fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
     Ok(Workspace {
         id: row::parsed(from, "id")?,
         name: row::parsed(from, "name")?,
@@ -388,6 +413,8 @@ fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
         vm_id: row::maybe_parsed(from, "vm_id")?,
         secrets: row::maybe_json(from, "secrets_json")?.unwrap_or_default(),
         idle_timeout_s: row::number(from, "idle_timeout_s")?,
+        placement: row::json(from, "placement_json")?,
+        when_full: row::maybe_json(from, "when_full_json")?,
         state: row::json(from, "state_json")?,
         created_at: row::time(from, "created_at")?,
         updated_at: row::time(from, "updated_at")?,

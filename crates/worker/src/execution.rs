@@ -71,6 +71,7 @@ async fn begin(
         return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
             .remedy("try again when it is back"));
     }
+    host.tenure.check()?;
     command.validate().map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
     let agent = vm.agent().await?;
     let (id, now) = (ExecutionId::new(), host.now());

@@ -16,7 +16,7 @@ use aetherium_queue::{Handler, Outcome, TaskContext};
 use aetherium_store::{Finish, RunRef, Start};
 use aetherium_telemetry::within;
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tracing::{Span, field::Empty};
 
 /// The worker's task handlers.
@@ -27,6 +27,9 @@ pub(crate) struct Handlers {
 #[async_trait]
 impl Handler for Handlers {
     async fn handle(&self, task: Task, context: TaskContext) -> Outcome {
+        if let Err(fault) = self.host.tenure.check() {
+            return Outcome::Retry { after: Duration::ZERO, fault };
+        }
         let begun = self.host.metrics.begin_task(&task, self.host.now());
         let (span, trace) = (span(&self.host, &task), task.trace);
         let outcome = within(span, trace, Box::pin(self.perform(task, context))).await;
@@ -71,7 +74,11 @@ impl Handlers {
                     .await)
             }
         };
-        done.unwrap_or_else(Outcome::Failed)
+        done.unwrap_or_else(|fault| match fault.code {
+            // It is for this worker's next process, unless the guest may have run something.
+            Code::WorkerLost => Outcome::Retry { after: Duration::ZERO, fault },
+            _ => Outcome::Failed(fault),
+        })
     }
 
     async fn vm_create(&self, id: VmId, context: &TaskContext) -> Result<Outcome, Fault> {
@@ -170,6 +177,7 @@ impl Handlers {
         };
         let (vm, _hold) = match vm {
             Ok(held) => held,
+            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
@@ -195,6 +203,7 @@ impl Handlers {
         let agent = tokio::select! {
             agent = vm.agent() => match agent {
                 Ok(agent) => agent,
+                Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
                 Err(fault) => return Ok(Some(RunState::Failed { fault })),
             },
             () = context.cancelled().cancelled() => return Ok(Some(RunState::Cancelled)),
@@ -204,11 +213,14 @@ impl Handlers {
             Ok(delivered) => delivered,
             Err(fault) => return Ok(Some(RunState::Failed { fault })),
         };
+        host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
             Start::Cancelled => return Ok(Some(RunState::Cancelled)),
             Start::NotOurs => return Ok(None),
         }
+        // The mark may have taken its time. What it says then is that nothing is known to have run.
+        host.tenure.check()?;
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
         let end = match rejoin::start(vm, &agent, run, &command, &delivered).await {
             Ok(process) => {

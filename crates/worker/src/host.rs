@@ -4,18 +4,22 @@ use crate::{
     WorkerError,
     digest::Digests,
     disk::DiskClaims,
+    heartbeat::Told,
     journal::Journal,
     layout::{Layout, replace_file},
+    lease::Tenure,
     metrics::WorkerMetrics,
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
 use aetherium_image::{BlankDisks, Holder, InstalledTemplate, TemplateStore};
 use aetherium_model::{
-    Code, Fault, Timestamp, VmId, WorkerId,
+    Code, Fault, Name, Timestamp, VmId, WorkerId,
     finding::Finding,
     resources::DriverKind,
+    room::Overcommit,
     vm::{AgentTransport, VmState},
+    worker::{Labels, Lease},
 };
 use aetherium_net::{Prefix, Slots, SlotsConfig};
 use aetherium_queue::{Queue, Topic};
@@ -57,7 +61,20 @@ pub struct Settings {
     pub slots: SlotChoice,
     /// The agent's binary, for the process driver.
     pub agent_binary: Option<PathBuf>,
+    /// How long it may work unheard; for ever where absent, as beside its only gateway.
+    pub lease: Option<Lease>,
+    /// Where it stands.
+    pub zone: Option<Name>,
+    /// What its operator says of it.
+    pub labels: Labels,
+    /// How much more is promised of its machine than it has.
+    pub overcommit: Overcommit,
+    /// VMs at once, at most.
+    pub max_vms: u32,
 }
+
+/// VMs of one worker, where nobody says otherwise.
+pub const DEFAULT_MAX_VMS: u32 = 4096;
 
 /// Whether VMs get a part of the host's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +97,11 @@ impl Default for Settings {
             vsock: VsockChoice::Auto,
             slots: SlotChoice::Auto,
             agent_binary: None,
+            lease: None,
+            zone: None,
+            labels: Labels::new(),
+            overcommit: Overcommit::OWNERS_CHOICE,
+            max_vms: DEFAULT_MAX_VMS,
         }
     }
 }
@@ -87,8 +109,6 @@ impl Default for Settings {
 /// A worker's common ground.
 pub(crate) struct Host {
     pub(crate) id: WorkerId,
-    /// Where gateways find the internal API.
-    pub(crate) address: String,
     pub(crate) layout: Layout,
     pub(crate) queue: Queue,
     pub(crate) templates: TemplateStore,
@@ -103,6 +123,10 @@ pub(crate) struct Host {
     pub(crate) driver: Result<Chosen, Fault>,
     /// Networks for VMs, or why there are none.
     pub(crate) slots: Result<Slots, String>,
+    /// Whether it may still work.
+    pub(crate) tenure: Tenure,
+    /// What the store knows of its templates.
+    pub(crate) told: Told,
     /// Fires when the worker is to stop: nothing new begins.
     pub(crate) draining: CancellationToken,
     /// Kernels whose best accelerator is known; held while one is being learnt.

@@ -1,6 +1,10 @@
 //! What nobody asks for but everybody expects: records and logs do not pile up for ever.
 
-use crate::{WorkerError, host::Host, reconcile::forget_pruned};
+use crate::{
+    WorkerError,
+    host::Host,
+    reconcile::{Suspects, forget_pruned, recheck},
+};
 use aetherium_model::VmId;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{
@@ -11,13 +15,15 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 /// How often old records are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// How long the record of an ended VM, with its executions, its console and its log, is kept.
 const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often rows are compared with processes and slots.
+const RECHECK_EVERY: Duration = Duration::from_secs(60);
 /// How often the logs of running VMs are looked at.
 const BOUND_EVERY: Duration = Duration::from_secs(10);
 /// A guest may print for ever; its console is cut to its end when it is longer than this, in bytes.
@@ -33,12 +39,21 @@ const MAX_METRICS_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) async fn keep_house(host: Arc<Host>, shutdown: CancellationToken) {
     let mut prune = interval(PRUNE_EVERY);
     let mut bound = interval(BOUND_EVERY);
+    // The start has just done it.
+    let mut look = interval_at(Instant::now() + RECHECK_EVERY, RECHECK_EVERY);
+    let mut suspects = Suspects::default();
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     bound.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = prune.tick() => prune_records(&host).await,
             _ = bound.tick() => bound_logs(&host).await,
+            _ = look.tick() => {
+                if let Err(error) = recheck(&host, &mut suspects).await {
+                    tracing::warn!(%error, "rows and processes could not be compared");
+                }
+            }
             () = shutdown.cancelled() => return,
         }
     }

@@ -18,8 +18,9 @@
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `metrics.rs` is what operators watch.
-//! - `heartbeat.rs` tells the rest of the system that this worker lives; `housekeeping.rs` prunes;
-//!   `expiry.rs` ends VMs whose time is over.
+//! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
+//!   `lease.rs` ends everything when it has not been heard of in time; `housekeeping.rs` prunes, and
+//!   has `reconcile.rs` look again every minute; `expiry.rs` ends VMs whose time is over.
 //! - A VM's actor is the only writer of its state. Nobody here waits without a deadline.
 //!
 //! The worker must never answer anyone but its owner and, in a fleet, gateways that show a pass
@@ -38,6 +39,7 @@ mod host;
 mod housekeeping;
 mod journal;
 mod layout;
+mod lease;
 mod metrics;
 mod reconcile;
 mod rejoin;
@@ -49,7 +51,7 @@ mod workspace;
 
 pub use build::{BuildGround, BuildLog, StepReuse, build_template};
 pub use error::WorkerError;
-pub use host::{Settings, SlotChoice, guest_net};
+pub use host::{DEFAULT_MAX_VMS, Settings, SlotChoice, guest_net};
 pub use layout::Layout;
 pub use remote::Remote;
 pub use vm::{
@@ -65,9 +67,14 @@ use aetherium_telemetry::Observed;
 use aetherium_vmm::Chosen;
 use disk::DiskClaims;
 use handler::Handlers;
+use heartbeat::{Described, Told};
 use host::{Host, Registry};
 use metrics::WorkerMetrics;
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +100,7 @@ pub struct Worker {
     host: Arc<Host>,
     stop_consumer: CancellationToken,
     stop_serving: CancellationToken,
+    fenced: CancellationToken,
     consumer: JoinHandle<()>,
     serving: Vec<JoinHandle<()>>,
 }
@@ -107,36 +115,64 @@ impl Worker {
         layout.check_room_for_sockets()?;
         let id = host::identity(&layout)?;
         let slots = host::open_slots(settings.slots, id, &driver).await;
+        let address = remote
+            .as_ref()
+            .map_or_else(|| format!("unix:{}", layout.socket().display()), Remote::registered);
+        let templates = TemplateStore::open(layout.templates())?;
+        let described = Described {
+            id,
+            address: &address,
+            root: layout.root(),
+            driver: &driver,
+            has_slots: slots.is_ok(),
+            templates: &templates,
+            settings: &settings,
+            now: SystemTime::now().into(),
+        };
+        let tenure = lease::begin(&store, &heartbeat::describe(&described), settings.lease).await?;
         let host = Arc::new(Host {
             id,
-            address: remote
-                .as_ref()
-                .map_or_else(|| format!("unix:{}", layout.socket().display()), Remote::registered),
             slots,
-            templates: TemplateStore::open(layout.templates())?,
+            templates,
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             layout,
-            queue: Queue::new(store.on_behalf_of(By::worker(id)), bus),
+            queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
             vms: Registry::default(),
             metrics: WorkerMetrics::new(driver.as_ref().ok().map(|it| it.vmm.kind())),
             driver,
+            tenure,
+            told: Told::default(),
             draining: CancellationToken::new(),
             digests: digest::Digests::default(),
             learnt: tokio::sync::Mutex::new(HashSet::new()),
         });
+        let (stop_consumer, stop_serving) = (CancellationToken::new(), CancellationToken::new());
+        let fenced = CancellationToken::new();
+        // A start that fails half way lets go of its lease.
+        let failed = stop_serving.clone().drop_guard();
+        let beating = tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone()));
+        let fencing = lease::fence(Arc::clone(&host), stop_consumer.clone(), fenced.clone());
+        let stopped = stop_serving.clone().cancelled_owned();
+        let fencing = tokio::spawn(async move {
+            tokio::select! { () = fencing => {} () = stopped => {} }
+        });
+
         disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
         build::sweep(&host).await?;
         let listener = api::bind(&host)?;
-        heartbeat::register(&host).await?;
+        host.queue
+            .store()
+            .set_worker_state(host.tenure.fence, WorkerState::Active, host.now())
+            .await?;
 
-        let (stop_consumer, stop_serving) = (CancellationToken::new(), CancellationToken::new());
         let mut serving = vec![
+            beating,
+            fencing,
             tokio::spawn(api::serve(Arc::clone(&host), listener, stop_serving.clone())),
-            tokio::spawn(heartbeat::keep(Arc::clone(&host), stop_serving.clone())),
             tokio::spawn(housekeeping::keep_house(Arc::clone(&host), stop_serving.clone())),
             tokio::spawn(expiry::end_expired(Arc::clone(&host), stop_serving.clone())),
         ];
@@ -153,7 +189,8 @@ impl Worker {
             grace: host.settings.drain_grace,
         };
         let consumer = tokio::spawn(consume(consumer, stop_consumer.clone()));
-        Ok(Self { host, stop_consumer, stop_serving, consumer, serving })
+        failed.disarm();
+        Ok(Self { host, stop_consumer, stop_serving, fenced, consumer, serving })
     }
 
     /// The worker's id.
@@ -172,6 +209,12 @@ impl Worker {
     /// Why the VM does not run.
     pub async fn agent(&self, vm: VmId) -> Result<AgentClient, Fault> {
         self.host.vms.get(vm)?.agent().await
+    }
+
+    /// Waits until the worker has lost its lease and none of its VMs is left. It works no more then: its
+    /// process must begin anew.
+    pub async fn fenced(&self) {
+        self.fenced.cancelled().await;
     }
 
     /// Stops in order: takes no more tasks, gives running commands their grace, ends every VM.

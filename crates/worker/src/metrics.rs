@@ -2,7 +2,7 @@
 //!
 //! The VMs' states are read from their actors when somebody asks; a VM costs nothing between.
 
-use crate::{heartbeat, host::Host};
+use crate::host::Host;
 use aetherium_model::{
     Fault, Timestamp,
     finding::Finding,
@@ -10,6 +10,7 @@ use aetherium_model::{
     run::RunState,
     task::{Task, TaskKind},
     vm::{AgentTransport, SnapshotKind, VmState},
+    worker::HEARTBEAT,
 };
 use aetherium_queue::Outcome;
 use aetherium_store::RunRef;
@@ -284,7 +285,8 @@ impl Watched {
         const WHY: &str = "a worker that is not heard of counts as gone and gets no work";
         let silent = self.0.metrics.silent_for(self.0.now());
         let found = format!("the last heartbeat was written {} s ago", silent.as_secs());
-        if silent <= heartbeat::GONE_AFTER {
+        let patience = self.0.tenure.lease.map_or(HEARTBEAT * 3, |lease| lease.lasts());
+        if silent <= patience {
             return Finding::ok("heartbeat", found, WHY);
         }
         Finding::fail("heartbeat", found, WHY, "see that the database is reachable from here")

@@ -1,4 +1,5 @@
-//! The first thing a worker does: bring what an earlier process of it left in line.
+//! The first thing a worker does: bring what an earlier process of it left in line. Every minute it
+//! looks again ([`recheck`]).
 //!
 //! Compared are the store's rows, the journals, and the processes that carry our mark:
 //!
@@ -25,6 +26,7 @@ use aetherium_model::{
     task::LEASE,
     vm::{Vm, VmState},
 };
+use aetherium_net::Orphan;
 use aetherium_store::StoreError;
 use aetherium_vmm::Footprint;
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
@@ -59,7 +61,9 @@ pub(crate) async fn reconcile(host: &Arc<Host>) -> Result<Report, WorkerError> {
             }
         }
     }
-    report.swept = sweep(host, &live).await? + release_orphans(host).await?;
+    let orphans = orphans(host).await?;
+    release_slots(host, &orphans).await;
+    report.swept = sweep(host, &live).await? + orphans.len();
     Ok(report)
 }
 
@@ -182,23 +186,85 @@ async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerEr
     Ok(swept + forget_pruned(host).await?)
 }
 
-/// Releases slots that no VM's journal knows: those of VMs that a crash caught between two steps.
-async fn release_orphans(host: &Arc<Host>) -> Result<usize, WorkerError> {
-    let Ok(slots) = &host.slots else { return Ok(0) };
+/// Slots that no VM's journal knows: those of VMs that a crash caught between two steps, or that are
+/// just being made.
+async fn orphans(host: &Arc<Host>) -> Result<Vec<Orphan>, WorkerError> {
+    let Ok(slots) = &host.slots else { return Ok(Vec::new()) };
     let mut known = Vec::new();
     for id in host.vms.ids() {
         known.extend(Journal::read(&host.layout.vm(id))?.and_then(|journal| journal.slot));
     }
-    let orphans = slots.orphans(&known).await.unwrap_or_else(|error| {
+    Ok(slots.orphans(&known).await.unwrap_or_else(|error| {
         tracing::error!(%error, "the host's slots could not be listed");
         Vec::new()
-    });
-    for orphan in &orphans {
+    }))
+}
+
+async fn release_slots(host: &Arc<Host>, orphans: &[Orphan]) {
+    let Ok(slots) = &host.slots else { return };
+    for orphan in orphans {
         if let Err(error) = slots.release_orphan(orphan).await {
             tracing::error!(slot = orphan.number, %error, "a slot without a VM is left");
         }
     }
-    Ok(orphans.len())
+}
+
+/// What did not fit together when it was last looked at. What is being made or ended right then does not
+/// either, so only what is found twice is put right.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    /// Rows that live, without an actor.
+    rows: HashSet<VmId>,
+    /// Actors whose row has ended, or is gone.
+    actors: HashSet<VmId>,
+    /// Processes of VMs without an actor.
+    strays: HashSet<VmId>,
+    /// Slots that no journal knows, by number.
+    slots: HashSet<u32>,
+}
+
+/// Compares rows, actors, processes and slots of a worker at work, and counts its reservations.
+pub(crate) async fn recheck(host: &Arc<Host>, known: &mut Suspects) -> Result<(), WorkerError> {
+    if host.tenure.check().is_err() {
+        return Ok(());
+    }
+    let store = host.queue.store();
+    store.recount_reservations(host.id).await?;
+    let rows = store.live_vms(host.id).await?;
+    let actors: HashSet<VmId> = host.vms.ids().into_iter().collect();
+    let live: HashSet<VmId> = rows.iter().map(|row| row.id).collect();
+    let strays = host.strays().await;
+
+    // One that its own task makes has no actor until that begins.
+    let is_waiting = |row: &Vm| row.state == VmState::Creating && row.workspace_id.is_none();
+    let lone = rows.iter().filter(|row| !is_waiting(row) && !actors.contains(&row.id));
+    let found_again = again(&mut known.rows, lone.map(|row| row.id).collect());
+    for row in rows.into_iter().filter(|row| found_again.contains(&row.id)) {
+        end(host, row, Fault::internal("the worker has lost track of the VM")).await?;
+    }
+    for id in again(&mut known.actors, actors.difference(&live).copied().collect()) {
+        tracing::warn!(vm = %id, "a vm whose row has ended is stopped");
+        if let Ok(handle) = host.vms.get(id) {
+            handle.ask_to_stop(Fault::internal("its row had ended"));
+        }
+    }
+    let homeless = strays.iter().map(|stray| stray.vm_id).filter(|id| !actors.contains(id));
+    for id in again(&mut known.strays, homeless.collect()) {
+        tracing::warn!(vm = %id, "a process without a VM is ended");
+        host.release_vm(id).await?;
+    }
+    let mut orphans = orphans(host).await?;
+    let found_again = again(&mut known.slots, orphans.iter().map(|it| it.number).collect());
+    orphans.retain(|orphan| found_again.contains(&orphan.number));
+    release_slots(host, &orphans).await;
+    Ok(())
+}
+
+/// What is found now and was before; what is found now is remembered.
+fn again<T: Copy + Eq + std::hash::Hash>(before: &mut HashSet<T>, now: HashSet<T>) -> HashSet<T> {
+    let again = now.intersection(before).copied().collect();
+    *before = now;
+    again
 }
 
 /// Removes the directories of VMs whose record is gone, with their logs. A VM that is just being

@@ -11,11 +11,16 @@ use crate::{
 use aetherium_image::Holder;
 use aetherium_model::{
     Code, Fault, VmId, WorkspaceId,
+    placement::WhenFull,
     vm::{Vm, VmState},
     workspace::Workspace,
 };
 use aetherium_store::{RunRef, StoreError};
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Makes a workspace's disk. One that exists is kept: the task may have been done before.
 pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
@@ -33,9 +38,43 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     Ok(())
 }
 
+/// How often it is tried again to start a VM that there was no room for, give or take a half.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// The workspace's VM, held: the one it has, or a new one. Prompts of one workspace come one at a
-/// time, so no two of these run at once for it.
+/// time, so no two of these run at once for it. Where its worker has no room, it is waited for as long as
+/// the workspace says.
 pub(crate) async fn ensure_vm(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    run: RunRef,
+) -> Result<(VmHandle, Hold), Fault> {
+    // That would not change by waiting.
+    host.driver()?;
+    let patience = workspace.when_full.unwrap_or(WhenFull::OF_PROMPTS).patience();
+    let deadline = Instant::now() + patience;
+    let mut was_told = false;
+    loop {
+        let refused = match find_or_start(host, workspace, run).await {
+            Err(fault) if fault.code == Code::NoCapacity => fault,
+            done => return done,
+        };
+        let pause = TRY_AGAIN.mul_f64(0.5 + rand::random::<f64>());
+        if Instant::now() + pause >= deadline {
+            return Err(refused.remedy(
+                "send it again later, or let the workspace's prompts wait longer with when_full",
+            ));
+        }
+        if !was_told {
+            was_told = true;
+            let wait = format!("waiting for {} s at most: {}", patience.as_secs(), refused.detail);
+            run::append(host, run, vec![status("waiting_for_room", wait)]).await;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn find_or_start(
     host: &Arc<Host>,
     workspace: &Workspace,
     run: RunRef,

@@ -8,12 +8,14 @@ mod host;
 mod kernel;
 mod migrate;
 mod parse;
+mod placement;
 mod plan;
 mod roles;
 mod schedule;
 mod template;
 mod tuning;
 mod watch;
+mod worker;
 
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
@@ -24,12 +26,14 @@ pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, We
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
+pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
+pub(crate) use worker::WorkerCommand;
 
 use aetherium_model::{
     Name, TemplateRef,
@@ -336,6 +340,8 @@ pub(crate) struct VmArgs {
     pub(crate) snapshots: Option<SnapshotKind>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
 }
 
 /// A command to run in a VM.
@@ -418,7 +424,7 @@ pub(crate) enum WsCommand {
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,
         #[command(flatten)]
-        vm: VmArgs,
+        vm: Box<VmArgs>,
     },
     /// List them.
     List(ListArgs),
@@ -599,18 +605,6 @@ pub(crate) enum TaskCommand {
     Requeue {
         /// Its id.
         task: String,
-    },
-}
-
-/// Verbs on workers.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkerCommand {
-    /// List them.
-    List(ListArgs),
-    /// Show one.
-    Get {
-        /// Its id.
-        worker: String,
     },
 }
 

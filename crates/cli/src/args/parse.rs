@@ -1,5 +1,6 @@
 //! Values of arguments that clap cannot read by itself.
 
+use aetherium_model::{Name, name::InvalidName, worker::Lease};
 use std::{path::PathBuf, time::Duration};
 
 /// Parses a file's path, taken from the present directory: a server may look for it from another.
@@ -21,6 +22,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(refuse()),
     };
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refuse)
+}
+
+/// Parses how long a worker may work unheard.
+pub(crate) fn lease(text: &str) -> Result<Lease, String> {
+    duration(text)?.try_into()
+}
+
+/// Parses a label, `NAME=VALUE`.
+pub(crate) fn label(text: &str) -> Result<(Name, Name), String> {
+    let (name, value) = variable(text)?;
+    let read = |text: String| text.parse().map_err(|error: InvalidName| format!("{error}"));
+    Ok((read(name)?, read(value)?))
 }
 
 /// Parses `NAME=VALUE`.

@@ -1,6 +1,15 @@
 //! Arguments of the roles that a fleet is made of.
 
-use super::{DatabaseArgs, DriverArgs, EventLogArgs, duration};
+use super::{
+    DatabaseArgs, DriverArgs, EventLogArgs,
+    parse::{duration, label, lease},
+};
+use aetherium_model::{
+    Name,
+    room::{Overcommit, Ratio},
+    worker::Lease,
+};
+use aetherium_worker::DEFAULT_MAX_VMS;
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -77,8 +86,52 @@ pub(crate) struct WorkerArgs {
     /// How long a VM may take until its agent answers.
     #[arg(long, default_value = "90s", value_parser = duration, value_name = "TIME")]
     pub(crate) boot_deadline: Duration,
+    /// How long it may work without reaching the database, such as `20s`. Then it ends its VMs, and others
+    /// count it as gone.
+    #[arg(long, env = "AETHERIUM_LEASE", default_value = "20s", value_parser = lease, value_name = "TIME")]
+    pub(crate) lease: Lease,
+    #[command(flatten)]
+    pub(crate) registration: RegistrationArgs,
     #[command(flatten)]
     pub(crate) driver: DriverArgs,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
+}
+
+/// Where a worker stands, and how much may be put on it.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RegistrationArgs {
+    /// The zone it is in.
+    #[arg(long, env = "AETHERIUM_ZONE", value_name = "NAME")]
+    pub(crate) zone: Option<Name>,
+    /// A label for placement; may be repeated.
+    #[arg(
+        long = "label",
+        env = "AETHERIUM_LABELS",
+        value_delimiter = ',',
+        value_parser = label,
+        value_name = "NAME=VALUE"
+    )]
+    pub(crate) labels: Vec<(Name, Name)>,
+    /// vCPUs that may be promised for each processor.
+    #[arg(long, env = "AETHERIUM_OVERCOMMIT_CPU", default_value = "4", value_name = "RATIO")]
+    overcommit_cpu: Ratio,
+    /// Guests' memory that may be promised for each part there is.
+    #[arg(long, env = "AETHERIUM_OVERCOMMIT_MEMORY", default_value = "1", value_name = "RATIO")]
+    overcommit_memory: Ratio,
+    /// Guests' disks, which are sparse, that may be promised for each part there is.
+    #[arg(long, env = "AETHERIUM_OVERCOMMIT_DISK", default_value = "2", value_name = "RATIO")]
+    overcommit_disk: Ratio,
+    /// VMs at once, at most.
+    #[arg(long, env = "AETHERIUM_MAX_VMS", default_value_t = DEFAULT_MAX_VMS, value_name = "VMS")]
+    pub(crate) max_vms: u32,
+}
+
+impl RegistrationArgs {
+    /// The ratios as the model has them.
+    pub(crate) const fn overcommit(&self) -> Overcommit {
+        let Self { overcommit_cpu: cpu, overcommit_memory: memory, overcommit_disk: disk, .. } =
+            *self;
+        Overcommit { cpu, memory, disk }
+    }
 }

@@ -47,7 +47,7 @@ async fn running_server(args: &Args) -> Result<Option<Client>, CliError> {
 async fn run_on(client: &Client, run: &RunArgs, command: &Command) -> Result<ExitCode, CliError> {
     let mut terminal = Terminal::waiting("booting a VM");
     let vm: Vm = client
-        .post("/vms", &vm::request(&run.vm))
+        .post_within(run.vm.placement.patience(), "/vms", &vm::request(&run.vm))
         .await
         .map_err(|error| error.exiting_with(EXIT_SYSTEM))?;
     let id = vm.id.to_string();

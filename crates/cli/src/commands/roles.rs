@@ -7,19 +7,23 @@ use crate::{
     datadir::DataDir,
     error::{CliError, local},
     operations::Bound,
-    server::{self, WorkerConfig},
+    server::{self, Member, WorkerConfig},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_model::{Code, Fault, pass::FleetKey};
 use aetherium_queue::{Bus, Queue};
+use aetherium_store::Store;
 use aetherium_worker::{Layout, Remote};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, os::unix::process::CommandExt as _, process::Command, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// How often a process looks for what others have changed, without a Redis: the delay until a worker
 /// begins, and until a reader sees output.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a database that does not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliError> {
     let data = DataDir::locate(args.data_dir.as_deref())?;
@@ -68,6 +72,14 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         None => address.to_string(),
     };
     let remote = Remote { listener, address: address.clone(), key };
+    let registration = &role.registration;
+    let member = Member {
+        lease: role.lease,
+        zone: registration.zone.clone(),
+        labels: registration.labels.iter().cloned().collect(),
+        overcommit: registration.overcommit(),
+        max_vms: registration.max_vms,
+    };
     let config = WorkerConfig {
         data: &data,
         layout,
@@ -75,16 +87,27 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         grace: role.grace,
         boot_deadline: role.boot_deadline,
         remote: Some(remote),
+        member: Some(member),
     };
     let started = server::start_worker(config, store.clone(), role.fleet.bus()?);
     let (worker, _) = tokio::select! {
         started = started => started?,
         () = signals.next() => return Ok(()),
     };
-    let operations = operations.serve("worker", |parts| parts.watch(store).watch(worker.watched()));
+    let operations =
+        operations.serve("worker", |parts| parts.watch(store.clone()).watch(worker.watched()));
     let version = env!("CARGO_PKG_VERSION");
     eprintln!("aetherium {version} is worker {} at {address}", worker.id());
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = worker.fenced() => {
+            eprintln!("the lease was lost and every VM was ended; beginning anew");
+            tokio::select! {
+                () = until_heard(&store) => return Err(begin_anew().into()),
+                () = signals.next() => return Ok(()),
+            }
+        }
+    }
     eprintln!(
         "stopping: commands have {} s to end (once more stops at once)",
         role.grace.as_secs()
@@ -120,6 +143,28 @@ impl GatewayArgs {
         }
         ApiKeys::new(keys).map_err(|error| refuse(error.to_string()).into())
     }
+}
+
+/// Waits until the database answers.
+async fn until_heard(store: &Store) {
+    while let Err(error) = store.ping().await {
+        tracing::warn!(%error, "waiting for the database");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Replaces this process by its own program, with the arguments and the environment it was given: of a
+/// worker that has lost its lease nothing may go on. Returns only why it could not.
+fn begin_anew() -> Fault {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    // Not what lies at the program's path by now: that may be another version.
+    let error = Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    Fault::new(
+        Code::WorkerLost,
+        format!("the lease was lost, and the worker cannot begin anew: {error}"),
+    )
+    .remedy("start it again")
 }
 
 impl FleetArgs {

@@ -64,9 +64,9 @@ fn workers(status: &Status) {
             worker.hostname.clone(),
             worker.state.as_str().to_owned(),
             worker.driver.map_or_else(|| "none".to_owned(), |it| it.to_string()),
-            worker.vms.to_string(),
-            worker.vcpus.to_string(),
-            format!("{} MiB", worker.memory_mib),
+            of(worker.reserved.vms.into(), worker.allocatable.vms.into()),
+            of(worker.reserved.vcpus.into(), worker.allocatable.vcpus.into()),
+            format!("{} MiB", of(worker.reserved.memory_mib, worker.allocatable.memory_mib)),
             format!("{} ago", print::millis(silent)),
             worker.id.to_string(),
         ]
@@ -74,4 +74,9 @@ fn workers(status: &Status) {
     let rows: Vec<_> = status.workers.iter().map(row).collect();
     let headings = ["HOST", "STATE", "DRIVER", "VMS", "CPUS", "MEMORY", "HEARTBEAT", "ID"];
     print::table(&headings, &rows);
+}
+
+/// What is promised, of what may be.
+fn of(reserved: u64, allocatable: u64) -> String {
+    format!("{reserved}/{allocatable}")
 }

@@ -27,8 +27,9 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
         // Answered above: it needs no server.
         VmCommand::Plan(_) => {}
         VmCommand::Create { ttl, vm } => {
+            let patience = vm.placement.patience();
             let request = CreateVm { ttl_s: ttl.map(seconds), ..request(vm) };
-            let made: Vm = client.post("/vms", &request).await?;
+            let made: Vm = client.post_within(patience, "/vms", &request).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
@@ -71,7 +72,8 @@ pub(crate) async fn dispatch(args: &Args, verb: &VmCommand) -> Result<(), CliErr
         }
         VmCommand::Restore { name, vm } => {
             let request = CreateVm { snapshot: Some(name.clone()), ..request(vm) };
-            let made: Vm = client.post("/vms", &request).await?;
+            let patience = vm.placement.patience();
+            let made: Vm = client.post_within(patience, "/vms", &request).await?;
             let vm = running(&client, &made.id.to_string()).await?;
             if args.json { print::json(&vm)? } else { println!("{}", vm.id) }
         }
@@ -122,6 +124,8 @@ pub(crate) fn request(vm: &VmArgs) -> CreateVm {
         snapshot: None,
         snapshots: vm.snapshots,
         ttl_s: None,
+        placement: vm.placement.placement(),
+        when_full: vm.placement.when_full(),
     }
 }
 

@@ -59,10 +59,13 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 network: vm.network,
                 transport: vm.transport,
                 snapshots: vm.snapshots,
+                placement: vm.placement.placement(),
+                when_full: vm.placement.when_full(),
                 idle_timeout_s: *idle_timeout_s,
                 ..CreateWorkspace::named(name.clone())
             };
-            let made: Workspace = client.post("/workspaces", &request).await?;
+            let patience = vm.placement.patience();
+            let made: Workspace = client.post_within(patience, "/workspaces", &request).await?;
             if args.json { print::json(&made)? } else { println!("{} {}", made.id, made.name) }
         }
         WsCommand::List(list) => {

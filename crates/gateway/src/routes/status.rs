@@ -1,6 +1,6 @@
 //! The whole at a glance.
 
-use crate::{Error, Gateway, fleet, gateway::now, ready};
+use crate::{Error, Gateway, gateway::now, ready};
 use aetherium_model::{
     Timestamp,
     finding::{Finding, Verdict},
@@ -26,12 +26,11 @@ pub(crate) async fn get(State(gateway): State<Gateway>) -> Result<Json<Status>, 
     let now = now();
     let (checks, workers, vms, waiting) = tokio::join!(
         ready::checks(&gateway),
-        fleet::all(&gateway),
+        gateway.store().every_worker(),
         gateway.store().vms_by_state(),
         gateway.store().waiting(),
     );
-    let (mut checks, mut workers) = (checks, workers?);
-    workers.iter_mut().for_each(|worker| worker.state = worker.state_at(now));
+    let (mut checks, workers) = (checks, workers?);
     let waiting: Vec<_> = waiting?
         .into_iter()
         .map(|it| {

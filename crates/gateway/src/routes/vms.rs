@@ -6,21 +6,22 @@ use crate::{
     auth::Acting,
     edge::RequestId,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
-    fleet::{self, Wanted},
+    fleet::{self, Takes, Wanted},
     gateway::now,
     routes::{links, workspaces},
     tunnel,
     worker_client::Freeze,
 };
 use aetherium_model::{
-    Code, ExecutionId, Fault, VmId,
+    Code, ExecutionId, Fault, VmId, WorkerId,
     interactive::Captured,
     metrics::VmMetrics,
     page::Page,
+    placement::WhenFull,
     run::{Execution, RunState},
     task::{Task, TaskKind},
     tuning::Tuning,
-    vm::{ChangeVm, TakeSnapshot, Vm, VmState},
+    vm::{ChangeVm, TakeSnapshot, Vm, VmSpec, VmState},
 };
 use aetherium_store::VmFilter;
 use axum::{
@@ -57,13 +58,30 @@ pub(crate) async fn create(
         transport: body.transport,
         snapshot: body.snapshot,
         snapshots: body.snapshots,
+        placement: body.placement,
+        when_full: body.when_full.unwrap_or(WhenFull::Fail),
+        takes: Takes::Vm,
     };
-    let (worker, spec) = fleet::place(&gateway, wanted).await?;
+    let (created, task) = fleet::place(&gateway, wanted, |worker, spec| {
+        let vm = new_vm(worker, spec, body.ttl_s);
+        let task = fleet::task(worker, TaskKind::VmCreate { vm_id: vm.id });
+        let (queue, key) = (gateway.queue().clone(), key.clone());
+        async move { Ok((queue.create_vm(&vm, &task, key.as_ref()).await?, task)) }
+    })
+    .await?;
+    let task = created.is_new().then_some(task.id);
+    let vm = created.into_inner();
+    let own = format!("/api/v1/vms/{}", vm.id);
+    let links = links(&own, task, &["console", "execute", "exec", "executions", "metrics"]);
+    Ok((StatusCode::ACCEPTED, axum::Json(Accepted { item: vm, links })))
+}
+
+fn new_vm(worker_id: WorkerId, spec: VmSpec, ttl_s: Option<u32>) -> Vm {
     let now = now();
-    let vm = Vm {
+    Vm {
         id: VmId::new(),
         spec,
-        worker_id: worker.id,
+        worker_id,
         workspace_id: None,
         state: VmState::Creating,
         driver: None,
@@ -72,17 +90,10 @@ pub(crate) async fn create(
         virtio_transport: None,
         address: None,
         timings: None,
-        expires_at: body.ttl_s.map(|s| now.after(Duration::from_secs(s.into()))),
+        expires_at: ttl_s.map(|s| now.after(Duration::from_secs(s.into()))),
         created_at: now,
         updated_at: now,
-    };
-    let task = fleet::task(worker.id, TaskKind::VmCreate { vm_id: vm.id });
-    let created = gateway.queue().create_vm(&vm, &task, key.as_ref()).await?;
-    let task = created.is_new().then_some(task.id);
-    let vm = created.into_inner();
-    let own = format!("/api/v1/vms/{}", vm.id);
-    let links = links(&own, task, &["console", "execute", "exec", "executions", "metrics"]);
-    Ok((StatusCode::ACCEPTED, axum::Json(Accepted { item: vm, links })))
+    }
 }
 
 /// List VMs

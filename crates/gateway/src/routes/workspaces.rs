@@ -5,13 +5,14 @@ use crate::{
     api::{Accepted, CreateWorkspace, ListQuery},
     auth::Acting,
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
-    fleet::{self, Wanted},
+    fleet::{self, Takes, Wanted},
     gateway::now,
     routes::links,
 };
 use aetherium_model::{
     WorkspaceId,
     page::Page,
+    placement::WhenFull,
     task::{Task, TaskKind},
     workspace::{DEFAULT_IDLE_TIMEOUT_S, Workspace, WorkspaceState},
 };
@@ -43,24 +44,32 @@ pub(crate) async fn create(
         transport: body.transport,
         snapshot: None,
         snapshots: body.snapshots,
+        placement: body.placement.clone(),
+        when_full: body.when_full.unwrap_or(WhenFull::Fail),
+        takes: Takes::Disk,
     };
-    let (worker, spec) = fleet::place(&gateway, wanted).await?;
-    let now = now();
-    let workspace = Workspace {
+    let workspace = |worker_id, spec| Workspace {
         id: WorkspaceId::new(),
-        name: body.name,
+        name: body.name.clone(),
         ai_assistant: body.ai_assistant,
         spec,
-        worker_id: worker.id,
+        worker_id,
         vm_id: None,
         secrets: body.secrets,
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
+        placement: body.placement.clone(),
+        when_full: body.when_full,
         state: WorkspaceState::Creating,
-        created_at: now,
-        updated_at: now,
+        created_at: now(),
+        updated_at: now(),
     };
-    let task = fleet::task(worker.id, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
-    let created = gateway.queue().create_workspace(&workspace, &task, key.as_ref()).await?;
+    let (created, task) = fleet::place(&gateway, wanted, |worker, spec| {
+        let workspace = workspace(worker, spec);
+        let task = fleet::task(worker, TaskKind::WorkspaceCreate { workspace_id: workspace.id });
+        let (queue, key) = (gateway.queue().clone(), key.clone());
+        async move { Ok((queue.create_workspace(&workspace, &task, key.as_ref()).await?, task)) }
+    })
+    .await?;
     let task = created.is_new().then_some(task.id);
     let workspace = created.into_inner();
     let links = links(&format!("/api/v1/workspaces/{}", workspace.id), task, &["prompts"]);

@@ -88,10 +88,11 @@ async fn a_vm_goes_to_the_worker_with_fewest_and_that_worker_is_woken() {
     let server = Server::start().await;
     let mut idle = server.worker_row();
     idle.id = WorkerId::new();
-    let mut busy = server.worker_row();
-    busy.vms = 5;
+    // What it has is on the record, and not what a row says of itself.
+    for _ in 0..5 {
+        server.vm().await;
+    }
     server.put_worker(idle.clone()).await;
-    server.put_worker(busy).await;
     let mut woken = server.queue.bus().work_of(idle.id);
     let answer = server.post("/api/v1/vms", "{}").await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
@@ -101,6 +102,86 @@ async fn a_vm_goes_to_the_worker_with_fewest_and_that_worker_is_woken() {
         assert!(begun.elapsed() < crate::server::LONG, "the worker was not told of the task");
         woken.called(crate::server::LONG).await;
     }
+}
+
+/// A worker with room for one VM, and no other.
+async fn with_room_for_one() -> Server {
+    let server = Server::start().await;
+    let mut worker = server.worker_row();
+    worker.allocatable.vms = 1;
+    worker.capacity.vms = 1;
+    server.put_worker(worker).await;
+    server
+}
+
+#[tokio::test]
+async fn what_nobody_has_room_for_is_refused_and_can_be_asked_for_again_later() {
+    let server = with_room_for_one().await;
+    let first: Vm = server.post("/api/v1/vms", "{}").await.parse();
+    let answer = server.post("/api/v1/vms", r#"{"when_full":"fail"}"#).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers.contains_key("retry-after"));
+    let problem = answer.problem();
+    assert_eq!(problem.code.as_str(), "no_capacity");
+    assert!(problem.detail.contains("0 VMs") && !problem.remedy.is_empty(), "{problem:?}");
+    let bad = server.post("/api/v1/vms", r#"{"when_full":{"queue_for_s":301}}"#).await.problem();
+    assert_eq!(bad.errors[0].field, "when_full.queue_for_s");
+    let wait = server.post("/api/v1/vms", r#"{"when_full":{"queue_for_s":1}}"#).await;
+    assert_eq!(wait.problem().code.as_str(), "no_capacity");
+    assert_eq!(server.queue.store().live_vms(first.worker_id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_may_wait_for_room_is_made_once_there_is_some() {
+    let server = with_room_for_one().await;
+    let mut first: Vm = server.post("/api/v1/vms", "{}").await.parse();
+    first.state = aetherium_model::vm::VmState::Stopped {
+        termination: aetherium_model::Fault::internal("enough"),
+    };
+    let waiting = server.post("/api/v1/vms", r#"{"when_full":{"queue_for_s":20}}"#);
+    let freed = async {
+        // It is let wait at least once: with the room taken, it cannot have been made before.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        server.queue.update_vm(&first).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(waiting, freed);
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_vm_goes_only_where_it_was_told_to_and_not_to_a_cordoned_worker() {
+    let server = Server::start().await;
+    let mut near = server.worker_row();
+    near.id = WorkerId::new();
+    near.zone = Some("near".parse().unwrap());
+    near.labels = [("disk".parse().unwrap(), "nvme".parse().unwrap())].into();
+    server.put_worker(near.clone()).await;
+    let place = async |body: &str| server.post("/api/v1/vms", body).await;
+    let there = r#"{"placement":{"zone":"near","labels":{"disk":"nvme"}}}"#;
+    for _ in 0..3 {
+        assert_eq!(place(there).await.parse::<Vm>().worker_id, near.id);
+    }
+    let nowhere =
+        place(r#"{"placement":{"zone":"near","labels":{"disk":"tape"}}}"#).await.problem();
+    assert!(nowhere.detail.contains("zone near, disk=tape"), "{nowhere:?}");
+    let unknown = place(r#"{"placement":{"rack":"7"}}"#).await.problem();
+    assert_eq!(unknown.errors[0].field, "placement.rack");
+
+    let path = format!("/api/v1/workers/{}", near.id);
+    for _ in 0..2 {
+        let cordoned = server.post(&format!("{path}/cordon"), "").await;
+        assert_eq!(cordoned.json()["state"], "cordoned", "{cordoned:?}");
+    }
+    assert_eq!(place(there).await.problem().code.as_str(), "no_capacity");
+    let draining = server.post(&format!("{path}/drain"), r#"{"deadline_s":60}"#).await.json();
+    assert_eq!((&draining["state"], &draining["reserved"]["vms"]), (&"draining".into(), &3.into()));
+    assert!(draining["admission"]["deadline"].is_string(), "{draining}");
+    let bad = server.post(&format!("{path}/drain"), r#"{"deadline":60}"#).await.problem();
+    assert_eq!(bad.errors[0].field, "deadline");
+    assert_eq!(server.post(&format!("{path}/activate"), "").await.json()["state"], "active");
+    assert_eq!(place(there).await.parse::<Vm>().worker_id, near.id);
+    let unknown = format!("/api/v1/workers/{}/cordon", WorkerId::new());
+    assert_eq!(server.post(&unknown, "").await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

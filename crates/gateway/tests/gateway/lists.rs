@@ -89,9 +89,15 @@ async fn a_worker_that_fell_silent_is_shown_as_gone_and_its_address_never() {
     let server = Server::start().await;
     let path = format!("/api/v1/workers/{}", server.worker_id);
     assert_eq!(server.get(&path).await.json()["state"], "active");
-    let mut worker = server.worker_row();
-    worker.heartbeat_at = aetherium_model::Timestamp::from_millis(0);
-    server.put_worker(worker).await;
+    let lease =
+        aetherium_model::worker::Lease::try_from(std::time::Duration::from_secs(1)).unwrap();
+    let store = server.queue.store();
+    store.register_worker(&server.worker_row(), Some(lease)).await.unwrap();
+    let deadline = std::time::Instant::now() + crate::server::LONG;
+    while server.get(&path).await.json()["state"] == "active" {
+        assert!(std::time::Instant::now() < deadline, "it is never gone");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     for answer in [server.get(&path).await, server.get("/api/v1/workers").await] {
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         assert!(text.contains("\"gone\"") && !text.contains("worker.sock"), "{text}");

@@ -5,6 +5,7 @@ use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
     ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
     resources::DriverKind,
+    room::Room,
     run::{Command, Execution, Exit, ExitReport, RunState},
     task::{Task, TaskKind, TaskState},
     vm::{Vm, VmSpec, VmState},
@@ -70,6 +71,10 @@ impl Answer {
         problem
     }
 }
+
+/// What the worker has: enough for what the tests make.
+pub(crate) const ROOM: Room =
+    Room { vcpus: 1000, memory_mib: 1_000_000, disk_mib: 10_000_000, vms: 1000 };
 
 /// A VM that has just been asked for.
 pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
@@ -157,9 +162,14 @@ impl Server {
             driver_reason: "chosen by the test".into(),
             internal_address: format!("unix:{}", self.worker.socket.display()),
             templates: vec!["default".parse().unwrap()],
-            vcpus: 2,
-            memory_mib: 1024,
-            vms: 0,
+            zone: None,
+            labels: Default::default(),
+            capabilities: Default::default(),
+            capacity: ROOM,
+            allocatable: ROOM,
+            reserved: Room::default(),
+            usage: Default::default(),
+            admission: Default::default(),
             state: WorkerState::Active,
             created_at: now(),
             heartbeat_at: now(),
@@ -167,7 +177,7 @@ impl Server {
     }
 
     pub(crate) async fn put_worker(&self, worker: Worker) {
-        self.queue.store().upsert_worker(&worker).await.unwrap();
+        self.queue.store().register_worker(&worker, None).await.unwrap();
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
@@ -254,6 +264,8 @@ impl Server {
             worker_id: self.worker_id,
             vm_id: None,
             idle_timeout_s: 900,
+            placement: Default::default(),
+            when_full: None,
             state: WorkspaceState::Ready,
             created_at: now(),
             updated_at: now(),

@@ -3,7 +3,7 @@
 use super::{Examined, Unpacked};
 use aetherium_model::{
     finding::Finding,
-    kernel::{ConfigSource, KernelFacts, KernelOption, Setting},
+    kernel::{ConfigSource, KernelConfig, KernelFacts, KernelOption, Setting},
     template::KernelFormat,
 };
 
@@ -210,6 +210,16 @@ impl Demand {
     }
 }
 
+/// Whether a kernel so configured comes to its root, and to its agent, without any module.
+pub(crate) fn needs_no_modules(config: &KernelConfig) -> bool {
+    let has = |options: &[KernelOption]| {
+        options.iter().all(|option| config.get(*option) == Setting::BuiltIn)
+    };
+    let early = |demand: &&Demand| demand.need != Need::ForPrograms;
+    let on_a_bus = has(PCI) || MMIO.iter().any(|options| has(options));
+    on_a_bus && DEMANDS.iter().filter(early).all(|demand| has(demand.options))
+}
+
 /// Whether somebody has to load modules before the root is there.
 fn modules(facts: &KernelFacts) -> Option<Finding> {
     let early = DEMANDS.iter().filter(|demand| demand.need != Need::ForPrograms);
@@ -257,7 +267,7 @@ pub const fn how(setting: Setting) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aetherium_model::{finding::Verdict, kernel::KernelConfig};
+    use aetherium_model::finding::Verdict;
 
     fn kernel(options: &[(KernelOption, Setting)]) -> Examined {
         let options = options.iter().copied().collect();
@@ -306,6 +316,18 @@ mod tests {
         for options in [vec![mmio, pci], vec![pci, acpi, cmdline]] {
             assert_eq!(verdict(&off(&options), BUS), Some(Verdict::Fail), "{options:?}");
         }
+    }
+
+    #[test]
+    fn a_kernel_needs_no_modules_if_all_that_boots_it_is_built_in() {
+        let alone = |but: &[(KernelOption, Setting)]| {
+            needs_no_modules(all(but).facts.config.as_ref().unwrap())
+        };
+        assert!(alone(&[]));
+        assert!(alone(&[(KernelOption::VirtioPci, Setting::Off)]), "there is MMIO");
+        assert!(alone(&[(KernelOption::Bridge, Setting::Module)]));
+        assert!(!alone(&[(KernelOption::Ext4, Setting::Module)]));
+        assert!(!alone(&[(KernelOption::VirtioVsock, Setting::Off)]));
     }
 
     #[test]

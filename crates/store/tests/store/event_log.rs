@@ -6,9 +6,9 @@ use aetherium_model::{
     event::{Actor, By, Event, EventFilter, EventType, Subject, SubjectKind},
     task::TaskKind,
     vm::VmState,
-    worker::WorkerState,
+    worker::{Epoch, WorkerState},
 };
-use aetherium_store::{LogBounds, RunRef, Store};
+use aetherium_store::{Fence, LogBounds, RunRef, Store};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering},
@@ -96,7 +96,8 @@ async fn what_was_not_done_is_not_told(engine: Engine) {
     let vm = vm(worker, None);
     let create = task(worker, TaskKind::VmCreate { vm_id: vm.id });
     full.create_vm(&vm, &create, None).await.unwrap_err();
-    db.store.set_worker_state(worker, WorkerState::Stopped, at(1)).await.unwrap_err();
+    let fence = Fence { worker_id: worker, epoch: Epoch(1) };
+    db.store.set_worker_state(fence, WorkerState::Stopped, at(1)).await.unwrap_err();
     assert_eq!(all(&db.store).await.len(), before);
 }
 

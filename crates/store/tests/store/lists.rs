@@ -5,12 +5,14 @@ use aetherium_model::{
     HeldTemplate, WorkerId,
     page::PageRequest,
     resources::DriverKind,
+    room::Room,
     task::{TaskKind, TaskState},
-    worker::{Worker, WorkerState},
+    worker::{Admission, Capability, Usage, Worker, WorkerState},
 };
-use aetherium_store::{StoreError, TaskFilter};
+use aetherium_store::{Beat, Orders, StoreError, TaskFilter};
 
-fn worker() -> Worker {
+pub(crate) fn worker() -> Worker {
+    let capacity = Room { vcpus: 2, memory_mib: 4096, disk_mib: 8192, vms: 10 };
     Worker {
         id: WorkerId::new(),
         hostname: "h".into(),
@@ -19,9 +21,14 @@ fn worker() -> Worker {
         driver_reason: "r".into(),
         internal_address: "127.0.0.1:1".into(),
         templates: vec!["debian".parse().unwrap()],
-        vcpus: 2,
-        memory_mib: 4096,
-        vms: 0,
+        zone: Some("a".parse().unwrap()),
+        labels: [("disk".parse().unwrap(), "nvme".parse().unwrap())].into(),
+        capabilities: [Capability::Kvm, Capability::Slots].into(),
+        capacity,
+        allocatable: Room { vcpus: 8, ..capacity },
+        reserved: Room::default(),
+        usage: Usage::default(),
+        admission: Admission::Open,
         state: WorkerState::Active,
         created_at: at(1),
         heartbeat_at: at(1),
@@ -57,24 +64,33 @@ async fn pages_show_every_entry_once_newest_first(engine: Engine) {
 async fn a_worker_keeps_its_age_across_restarts_and_is_heard_of(engine: Engine) {
     let db = Db::fresh(engine).await;
     let mut worker = worker();
-    db.store.upsert_worker(&worker).await.unwrap();
-    assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
-    let again = Worker { created_at: at(50), heartbeat_at: at(50), driver: None, ..worker.clone() };
-    db.store.upsert_worker(&again).await.unwrap();
+    let first = db.store.register_worker(&worker, None).await.unwrap();
+    // When it was heard of is the database's to say.
+    let read = async || Worker { heartbeat_at: at(1), ..db.store.worker(worker.id).await.unwrap() };
+    assert_eq!(read().await, worker);
+    let again = Worker { created_at: at(50), driver: None, ..worker.clone() };
+    let second = db.store.register_worker(&again, None).await.unwrap();
+    assert_eq!(read().await, Worker { created_at: at(1), ..again.clone() });
     worker = Worker { created_at: at(1), ..again };
-    assert_eq!(db.store.worker(worker.id).await.unwrap(), worker);
 
     let digest = format!("sha256:{}", "0a".repeat(32));
     let templates: Vec<HeldTemplate> =
         vec!["alpine".parse().unwrap(), format!("alpine:v1@{digest}").parse().unwrap()];
-    db.store.heartbeat(worker.id, at(60), 4, &templates).await.unwrap();
-    db.store.set_worker_state(worker.id, WorkerState::Draining, at(9)).await.unwrap();
-    worker = Worker { heartbeat_at: at(60), vms: 4, templates, ..worker };
-    worker.state = WorkerState::Draining;
+    let usage = Usage { load_percent: 7, memory_mib: 8, disk_mib: 9 };
+    let beat = Beat { usage, templates: Some(templates.clone()) };
+    assert_eq!(db.store.heartbeat(second, None, &beat).await.unwrap(), Orders::Work);
+    let same = Beat { usage, templates: None };
+    db.store.heartbeat(second, None, &same).await.unwrap();
+    db.store.set_worker_state(second, WorkerState::Draining, at(9)).await.unwrap();
+    worker = Worker { templates, usage, state: WorkerState::Draining, ..worker };
     let listed = db.store.workers(&PageRequest::default()).await.unwrap();
-    assert_eq!((listed.items, listed.next_cursor), (vec![worker], None));
-    let unknown = db.store.heartbeat(WorkerId::new(), at(60), 0, &[]).await;
-    assert!(matches!(unknown, Err(StoreError::NotFound { .. })));
+    assert_eq!(listed.next_cursor, None);
+    assert_eq!(listed.items, db.store.every_worker().await.unwrap());
+    let now = std::time::SystemTime::now().into();
+    assert!(listed.items[0].heartbeat_at <= now && listed.items[0].heartbeat_at > at(1));
+    assert_eq!(Worker { heartbeat_at: at(1), ..listed.items[0].clone() }, worker);
+    let earlier_process = db.store.heartbeat(first, None, &same).await;
+    assert!(matches!(earlier_process, Err(StoreError::Fenced { .. })));
 }
 
 async fn tasks_are_found_by_state_type_and_worker(engine: Engine) {

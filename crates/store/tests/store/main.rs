@@ -13,6 +13,7 @@ mod claims;
 mod crash;
 mod deletion;
 mod event_log;
+mod fleet;
 mod idempotency;
 mod lists;
 mod migrations;

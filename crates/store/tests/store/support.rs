@@ -160,6 +160,8 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         vm_id: None,
         secrets: Default::default(),
         idle_timeout_s: 900,
+        placement: Default::default(),
+        when_full: None,
         state: WorkspaceState::Creating,
         created_at: at(0),
         updated_at: at(0),

@@ -73,7 +73,7 @@ async fn what_an_earlier_version_left_is_kept_and_goes_on(engine: Engine) {
 }
 
 /// The first version, counted from 1, whose tasks have a trace.
-const TRACED: usize = 5;
+const TRACED: usize = 6;
 
 async fn what_was_there_is_there(store: &Store, version: usize) {
     let worker: WorkerId = format!("wk_{ONE}").parse().unwrap();

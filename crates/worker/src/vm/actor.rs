@@ -232,6 +232,9 @@ impl Actor {
 
     /// The VMM ended though nobody asked: the guest shut itself down, or something broke.
     async fn unrequested_end(&mut self, exit: VmmExit) -> Fault {
+        if let Err(lost) = self.host.tenure.check() {
+            return lost;
+        }
         let fault = match &self.machinery {
             Some(machinery) => start::explain_end(machinery, exit).await,
             None => Fault::internal("a VMM that was never started has ended"),

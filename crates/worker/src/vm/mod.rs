@@ -222,6 +222,18 @@ impl VmHandle {
         self.ended().await;
     }
 
+    /// Asks for the end, and waits for nothing. Who has asked already need not be heard again.
+    pub(crate) fn ask_to_stop(&self, reason: Fault) {
+        let _ = self.requests.try_send(Request::Stop(reason));
+    }
+
+    /// Asks for the end if nobody uses the VM; whoever wants to from then on gets another.
+    pub(crate) fn stop_if_unused(&self, reason: Fault) {
+        if self.activity.give_up_if_idle(Duration::ZERO).is_some() {
+            self.ask_to_stop(reason);
+        }
+    }
+
     /// Waits until nothing of the VM is left.
     pub(crate) async fn ended(&self) {
         let mut view = self.view.clone();

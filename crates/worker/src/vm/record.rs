@@ -8,6 +8,7 @@ use aetherium_model::{
     Fault,
     vm::{Vm, VmEvent, VmState},
 };
+use aetherium_store::StoreError;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -74,6 +75,10 @@ impl Record {
         let tries = if self.vm.state.is_terminal() { LAST_WRITE_TRIES } else { 1 };
         for tried in 1..=tries {
             let Err(error) = self.host.queue.update_vm(&self.vm).await else { return };
+            if let StoreError::Fenced { .. } = error {
+                tracing::info!(vm = %self.vm.id, %error, "the vm's row is not this process's any more");
+                return;
+            }
             tracing::error!(vm = %self.vm.id, %error, tried, "the vm's row could not be written");
             if tried < tries {
                 tokio::time::sleep(LAST_WRITE_PAUSE).await;

@@ -112,6 +112,7 @@ pub(super) async fn start(host: &Arc<Host>, record: &mut Record) -> Result<Machi
         Origin::Kernel(_) => StartedFrom::Kernel,
         Origin::Snapshot(_) => StartedFrom::Snapshot,
     };
+    host.tenure.check()?;
     let machine = match &origin {
         Origin::Kernel(spec) => host.driver()?.launch(spec).await?,
         Origin::Snapshot(restored) => restored.load(host).await?,

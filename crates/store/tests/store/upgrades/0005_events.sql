@@ -1,6 +1,5 @@
 UPDATE projects SET max_vms = 9 WHERE id = 'default';
-UPDATE vms SET expires_at = 4000000000000, quota_vcpus = 1, quota_memory_mib = 512
-    WHERE id = 'vm_00000000000000000000000001';
+UPDATE vms SET expires_at = 4000000000000 WHERE id = 'vm_00000000000000000000000001';
 INSERT INTO event_log (id, seq, ordinal, at, type, subject_kind, subject_id, actor_json, data_json)
     VALUES ('00000000000000000000000001', 1, 1, 1, 'vm.creating', 'vm',
             'vm_00000000000000000000000001', '{"kind":"system"}', '{}'),

@@ -19,6 +19,7 @@ use crate::{
 use aetherium_model::{
     Fault, Timestamp, WorkerId, WorkspaceId,
     assistant::Assistant,
+    placement::Placement,
     resources::Resources,
     task::{Task, TaskKind},
     tuning::Tuning,
@@ -101,6 +102,8 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
             snapshots: None,
         },
         worker_id,
+        placement: Placement::default(),
+        when_full: None,
         vm_id: None,
         idle_timeout_s: 0,
         state: WorkspaceState::Creating,
