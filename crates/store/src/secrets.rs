@@ -158,7 +158,8 @@ impl Store {
         let keys = self.keys()?;
         let found = self
             .change(|| async {
-                let mut tx = self.begin().await?;
+                // A worker that is taken for gone gets nothing any more.
+                let mut tx = self.begin_fenced().await?;
                 let scopes = scopes_of(&mut tx, vm).await?;
                 let mut found = Vec::with_capacity(uses.len());
                 for (variable, name) in uses.iter() {

@@ -89,7 +89,7 @@ async fn begin(
     };
     let (recorded, started) = tokio::join!(
         host.queue.create_execution(&execution, None, None),
-        agent.exec(run::exec_spec(&complete, &delivered, stdin)),
+        agent.exec(delivered.spec(&complete, stdin)),
     );
     recorded?;
     match started {

@@ -216,7 +216,10 @@ impl Handlers {
         host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
-            Start::Cancelled => return Ok(Some(RunState::Cancelled)),
+            Start::Cancelled => {
+                secrets::forget(vm, run, &command.secrets).await;
+                return Ok(Some(RunState::Cancelled));
+            }
             Start::NotOurs => return Ok(None),
         }
         // The mark may have taken its time. What it says then is that nothing is known to have run.

@@ -7,7 +7,7 @@
 //! What is logged runs detached in the guest under its run's id, and is found again by that: see
 //! [`crate::rejoin`]. What somebody waits for ends when nobody waits any more.
 
-use crate::{host::Host, rejoin::Followed, secrets::Delivered};
+use crate::{host::Host, rejoin::Followed};
 use aetherium_agent_client::{AgentError, ProcessEvent, StreamOffsets};
 use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
@@ -59,9 +59,9 @@ impl Piece {
 }
 
 /// The command as the agent takes it.
-pub(crate) fn exec_spec(command: &Command, secrets: &Delivered, stdin: bool) -> ExecSpec {
+pub(crate) fn exec_spec(command: &Command, stdin: bool) -> ExecSpec {
     let default = u64::try_from(limits::DEFAULT_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-    let mut spec = ExecSpec {
+    ExecSpec {
         program: Program::Argv(command.argv.clone()),
         env: command.env.clone(),
         cwd: command.cwd.clone(),
@@ -69,9 +69,7 @@ pub(crate) fn exec_spec(command: &Command, secrets: &Delivered, stdin: bool) -> 
         timeout_ms: Some(command.timeout_ms.unwrap_or(default)),
         stdio: if stdin { Stdio::InputAndOutput } else { Stdio::Output },
         ..ExecSpec::default()
-    };
-    secrets.add_to(&mut spec);
-    spec
+    }
 }
 
 /// The command with its place in the trace in its environment, where somebody keeps the trace and the
@@ -398,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_command_without_a_time_limit_gets_the_default_one() {
-        let spec = exec_spec(&Command::new(["true"]), &Delivered::nothing(), false);
+        let spec = exec_spec(&Command::new(["true"]), false);
         assert_eq!(spec.timeout_ms, Some(3_600_000));
     }
 }

@@ -4,7 +4,7 @@
 //! A value is here from the start of its run to the end of it, and goes nowhere but to the agent. It is
 //! never part of a [`Command`], which is written down.
 
-use crate::{host::Host, vm::VmHandle};
+use crate::{host::Host, run::exec_spec, vm::VmHandle};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::{ExecSpec, system};
 use aetherium_model::{
@@ -30,14 +30,16 @@ impl Delivered {
         Self { env: Vec::new(), masks: Masks::none() }
     }
 
-    /// Adds the variables to what the agent is asked for.
-    pub(crate) fn add_to(&self, spec: &mut ExecSpec) {
+    /// The command as the agent takes it, with its secrets' variables.
+    pub(crate) fn spec(&self, command: &Command, stdin: bool) -> ExecSpec {
+        let mut spec = exec_spec(command, stdin);
         for (variable, value) in &self.env {
             // Values for variables were text when they were set.
             if let Some(text) = value.reveal_text() {
                 spec.env.insert(variable.to_string(), text.to_owned());
             }
         }
+        spec
     }
 }
 

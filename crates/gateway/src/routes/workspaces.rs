@@ -55,7 +55,7 @@ pub(crate) async fn create(
         spec,
         worker_id,
         vm_id: None,
-        secrets: body.secrets,
+        secrets: body.secrets.clone(),
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
         placement: body.placement.clone(),
         when_full: body.when_full,

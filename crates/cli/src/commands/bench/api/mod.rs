@@ -105,6 +105,7 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         placement: Placement::default(),
         when_full: None,
         vm_id: None,
+        secrets: Default::default(),
         idle_timeout_s: 0,
         state: WorkspaceState::Creating,
         created_at: now,
