@@ -23,6 +23,7 @@ mod operations;
 mod postgres;
 mod recipes;
 mod runs;
+mod secrets;
 mod seed;
 mod server;
 mod simulated;

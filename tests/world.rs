@@ -109,6 +109,8 @@ impl Place {
             .env("AETHERIUM_AGENT", assets().join("fc-agent"))
             .env("AETHERIUM_VSOCK_HELPER", assets().join("tools/bin/vhost-device-vsock"))
             .env("AETHERIUM_OPERATIONS_LISTEN", "127.0.0.1:0")
+            .env("AETHERIUM_DEV", "true")
+            .env_remove("AETHERIUM_SECRETS_KEYS_FILE")
             .env_remove("AETHERIUM_DATA_DIR")
             .env_remove("AETHERIUM_URL")
             .env_remove("AETHERIUM_API_KEY");

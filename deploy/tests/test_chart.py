@@ -139,7 +139,7 @@ class Pods(Rendered):
                 self.assertGreater(container["readinessProbe"]["timeoutSeconds"], 2)
 
     def test_files_that_options_name_are_in_what_is_mounted(self):
-        named = {"AETHERIUM_FLEET_KEY_FILE", "AETHERIUM_API_KEYS_FILE", "AETHERIUM_DATA_DIR"}
+        named = {"AETHERIUM_FLEET_KEY_FILE", "AETHERIUM_API_KEYS_FILE", "AETHERIUM_SECRETS_KEYS_FILE", "AETHERIUM_DATA_DIR"}
         for objects in self.each():
             for _, spec in pods(objects):
                 volumes = {volume["name"] for volume in spec.get("volumes", [])}
@@ -157,8 +157,9 @@ class Pods(Rendered):
                         self.assertLessEqual({"/run", "/tmp"}, set(mounts))
 
     def test_secrets_that_are_named_exist_with_their_keys(self):
-        theirs = {"their-database": {"url"}, "their-redis": {"url"}, "their-keys": {"api-keys", "fleet-key"},
-                  "aetherium-database": {"url"}, "aetherium-redis": {"url"}, "aetherium-keys": {"api-keys", "fleet-key"}}
+        keys = {"api-keys", "fleet-key", "secrets-keys"}
+        theirs = {"their-database": {"url"}, "their-redis": {"url"}, "their-keys": keys,
+                  "aetherium-database": {"url"}, "aetherium-redis": {"url"}, "aetherium-keys": keys}
         for objects in self.each():
             made = {s["metadata"]["name"]: set(s["data"]) for s in of_kind(objects, "Secret")}
             there = {**theirs, **made}
@@ -185,7 +186,7 @@ class Pods(Rendered):
             for it, spec in pods(objects):
                 if it["metadata"]["name"].endswith("-worker"):
                     [keys] = [v["secret"] for v in spec["volumes"] if v["name"] == "keys"]
-                    self.assertEqual(keys["items"], [{"key": "fleet-key", "path": "fleet-key"}])
+                    self.assertEqual({item["key"] for item in keys["items"]}, {"fleet-key", "secrets-keys"})
 
     def test_only_the_container_that_labels_its_node_has_an_account(self):
         for name, objects in RELEASES.items():

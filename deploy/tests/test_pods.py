@@ -24,7 +24,8 @@ from pods import ASSETS, Image, Pod, until_nothing
 BOOT = 180
 SOON = 60
 # The kind of what the fleet shares: everything that a database server of ours would be.
-SECRETS = {"their-keys": {"api-keys": "a-key-of-16-chars-or-more\n", "fleet-key": "0123456789abcdef" * 2}}
+SECRETS = {"their-keys": {"api-keys": "a-key-of-16-chars-or-more\n", "fleet-key": "0123456789abcdef" * 2,
+                          "secrets-keys": "k1:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=\n"}}
 SHARED = {
     "gateway": {"service": {"port": 7070}},
     "worker": {"labelNode": True},

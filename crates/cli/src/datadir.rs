@@ -2,14 +2,19 @@
 //!
 //! ```text
 //! <data>/api-key        the first key, mode 0600
+//! <data>/secrets-keys   what secrets are encrypted with, mode 0600, unless another file is named
 //! <data>/server.json    the running server's address, removed when it stops
 //! <data>/lock           held while a server runs: two never share a data directory
 //! <data>/aetherium.db   the database, unless another is named
 //! <data>/kernels/       imported and built kernels, by name
 //! ```
 
-use crate::error::{CliError, local};
+use crate::{
+    commands::load_keys,
+    error::{CliError, local},
+};
 use aetherium_model::{Code, Fault};
+use aetherium_secrets::{MasterKeys, new_key_line};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -135,6 +140,22 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(local(format!("cannot read {}", path.display()), error).into()),
         }
+    }
+
+    /// The master keys of secrets, of which one is made on the first call.
+    pub(crate) fn secrets_keys(&self) -> Result<MasterKeys, CliError> {
+        let path = self.0.join("secrets-keys");
+        if !path.exists() {
+            let id = "k1".parse().map_err(Fault::internal)?;
+            match write_new(&path, new_key_line(&id).as_bytes()) {
+                // Somebody else was first.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.map_err(|error| local(format!("cannot write {}", path.display()), error))?;
+                }
+            }
+        }
+        load_keys(&path)
     }
 
     /// The server that says it runs here; it may have been killed since.

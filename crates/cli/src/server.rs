@@ -1,7 +1,7 @@
 //! Gateway and worker in one process.
 
 use crate::{
-    args::{DatabaseArgs, DriverArgs, EventLogArgs},
+    args::{DatabaseArgs, DriverArgs, EventLogArgs, KeysArgs},
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
@@ -16,6 +16,7 @@ use aetherium_model::{
     worker::{Labels, Lease},
 };
 use aetherium_queue::{Bus, Queue};
+use aetherium_secrets::MasterKeys;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
 use aetherium_worker::{Layout, Parts, Remote, Settings, SlotChoice, Worker};
@@ -31,6 +32,7 @@ pub(crate) struct ServerConfig {
     pub(crate) operations: Option<SocketAddr>,
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
+    pub(crate) keys: KeysArgs,
     pub(crate) events: EventLogArgs,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
@@ -45,6 +47,7 @@ impl ServerConfig {
             operations: None,
             driver,
             database: DatabaseArgs::default(),
+            keys: KeysArgs::default(),
             events: EventLogArgs::default(),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
@@ -73,7 +76,11 @@ impl Server {
         let lock = data.lock()?;
         let key = data.api_key()?;
         let layout = Layout::open(data.path()).map_err(Fault::from)?;
-        let store = open_store(&data, &config.database).await?;
+        let keys = match config.keys.load()? {
+            Some(keys) => keys,
+            None => data.secrets_keys()?,
+        };
+        let store = open_store(&data, &config.database, Some(keys)).await?;
         let bus = Bus::in_process();
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
             local(format!("cannot listen on {}", config.listen), error)
@@ -210,8 +217,23 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, stop: Cancell
     }
 }
 
+/// Opens the store for a role: with its schema up to date, and with keys that open what is encrypted.
+pub(crate) async fn open_store(
+    data: &DataDir,
+    args: &DatabaseArgs,
+    keys: Option<MasterKeys>,
+) -> Result<Store, CliError> {
+    let store = open_database(data, args).await?;
+    let store = match keys {
+        Some(keys) => store.with_keys(keys),
+        None => store,
+    };
+    store.check_keys().await.map_err(Fault::from)?;
+    Ok(store)
+}
+
 /// Opens the store and brings its schema up to date.
-pub(crate) async fn open_store(data: &DataDir, args: &DatabaseArgs) -> Result<Store, CliError> {
+pub(crate) async fn open_database(data: &DataDir, args: &DatabaseArgs) -> Result<Store, CliError> {
     let url = args.database.clone().unwrap_or_else(|| data.database_url());
     let url = url
         .parse()

@@ -16,6 +16,7 @@ use aetherium_model::{
     recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
+    secret::{MAX_USES, SecretUses},
     task::{Schedule, TaskState},
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
@@ -26,10 +27,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod events;
+mod secrets;
 mod webhooks;
 
 pub use crate::problem::Problem;
 pub use events::EventLogQuery;
+pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.
@@ -88,6 +91,9 @@ pub struct CreateWorkspace {
     /// The snapshots its VMs are made ready for; as the template says where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotKind>,
+    /// Secrets that each of its prompts gets.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Its VM is hibernated or stopped after so many seconds without work; 900 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
@@ -121,6 +127,7 @@ impl CreateWorkspace {
             network: None,
             transport: None,
             snapshots: None,
+            secrets: SecretUses::default(),
             idle_timeout_s: None,
             idle_action: None,
             placement: Placement::default(),
@@ -147,6 +154,7 @@ impl CreateWorkspace {
 impl Check for CreateWorkspace {
     fn check(&self) -> Vec<FieldError> {
         let mut errors = check_when_full(self.when_full);
+        errors.extend(check_uses(&self.secrets));
         if let Some(s) = self.idle_timeout_s.filter(|s| *s == 0 || *s > MAX_IDLE_TIMEOUT_S) {
             let problem = format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds");
             errors.extend(wrong("idle_timeout_s", problem));
@@ -344,6 +352,9 @@ pub struct CreatePrompt {
     /// The text.
     #[schema(min_length = 1, max_length = 262_144)]
     pub prompt: String,
+    /// Secrets that it gets, besides its workspace's and before them.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Time it may take, in milliseconds; one hour where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86_400_000)]
@@ -355,7 +366,7 @@ pub struct CreatePrompt {
 
 impl Check for CreatePrompt {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut errors = check_uses(&self.secrets);
         errors.extend(unmet(self.schedule));
         match self.prompt.len() {
             0 => errors.extend(wrong("prompt", "is empty")),
@@ -385,6 +396,9 @@ pub struct Execute {
     /// Environment variables on top of the guest's defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Secrets that it gets, which go before `env`.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Working directory in the guest; the user's home where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
@@ -409,6 +423,7 @@ impl Execute {
         Command {
             argv: self.argv.clone(),
             env: self.env.clone(),
+            secrets: self.secrets.clone(),
             cwd: self.cwd.clone(),
             user: self.user.clone(),
             timeout_ms: self.timeout_ms,
@@ -427,6 +442,13 @@ impl Check for Execute {
             errors.extend(wrong("schedule", "is only for what is queued: say `async` besides"));
         }
         errors
+    }
+}
+
+fn check_uses(secrets: &SecretUses) -> Vec<FieldError> {
+    match secrets.len() {
+        uses if uses > MAX_USES => wrong("secrets", format!("asks for {uses}; at most {MAX_USES}")),
+        _ => Vec::new(),
     }
 }
 

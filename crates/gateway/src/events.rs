@@ -75,6 +75,7 @@ fn sse(event: &OutputEvent) -> Result<Event, axum::Error> {
         EventBody::OutputBytes { .. } => "output_bytes",
         EventBody::Build { .. } => "build",
         EventBody::Missing { .. } => "missing",
+        EventBody::Masked { .. } => "masked",
         EventBody::Truncated { .. } => "truncated",
         EventBody::End { .. } => "end",
     };

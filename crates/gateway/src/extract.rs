@@ -10,6 +10,7 @@ use aetherium_model::{
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
+    secret::SecretName,
 };
 use aetherium_store::{Idempotency, MAX_KEY_BYTES};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -161,6 +162,7 @@ macro_rules! path_params {
 
 path_params! {
     WorkspaceRef = "workspace";
+    SecretName = "secret";
     PromptId = "prompt";
     VmId = "vm";
     ExecutionId = "execution";

@@ -62,12 +62,16 @@ pub const fn status(code: Code) -> StatusCode {
         }
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Code::Busy | Code::NoCapacity | Code::Unavailable | Code::WorkerLost => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        Code::CommandNotFound | Code::CommandNotExecutable | Code::SpawnFailed => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Code::Busy
+        | Code::NoCapacity
+        | Code::Unavailable
+        | Code::WorkerLost
+        | Code::SecretUnreadable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::CommandNotFound
+        | Code::CommandNotExecutable
+        | Code::SpawnFailed
+        | Code::SecretMissing
+        | Code::SecretNotDelivered => StatusCode::UNPROCESSABLE_ENTITY,
         Code::AgentLost | Code::AgentSilent | Code::Interrupted => StatusCode::BAD_GATEWAY,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

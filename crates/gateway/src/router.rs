@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, events, executions, hibernation, projects, prompts, status, task_events, tasks,
-        templates, vms, webhooks, workers, workspaces,
+        disks, events, executions, hibernation, projects, prompts, secrets, status, task_events,
+        tasks, templates, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -106,6 +106,10 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(webhooks::get, webhooks::change, webhooks::delete))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::redeliver))
+        .routes(routes!(secrets::list, secrets::put))
+        .routes(routes!(secrets::delete))
+        .routes(routes!(secrets::list_own, secrets::put_own))
+        .routes(routes!(secrets::delete_own))
         .routes(routes!(projects::get))
         .routes(routes!(projects::limit))
         .routes(routes!(workers::cordon))
@@ -171,6 +175,7 @@ fn preface() -> OpenApi {
             (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
             (name = "webhooks", description = "Addresses that are told of events."),
+            (name = "secrets", description = "What commands get without its being written down."),
             (name = "projects", description = "Who shares a quota."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),

@@ -4,8 +4,10 @@
 //! without the other. It has no output and no secrets: who wants to know more reads its subject.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    Code, ExecutionId, Fault, Name, PromptId, SecretId, TaskId, Timestamp, VmId, WorkerId,
+    WorkspaceId,
     run::{Exit, RunState},
+    secret::SecretName,
     task::TaskState,
     vm::VmState,
     worker::WorkerState,
@@ -70,6 +72,8 @@ words! {
         Worker = "worker",
         /// A template.
         Template = "template",
+        /// A secret.
+        Secret = "secret",
     }
 }
 
@@ -162,6 +166,12 @@ words! {
         TemplateBuilt = "template.built",
         /// It could not be made.
         TemplateFailed = "template.failed",
+        /// It was given a value.
+        SecretSet = "secret.set",
+        /// Its value was handed out to a worker, for a prompt or an execution.
+        SecretRead = "secret.read",
+        /// It is gone.
+        SecretDeleted = "secret.deleted",
     }
 }
 
@@ -265,6 +275,8 @@ pub enum Subject {
     Worker(WorkerId),
     /// A template.
     Template(Name),
+    /// A secret.
+    Secret(SecretId),
 }
 
 impl Subject {
@@ -278,6 +290,7 @@ impl Subject {
             Self::Task(_) => SubjectKind::Task,
             Self::Worker(_) => SubjectKind::Worker,
             Self::Template(_) => SubjectKind::Template,
+            Self::Secret(_) => SubjectKind::Secret,
         }
     }
 
@@ -291,6 +304,7 @@ impl Subject {
             Self::Task(id) => id.to_string(),
             Self::Worker(id) => id.to_string(),
             Self::Template(name) => name.to_string(),
+            Self::Secret(id) => id.to_string(),
         }
     }
 }
@@ -373,6 +387,12 @@ pub struct EventData {
     /// When a VM is to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// A secret's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretName>,
+    /// The prompt or execution that a secret was read for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
 }
 
 impl EventData {

@@ -150,6 +150,12 @@ codes! {
     VmGone = "vm_gone",
     /// It was tried as often as allowed and failed each time.
     RetriesExhausted = "retries_exhausted",
+    /// A secret that the work asks for does not exist.
+    SecretMissing = "secret_missing",
+    /// A secret cannot be decrypted: its master key is not known here, or it was altered.
+    SecretUnreadable = "secret_unreadable",
+    /// A secret could not be handed to the guest.
+    SecretNotDelivered = "secret_not_delivered",
 }
 
 impl fmt::Display for Code {

@@ -29,6 +29,7 @@ pub mod retry;
 pub mod room;
 pub mod run;
 pub mod schedule;
+pub mod secret;
 pub mod status;
 pub mod task;
 pub mod template;
@@ -43,7 +44,9 @@ pub mod workspace;
 
 pub use fault::{Code, Fault};
 pub use held_template::HeldTemplate;
-pub use id::{DeliveryId, ExecutionId, PromptId, TaskId, VmId, WebhookId, WorkerId, WorkspaceId};
+pub use id::{
+    DeliveryId, ExecutionId, PromptId, SecretId, TaskId, VmId, WebhookId, WorkerId, WorkspaceId,
+};
 pub use name::Name;
 pub use template_ref::{Digest, TemplateRef};
 pub use time::Timestamp;

@@ -53,6 +53,13 @@ pub enum EventBody {
         /// How much.
         bytes: u64,
     },
+    /// Values of secrets in the output before this are shown as `***`; it was longer by so much.
+    Masked {
+        /// The stream it was written to.
+        stream: Stream,
+        /// By how much.
+        bytes: u64,
+    },
     /// The log is full: what follows of this run's output is dropped.
     Truncated {
         /// The bytes kept.
@@ -139,12 +146,15 @@ impl EventBody {
 }
 
 impl EventBody {
-    /// How much of which stream this entry stands for, in bytes: what it carries, or says is missing.
+    /// How much of which stream this entry stands for, in bytes: what it carries, or says is missing
+    /// or hidden.
     pub fn extent(&self) -> Option<(Stream, u64)> {
         match self {
             Self::Output { stream, text } => Some((*stream, text.len() as u64)),
             Self::OutputBytes { stream, hex } => Some((*stream, hex.len() as u64 / 2)),
-            Self::Missing { stream, bytes } => Some((*stream, *bytes)),
+            Self::Missing { stream, bytes } | Self::Masked { stream, bytes } => {
+                Some((*stream, *bytes))
+            }
             Self::Status { .. }
             | Self::Build { .. }
             | Self::Truncated { .. }

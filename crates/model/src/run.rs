@@ -1,7 +1,10 @@
 //! One run of a command in a VM: what to run, how it ended, and the states in between.
 //! Prompts and executions share these, since a prompt is a command chosen by its assistant.
 
-use crate::{ExecutionId, Fault, Timestamp, VmId};
+use crate::{
+    ExecutionId, Fault, Timestamp, VmId,
+    secret::{MAX_USES, SecretUses},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,6 +18,9 @@ pub struct Command {
     /// Environment variables on top of the guest's defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Secrets that it gets, which go before `env`.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Working directory in the guest; where absent, that of the template's image, else the user's
     /// home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +50,7 @@ impl Command {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
             env: BTreeMap::new(),
+            secrets: SecretUses::default(),
             cwd: None,
             user: None,
             timeout_ms: None,
@@ -70,6 +77,9 @@ impl Command {
             self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0']))
         {
             return fail("env", format!("{name:?} cannot be a variable's name"));
+        }
+        if self.secrets.len() > MAX_USES {
+            return fail("secrets", format!("asks for {}; at most {MAX_USES}", self.secrets.len()));
         }
         let strings = || self.argv.iter().chain(self.env.keys()).chain(self.env.values());
         if strings().chain(&self.cwd).any(|text| text.contains('\0')) {

@@ -21,6 +21,7 @@ use crate::{
     name::Name,
     placement::{Placement, WhenFull},
     run::RunState,
+    secret::SecretUses,
     vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,9 @@ pub struct Workspace {
     /// What there is of it besides its disk.
     #[serde(flatten)]
     pub lifecycle: Lifecycle,
+    /// Secrets that each of its prompts gets.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Its VM is hibernated or stopped after so many seconds without work; its disk stays.
     pub idle_timeout_s: u32,
     /// Which of the two.
@@ -196,6 +200,9 @@ pub struct Prompt {
     pub task_id: TaskId,
     /// The text.
     pub prompt: String,
+    /// Secrets that it gets besides its workspace's.
+    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
+    pub secrets: SecretUses,
     /// Time it may take, in milliseconds; one hour where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

@@ -22,8 +22,8 @@ const ACCEPT: &str = "WITH workspace AS (SELECT id FROM workspaces WHERE id = $1
      task_id, request_id, actor_json, data_json) \
      SELECT $19, $20, $11, $21, $22, $13, $1, id, $23, $24, $25 FROM task) \
      INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, state, state_json, last_seq, \
-     output_bytes, truncated, created_at) \
-     SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11 FROM task";
+     output_bytes, truncated, created_at, secrets_json) \
+     SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11, $26 FROM task";
 
 impl Store {
     /// Writes a new prompt and its task, unless something stands in the way; says whether it did.
@@ -65,6 +65,7 @@ impl Store {
                 .bind(entry.request_id.as_deref())
                 .bind(entry.actor_json.as_str())
                 .bind(entry.data_json.as_str())
+                .bind(row::to_json(&prompt.secrets)?)
                 .execute(&self.write)
                 .await?;
             Ok(written.rows_affected() == 1)

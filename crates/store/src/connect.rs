@@ -13,6 +13,7 @@ use crate::{
     transact::within,
 };
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
+use aetherium_secrets::MasterKeys;
 use sqlx::{
     AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
@@ -66,6 +67,8 @@ pub struct Store {
     pub(crate) backlog: Arc<Backlog>,
     /// On whose behalf changes are made.
     pub(crate) by: Arc<By>,
+    /// What secrets are encrypted with, where there are any.
+    pub(crate) keys: Option<Arc<MasterKeys>>,
     /// The tenure in which all is done that a worker does.
     pub(crate) fence: Option<Fence>,
 }
@@ -117,6 +120,7 @@ impl Store {
             metrics: StoreMetrics::new(),
             backlog: Arc::default(),
             by: Arc::default(),
+            keys: None,
             fence: None,
         })
     }

@@ -1,6 +1,7 @@
 //! What can go wrong in the store, and the [`Fault`] it becomes for callers.
 
-use aetherium_model::{Code, Fault, WorkerId, room::Room};
+use aetherium_model::{Code, Fault, WorkerId, room::Room, secret::SecretName};
+use aetherium_secrets::SealError;
 use std::path::PathBuf;
 
 /// Why an operation of the store was not done. Nothing of it is left behind.
@@ -119,6 +120,18 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A secret that is asked for does not exist.
+    #[error("there is no secret named {name}, neither in the workspace nor in the project")]
+    SecretMissing {
+        /// Its name.
+        name: SecretName,
+    },
+    /// There is nothing to encrypt secrets with.
+    #[error("secrets are kept encrypted, and no master key was named")]
+    NoKeys,
+    /// Something encrypted cannot be opened.
+    #[error("a secret cannot be decrypted: {0}")]
+    Sealed(#[from] SealError),
     /// The database cannot be heard.
     #[error(
         "the database did not answer within {after:?}, so whether it did what it was asked is not known; look before asking again"
@@ -149,6 +162,8 @@ impl StoreError {
             Self::NoRoom { .. } => Code::NoCapacity,
             Self::Fenced { .. } => Code::WorkerLost,
             Self::IdempotencyMismatch { .. } => Code::IdempotencyMismatch,
+            Self::SecretMissing { .. } => Code::SecretMissing,
+            Self::NoKeys | Self::Sealed(_) => Code::SecretUnreadable,
             Self::Database(error) if is_out_of_space(error) => Code::DiskFull,
             Self::Database(error) if is_passing(error) => Code::Unavailable,
             Self::File { .. } | Self::SchemaTooNew { .. } | Self::Silent { .. } => {
@@ -209,6 +224,11 @@ impl From<StoreError> for Fault {
         let remedy = match &error {
             StoreError::Conflict { remedy, .. } => remedy,
             StoreError::NotFound { .. } => "list what there is",
+            StoreError::SecretMissing { .. } => "set it with `aetherium secret set`",
+            StoreError::NoKeys => "name the file of master keys with --secrets-keys-file",
+            StoreError::Sealed(_) => {
+                "add the key to the file of --secrets-keys-file, or set the secret again"
+            }
             StoreError::Database(_) if code == Code::DiskFull => "free space for the database",
             StoreError::Database(_) if code == Code::Unavailable => "try again in a moment",
             StoreError::Database(_) | StoreError::Corrupt { .. } => {

@@ -12,13 +12,14 @@ use aetherium_model::Timestamp;
 use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_vm_devices.sql"),
     include_str!("../migrations/0003_tasks.sql"),
     include_str!("../migrations/0004_fleet.sql"),
     include_str!("../migrations/0005_events.sql"),
     include_str!("../migrations/0006_task_trace.sql"),
+    include_str!("../migrations/0007_secrets.sql"),
     include_str!("../migrations/0008_hibernation.sql"),
 ];
 

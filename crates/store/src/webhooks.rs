@@ -1,16 +1,16 @@
 //! Webhooks: who is told of which events. Their secrets are kept here, and nowhere else.
 //!
 //! The one place where a secret goes into the database and comes out of it is [`seal`] and
-//! [`unseal`]: today as it is, readable by whoever reads the database. Encryption of secrets at rest
-//! belongs into these two.
+//! [`unseal`]: encrypted, but for those of versions before secrets were.
 
-use crate::{Store, StoreError, page, row, transact::Tx};
+use crate::{Store, StoreError, page, rotation::Stale, row, transact::Tx};
 use aetherium_model::{
     Timestamp, WebhookId,
     event::EventFilter,
     page::{Page, PageRequest},
     webhook::{Webhook, WebhookSecret, WebhookState},
 };
+use aetherium_secrets::{Binding, MasterKeys, SealError, Sealed};
 use sqlx::any::AnyRow;
 
 /// Webhooks that there may be.
@@ -32,12 +32,14 @@ impl Store {
     /// Adds a webhook, which is told of what happens from now on.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if there are as many as there may be, or [`StoreError::Database`].
+    /// [`StoreError::Conflict`] if there are as many as there may be, [`StoreError::NoKeys`] or
+    /// [`StoreError::Database`].
     pub async fn create_webhook(
         &self,
         webhook: &Webhook,
         secret: &WebhookSecret,
     ) -> Result<Webhook, StoreError> {
+        let sealed = seal(secret, webhook.id, self.keys()?)?;
         let reached = self.newest_event().await?;
         self.change(|| async {
             let mut tx = self.begin().await?;
@@ -51,18 +53,20 @@ impl Store {
             let webhook = Webhook { reached, ..webhook.clone() };
             sqlx::query(
                 "INSERT INTO webhooks (id, url, filter_json, secret, state, state_json, reached, \
-                 failures, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 failures, created_at, updated_at, secret_key_id) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             )
             .bind(webhook.id.to_string())
             .bind(&webhook.url)
             .bind(row::to_json(&webhook.filter)?)
-            .bind(seal(secret))
+            .bind(&sealed.envelope)
             .bind(webhook.state.as_str())
             .bind(row::to_json(&webhook.state)?)
             .bind(webhook.reached)
             .bind(i64::from(webhook.failures))
             .bind(webhook.created_at.as_millis())
             .bind(webhook.updated_at.as_millis())
+            .bind(sealed.key_id.as_str())
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;
@@ -169,12 +173,13 @@ impl Store {
     /// What signs a webhook's deliveries.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] or [`StoreError::Database`].
+    /// [`StoreError::NotFound`], [`StoreError::NoKeys`], [`StoreError::Sealed`] or
+    /// [`StoreError::Database`].
     pub async fn webhook_secret(&self, id: WebhookId) -> Result<WebhookSecret, StoreError> {
         let row = self
-            .first(sqlx::query("SELECT secret FROM webhooks WHERE id = $1").bind(id.to_string()))
+            .first(sqlx::query("SELECT * FROM webhooks WHERE id = $1").bind(id.to_string()))
             .await?;
-        unseal(&row.ok_or_else(|| StoreError::not_found("webhook", id))?)
+        unseal(&row.ok_or_else(|| StoreError::not_found("webhook", id))?, self.keys()?)
     }
 }
 
@@ -207,12 +212,38 @@ pub(crate) async fn write(tx: &mut Tx, webhook: &Webhook) -> Result<(), StoreErr
 }
 
 /// The secret as the database keeps it.
-fn seal(secret: &WebhookSecret) -> String {
-    secret.reveal().to_owned()
+fn seal(secret: &WebhookSecret, id: WebhookId, keys: &MasterKeys) -> Result<Sealed, SealError> {
+    keys.seal(secret.reveal().as_bytes(), &binding(id))
 }
 
-fn unseal(from: &AnyRow) -> Result<WebhookSecret, StoreError> {
-    row::text(from, "secret").map(WebhookSecret::kept)
+pub(crate) fn unseal(from: &AnyRow, keys: &MasterKeys) -> Result<WebhookSecret, StoreError> {
+    let Some(sealed) = sealed(from)? else {
+        return row::text(from, "secret").map(WebhookSecret::kept);
+    };
+    let value = keys.open(&sealed, &binding(row::parsed(from, "id")?))?;
+    let text = value.reveal_text().ok_or(SealError::Malformed)?;
+    Ok(WebhookSecret::kept(text.to_owned()))
+}
+
+/// The secret under the newest key, for [`crate::rotation`].
+pub(crate) fn rewrap(from: &AnyRow, keys: &MasterKeys) -> Result<Stale, StoreError> {
+    let id: WebhookId = row::parsed(from, "id")?;
+    let before = row::text(from, "secret")?;
+    let after = match sealed(from)? {
+        Some(sealed) => keys.rewrap(&sealed, &binding(id)),
+        None => seal(&WebhookSecret::kept(before.clone()), id, keys),
+    };
+    Ok(Stale { id: id.to_string(), before, after })
+}
+
+/// The envelope, unless the row was written before there were any.
+fn sealed(from: &AnyRow) -> Result<Option<Sealed>, StoreError> {
+    let Some(key_id) = row::maybe_parsed(from, "secret_key_id")? else { return Ok(None) };
+    Ok(Some(Sealed { key_id, envelope: row::text(from, "secret")? }))
+}
+
+fn binding(id: WebhookId) -> Binding {
+    Binding::to(["webhook", &id.to_string()])
 }
 
 fn decode(from: &AnyRow) -> Result<Webhook, StoreError> {

@@ -43,8 +43,8 @@ impl Store {
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
                  idle_timeout_s, state, state_json, created_at, updated_at, disk_mib, \
-                 placement_json, when_full_json, project, idle_action) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+                 placement_json, when_full_json, project, idle_action, secrets_json) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
@@ -63,6 +63,7 @@ impl Store {
             .bind(workspace.when_full.as_ref().map(row::to_json).transpose()?)
             .bind(project.as_str())
             .bind(workspace.idle_action.as_str())
+            .bind(row::to_json(&workspace.secrets)?)
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() == 0 {
@@ -453,6 +454,7 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
         spec: row::json(from, "spec_json")?,
         worker_id: row::parsed(from, "worker_id")?,
         lifecycle: lifecycle(from)?,
+        secrets: row::maybe_json(from, "secrets_json")?.unwrap_or_default(),
         idle_timeout_s: row::number(from, "idle_timeout_s")?,
         idle_action: row::parsed(from, "idle_action")?,
         placement: row::json(from, "placement_json")?,

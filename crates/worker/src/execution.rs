@@ -3,6 +3,7 @@
 use crate::{
     host::Host,
     run::{self, PIECES, Piece},
+    secrets,
     vm::VmHandle,
 };
 use aetherium_agent_client::{Process, Signaller, Stdin};
@@ -15,6 +16,7 @@ use aetherium_model::{
     output::Stream,
     run::{Command, Execution, RunState},
 };
+use aetherium_secrets::Masks;
 use aetherium_store::RunRef;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use futures::{
@@ -36,13 +38,14 @@ pub(crate) async fn captured(
 ) -> Result<Captured, Fault> {
     let vm = host.vm_to_come(vm_id).await?;
     let _hold = vm.hold()?;
-    let (id, process) = begin(host, &vm, &command, false).await?;
+    let (id, process, masks) = begin(host, &vm, &command, false).await?;
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (state, output) = tokio::join!(
-        run::follow(process.into(), pieces, &cancelled, host.settings.cancel_grace),
+        run::follow(process.into(), &masks, pieces, &cancelled, host.settings.cancel_grace),
         collect(incoming),
     );
+    secrets::forget(&vm, RunRef::Execution(id), &command.secrets).await;
     let RunState::Completed { exit } = state else {
         return Err(finished(host, id, state).await);
     };
@@ -63,7 +66,7 @@ async fn begin(
     vm: &VmHandle,
     command: &Command,
     stdin: bool,
-) -> Result<(ExecutionId, Process), Fault> {
+) -> Result<(ExecutionId, Process, Masks), Fault> {
     if host.draining.is_cancelled() {
         return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
             .remedy("try again when it is back"));
@@ -71,9 +74,12 @@ async fn begin(
     host.tenure.check()?;
     command.validate().map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
     let agent = vm.agent().await?;
-    let now = host.now();
+    let (id, now) = (ExecutionId::new(), host.now());
+    let complete = run::traced(vm.complete(command));
+    let run = RunRef::Execution(id);
+    let delivered = secrets::deliver(host, vm.id(), &agent, run, &complete).await?;
     let execution = Execution {
-        id: ExecutionId::new(),
+        id,
         vm_id: vm.id(),
         command: command.clone(),
         state: RunState::Running,
@@ -83,12 +89,15 @@ async fn begin(
     };
     let (recorded, started) = tokio::join!(
         host.queue.create_execution(&execution, None, None),
-        agent.exec(run::exec_spec(&run::traced(vm.complete(command)), stdin)),
+        agent.exec(delivered.spec(&complete, stdin)),
     );
     recorded?;
     match started {
-        Ok(process) => Ok((execution.id, process)),
-        Err(error) => Err(finished(host, execution.id, run::not_run(&error)).await),
+        Ok(process) => Ok((id, process, delivered.masks)),
+        Err(error) => {
+            secrets::forget(vm, run, &command.secrets).await;
+            Err(finished(host, id, run::not_run(&error)).await)
+        }
     }
 }
 
@@ -122,7 +131,7 @@ async fn collect(mut incoming: mpsc::Receiver<Piece>) -> Output {
     let most = usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX);
     let mut output = Output::default();
     while let Some(piece) = incoming.recv().await {
-        let Piece::Output(stream, bytes) = piece else {
+        let Piece::Output(stream, bytes, _) = piece else {
             output.truncated = true;
             continue;
         };
@@ -164,15 +173,16 @@ async fn converse(
     let Some(open) = opening(from_client).await? else { return Ok(None) };
     let vm = host.vm_to_come(vm).await?;
     let _hold = vm.hold()?;
-    let (id, mut process) = begin(host, &vm, &open.command, open.stdin).await?;
+    let (id, mut process, masks) = begin(host, &vm, &open.command, open.stdin).await?;
     let started = ServerFrame::Started { execution_id: id, pid: process.pid() };
     let stdin = process.stdin();
     let signaller = process.signaller();
     let state = if send(to_client, &started).await.is_ok() {
-        Box::pin(exchange(host, process, stdin, signaller, to_client, from_client)).await
+        Box::pin(exchange(host, process, &masks, stdin, signaller, to_client, from_client)).await
     } else {
         RunState::Cancelled
     };
+    secrets::forget(&vm, RunRef::Execution(id), &open.command.secrets).await;
     settle(host, id, state.clone()).await;
     Ok(match state {
         RunState::Completed { exit } => Some(ServerFrame::Exit { result: exit }),
@@ -187,6 +197,7 @@ async fn converse(
 async fn exchange(
     host: &Arc<Host>,
     process: Process,
+    masks: &Masks,
     stdin: Option<Stdin>,
     signaller: Signaller,
     to_client: &mut ToClient,
@@ -194,7 +205,8 @@ async fn exchange(
 ) -> RunState {
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
-    let following = run::follow(process.into(), pieces, &cancelled, host.settings.cancel_grace);
+    let following =
+        run::follow(process.into(), masks, pieces, &cancelled, host.settings.cancel_grace);
     let output = async {
         if deliver(incoming, to_client).await.is_err() {
             cancelled.cancel();
@@ -219,7 +231,7 @@ async fn deliver(
 ) -> Result<(), axum::Error> {
     while let Some(piece) = incoming.recv().await {
         // Never for a process that ends with its connection.
-        let Piece::Output(stream, bytes) = piece else { continue };
+        let Piece::Output(stream, bytes, _) = piece else { continue };
         let channel = match stream {
             Stream::Stdout => CHANNEL_STDOUT,
             Stream::Stderr => CHANNEL_STDERR,

@@ -2,11 +2,12 @@
 //! this worker did not finish; every step here is either repeatable or behind the start mark. A task
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{build, host::Host, rejoin, run, vm, workspace};
+use crate::{build, host::Host, rejoin, run, secrets, vm, workspace};
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
     output::EventBody,
     run::{Command, RunState},
+    secret::SecretUses,
     task::{Task, TaskKind, TaskState},
     vm::VmState,
     workspace::WorkspaceState,
@@ -140,10 +141,10 @@ impl Handlers {
     ) -> Result<Outcome, Fault> {
         let host = &self.host;
         let run = RunRef::Execution(id);
-        if task.state == TaskState::Started {
-            return self.go_on(run, Some(vm_id), context).await;
-        }
         let command = host.queue.store().execution(id).await?.command;
+        if task.state == TaskState::Started {
+            return self.go_on(run, Some(vm_id), &command.secrets, context).await;
+        }
         let held = host.vms.get(vm_id).and_then(|vm| vm.hold().map(|hold| (vm, hold)));
         let (vm, _hold) = match held {
             Ok(held) => held,
@@ -165,10 +166,11 @@ impl Handlers {
         let host = &self.host;
         let run = RunRef::Prompt(id);
         let prompt = host.queue.store().prompt(id).await?;
-        if task.state == TaskState::Started {
-            return self.go_on(run, prompt.vm_id, context).await;
-        }
         let workspace = host.queue.store().workspace(workspace_id).await?;
+        let secrets = workspace.secrets.with(&prompt.secrets);
+        if task.state == TaskState::Started {
+            return self.go_on(run, prompt.vm_id, &secrets, context).await;
+        }
         let vm = tokio::select! {
             vm = workspace::ensure_vm(host, workspace_id, Some(run)) => vm,
             () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
@@ -179,6 +181,7 @@ impl Handlers {
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
+        let command = Command { secrets, ..command };
         match self.run_in(task, run, &vm, &command, context).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
@@ -205,19 +208,32 @@ impl Handlers {
             },
             () = context.cancelled().cancelled() => return Ok(Some(RunState::Cancelled)),
         };
+        let command = run::traced(vm.complete(command));
+        let delivered = match secrets::deliver(host, vm.id(), &agent, run, &command).await {
+            Ok(delivered) => delivered,
+            Err(fault) => return Ok(Some(RunState::Failed { fault })),
+        };
         host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
-            Start::Cancelled => return Ok(Some(RunState::Cancelled)),
+            Start::Cancelled => {
+                secrets::forget(vm, run, &command.secrets).await;
+                return Ok(Some(RunState::Cancelled));
+            }
             Start::NotOurs => return Ok(None),
         }
         // The mark may have taken its time. What it says then is that nothing is known to have run.
         host.tenure.check()?;
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
-        Ok(Some(match rejoin::start(vm, &agent, run, &run::traced(vm.complete(command))).await {
-            Ok(process) => run::log_to_end(host, run, process, context.cancelled()).await,
+        let end = match rejoin::start(vm, &agent, run, &command, &delivered).await {
+            Ok(process) => {
+                let masks = &delivered.masks;
+                run::log_to_end(host, run, process, masks, context.cancelled()).await
+            }
             Err(error) => run::not_run(&error),
-        }))
+        };
+        secrets::forget(vm, run, &command.secrets).await;
+        Ok(Some(end))
     }
 
     /// Goes on with a run that an earlier process of this worker had started in `vm`, or says that its
@@ -226,6 +242,7 @@ impl Handlers {
         &self,
         run: RunRef,
         vm: Option<VmId>,
+        uses: &SecretUses,
         context: &TaskContext,
     ) -> Result<Outcome, Fault> {
         let host = &self.host;
@@ -233,7 +250,8 @@ impl Handlers {
             let vm = vm.ok_or_else(|| Fault::internal(format!("{run} started in no VM")))?;
             let vm = host.vms.get(vm)?;
             let hold = vm.hold()?;
-            Ok::<_, Fault>((rejoin::find_again(host, &vm, run).await?, hold))
+            let masks = secrets::masks_again(host, vm.id(), run, uses).await?;
+            Ok::<_, Fault>((rejoin::find_again(host, &vm, run).await?, masks, vm, hold))
         };
         // Once found it can be ended in order; it is waited for a little.
         let given_up = async {
@@ -242,9 +260,11 @@ impl Handlers {
         };
         let end = tokio::select! {
             found = found => match found {
-                Ok((process, _hold)) => {
+                Ok((process, masks, vm, _hold)) => {
                     tracing::info!(%run, "found again");
-                    run::log_to_end(host, run, process, context.cancelled()).await
+                    let end = run::log_to_end(host, run, process, &masks, context.cancelled()).await;
+                    secrets::forget(&vm, run, uses).await;
+                    end
                 }
                 Err(why) => run::lost(&format!("the worker was restarted meanwhile, and {why}")),
             },

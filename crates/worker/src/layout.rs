@@ -123,6 +123,11 @@ impl Layout {
         self.vms().join(id.to_string())
     }
 
+    /// Says, by being there, that a VM was given secrets.
+    pub fn secrets_mark(&self, id: VmId) -> PathBuf {
+        self.vm(id).join("was-given-secrets")
+    }
+
     /// All workspaces.
     pub fn workspaces(&self) -> PathBuf {
         self.root.join("workspaces")

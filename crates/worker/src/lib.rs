@@ -47,6 +47,7 @@ mod reconcile;
 mod rejoin;
 mod remote;
 mod run;
+mod secrets;
 mod vm;
 mod workspace;
 

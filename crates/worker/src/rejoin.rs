@@ -10,7 +10,7 @@
 //! still holds from there on is read, and what it had to drop is told. A tag that the agent does not
 //! know is not started again, ever.
 
-use crate::{host::Host, run::exec_spec, vm::VmHandle};
+use crate::{host::Host, secrets::Delivered, vm::VmHandle};
 use aetherium_agent_client::{AgentClient, AgentError, Process, ProcessEvent, Role, StreamOffsets};
 use aetherium_model::{
     Code, Fault,
@@ -75,9 +75,10 @@ pub(crate) async fn start(
     agent: &AgentClient,
     run: RunRef,
     command: &Command,
+    secrets: &Delivered,
 ) -> Result<Followed, AgentError> {
     let way_back = WayBack { vm: vm.clone(), run };
-    let spec = exec_spec(command, false);
+    let spec = secrets.spec(command, false);
     match agent.exec(spec.clone().detached().tag(way_back.tag())).await {
         Ok(process) => Ok(Followed { process, gone: None, way_back: Some(way_back) }),
         // An agent from before commands could be found again.

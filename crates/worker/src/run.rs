@@ -15,6 +15,7 @@ use aetherium_model::{
     output::{EventBody, Stream, Utf8Chunker},
     run::{Command, Exit, ExitReport, RunState},
 };
+use aetherium_secrets::{Masked, Masker, Masks};
 use aetherium_store::RunRef;
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
@@ -35,8 +36,8 @@ const SIGKILL: i32 = 9;
 /// A piece of output on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// What came.
-    Output(Stream, Bytes),
+    /// What came, with secrets masked, and by how many bytes it was longer.
+    Output(Stream, Bytes, u64),
     /// So much of each stream never will.
     Missing(StreamOffsets),
 }
@@ -44,8 +45,15 @@ pub(crate) enum Piece {
 impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Output(_, bytes) => bytes,
+            Self::Output(_, bytes, _) => bytes,
             Self::Missing(_) => &[],
+        }
+    }
+
+    fn hidden(&self) -> u64 {
+        match self {
+            Self::Output(_, _, hidden) => *hidden,
+            Self::Missing(_) => 0,
         }
     }
 }
@@ -79,11 +87,12 @@ pub(crate) async fn log_to_end(
     host: &Arc<Host>,
     run: RunRef,
     process: Followed,
+    masks: &Masks,
     cancelled: &CancellationToken,
 ) -> RunState {
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (end, ()) = tokio::join!(
-        follow(process, pieces, cancelled, host.settings.cancel_grace),
+        follow(process, masks, pieces, cancelled, host.settings.cancel_grace),
         write_log(host, run, incoming),
     );
     end
@@ -93,8 +102,57 @@ pub(crate) async fn log_to_end(
 ///
 /// Takes the sender by value: the consumer learns from its end that nothing follows.
 pub(crate) async fn follow(
-    mut process: Followed,
+    process: Followed,
+    masks: &Masks,
     pieces: mpsc::Sender<Piece>,
+    cancelled: &CancellationToken,
+    grace: Duration,
+) -> RunState {
+    let mut veil = Veil::new(masks);
+    let end = pass_on(process, &mut veil, &pieces, cancelled, grace).await;
+    for piece in veil.finish() {
+        // Nobody may be left to read it.
+        let _ = pieces.send(piece).await;
+    }
+    end
+}
+
+/// Both streams of a process, with secrets masked.
+struct Veil {
+    stdout: Masker,
+    stderr: Masker,
+}
+
+impl Veil {
+    fn new(masks: &Masks) -> Self {
+        Self { stdout: masks.masker(), stderr: masks.masker() }
+    }
+
+    /// What may be shown of the next bytes of a stream, if anything.
+    fn over(&mut self, stream: Stream, bytes: Bytes) -> Option<Piece> {
+        let masker = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        piece(stream, masker.push(&bytes))
+    }
+
+    /// What was held back, at the end or before a gap.
+    fn finish(&mut self) -> impl Iterator<Item = Piece> + use<> {
+        let stdout = piece(Stream::Stdout, self.stdout.finish());
+        stdout.into_iter().chain(piece(Stream::Stderr, self.stderr.finish()))
+    }
+}
+
+fn piece(stream: Stream, masked: Masked) -> Option<Piece> {
+    let Masked { bytes, hidden } = masked;
+    (!bytes.is_empty()).then(|| Piece::Output(stream, bytes.into(), hidden))
+}
+
+async fn pass_on(
+    mut process: Followed,
+    veil: &mut Veil,
+    pieces: &mpsc::Sender<Piece>,
     cancelled: &CancellationToken,
     grace: Duration,
 ) -> RunState {
@@ -102,10 +160,17 @@ pub(crate) async fn follow(
     loop {
         tokio::select! {
             event = process.next() => {
-                let piece = match event {
-                    Ok(Some(ProcessEvent::Stdout(bytes))) => Piece::Output(Stream::Stdout, bytes),
-                    Ok(Some(ProcessEvent::Stderr(bytes))) => Piece::Output(Stream::Stderr, bytes),
-                    Ok(Some(ProcessEvent::Skipped(gone))) => Piece::Missing(gone),
+                let shown = match event {
+                    Ok(Some(ProcessEvent::Stdout(bytes))) => veil.over(Stream::Stdout, bytes),
+                    Ok(Some(ProcessEvent::Stderr(bytes))) => veil.over(Stream::Stderr, bytes),
+                    Ok(Some(ProcessEvent::Skipped(gone))) => {
+                        for piece in veil.finish() {
+                            if pieces.send(piece).await.is_err() {
+                                return RunState::Cancelled;
+                            }
+                        }
+                        Some(Piece::Missing(gone))
+                    }
                     Ok(Some(ProcessEvent::Exited(_))) if kill_at.is_some() => return RunState::Cancelled,
                     Ok(Some(ProcessEvent::Exited(report))) => {
                         return RunState::Completed { exit: exit_report(report) };
@@ -114,6 +179,7 @@ pub(crate) async fn follow(
                     Ok(None) => return lost("the agent ended the stream without a result"),
                     Err(error) => return lost(&error.to_string()),
                 };
+                let Some(piece) = shown else { continue };
                 // Nobody is left to read it: dropping the process kills it in the guest.
                 if pieces.send(piece).await.is_err() {
                     return RunState::Cancelled;
@@ -160,7 +226,7 @@ impl Entries {
     /// log with entries of a byte.
     fn of(&mut self, batch: &[Piece]) -> Vec<EventBody> {
         let same = |a: &Piece, b: &Piece| match (a, b) {
-            (Piece::Output(a, _), Piece::Output(b, _)) => a == b,
+            (Piece::Output(a, ..), Piece::Output(b, ..)) => a == b,
             _ => false,
         };
         batch.chunk_by(same).flat_map(|pieces| self.joined(pieces)).collect()
@@ -169,9 +235,14 @@ impl Entries {
     /// The entries of neighbouring pieces of one stream, or of one piece that tells what is missing.
     fn joined(&mut self, pieces: &[Piece]) -> Vec<EventBody> {
         match &pieces[0] {
-            Piece::Output(stream, _) => {
+            Piece::Output(stream, ..) => {
                 let bytes: Vec<u8> = pieces.iter().flat_map(Piece::bytes).copied().collect();
-                self.chunker(*stream).push(&bytes).into_iter().collect()
+                let hidden = pieces.iter().map(Piece::hidden).sum();
+                // In the same transaction as what it stands for, so that the log always says how much of
+                // the stream has come.
+                let masked = EventBody::Masked { stream: *stream, bytes: hidden };
+                let shown = self.chunker(*stream).push(&bytes);
+                shown.into_iter().chain((hidden > 0).then_some(masked)).collect()
             }
             Piece::Missing(gone) => [(Stream::Stdout, gone.stdout), (Stream::Stderr, gone.stderr)]
                 .into_iter()
@@ -270,7 +341,7 @@ mod tests {
     use super::*;
 
     fn piece(stream: Stream, bytes: &'static [u8]) -> Piece {
-        Piece::Output(stream, Bytes::from_static(bytes))
+        Piece::Output(stream, Bytes::from_static(bytes), 0)
     }
 
     fn output(stream: Stream, text: &str) -> EventBody {
@@ -293,6 +364,16 @@ mod tests {
                 output(Stream::Stdout, "d")
             ]
         );
+    }
+
+    #[test]
+    fn what_secrets_made_shorter_is_told_beside_it() {
+        let masked = |text: &'static str| Piece::Output(Stream::Stdout, text.into(), 9);
+        let log = Entries::new().of(&[masked("a ***"), masked("*** b")]);
+        let told = EventBody::Masked { stream: Stream::Stdout, bytes: 18 };
+        assert_eq!(log, [output(Stream::Stdout, "a ****** b"), told]);
+        let extent: u64 = log.iter().map(|entry| entry.extent().unwrap().1).sum();
+        assert_eq!(extent, 10 + 18);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod placement;
 mod plan;
 mod roles;
 mod schedule;
+mod secrets;
 mod template;
 mod tuning;
 mod watch;
@@ -30,6 +31,7 @@ pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
 pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
+pub(crate) use secrets::{KeysArgs, RoleKeysArgs, RotateArgs, SecretCommand, SecretsArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
@@ -151,6 +153,13 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: WebhookCommand,
+    },
+    /// Secrets: what commands get without its being written down.
+    #[command(visible_alias = "secrets")]
+    Secret {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: SecretCommand,
     },
     /// Projects: what each may use, and uses.
     Project {
@@ -315,6 +324,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    #[command(flatten)]
     pub(crate) events: EventLogArgs,
 }
 
@@ -355,6 +366,8 @@ pub(crate) struct CommandArgs {
     /// An environment variable for it; may be repeated.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) secrets: SecretsArgs,
     /// Its working directory in the guest.
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<String>,
@@ -375,6 +388,7 @@ impl CommandArgs {
         aetherium_model::run::Command {
             argv: self.argv.clone(),
             env: self.env.iter().cloned().collect(),
+            secrets: self.secrets.uses(),
             cwd: self.cwd.clone(),
             user: self.user.clone(),
             timeout_ms: self
@@ -433,6 +447,8 @@ pub(crate) enum WsCommand {
         #[arg(long, value_name = "ACTION")]
         idle_action: Option<IdleAction>,
         #[command(flatten)]
+        secrets: SecretsArgs,
+        #[command(flatten)]
         vm: Box<VmArgs>,
     },
     /// List them.
@@ -472,6 +488,8 @@ pub(crate) enum WsCommand {
         /// How long it may take, such as `15m`.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        secrets: SecretsArgs,
         #[command(flatten)]
         schedule: ScheduleArgs,
         /// Only submit it and print its id.

@@ -1,7 +1,7 @@
 //! Arguments of the roles that a fleet is made of.
 
 use super::{
-    DatabaseArgs, DriverArgs, EventLogArgs,
+    DatabaseArgs, DriverArgs, EventLogArgs, RoleKeysArgs,
     parse::{duration, label, lease},
 };
 use aetherium_model::{
@@ -27,6 +27,8 @@ pub(crate) struct FleetArgs {
     pub(crate) redis: Option<String>,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) secrets: RoleKeysArgs,
 }
 
 /// Arguments of `gateway`.

@@ -14,6 +14,7 @@ mod plan;
 mod quickstart;
 mod remote_build;
 mod roles;
+mod secret;
 mod status;
 mod task;
 mod template;
@@ -22,6 +23,8 @@ mod up;
 mod vm;
 mod worker;
 mod ws;
+
+pub(crate) use secret::load_keys;
 
 use crate::{
     args::{Args, Command, ListArgs},
@@ -41,6 +44,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
         Command::Events(list) => events::events(&args, list).await?,
         Command::Webhook { verb } => events::webhook(&args, verb).await?,
+        Command::Secret { verb } => secret::dispatch(&args, verb).await?,
         Command::Project { verb } => events::project(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,

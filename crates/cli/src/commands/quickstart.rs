@@ -124,6 +124,7 @@ async fn tell(
     let began = Instant::now();
     let request = CreatePrompt {
         prompt: wanted.prompt.clone(),
+        secrets: Default::default(),
         timeout_ms: None,
         schedule: Default::default(),
     };

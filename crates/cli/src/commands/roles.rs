@@ -32,7 +32,8 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let _lock = data.lock()?;
     let keys = role.keys(&data)?;
     let fleet_key = Some(role.fleet.key()?);
-    let store = server::open_store(&data, role.fleet.database()?).await?;
+    let secrets = role.fleet.secrets.load()?;
+    let store = server::open_store(&data, role.fleet.database()?, secrets).await?;
     let (listener, address) = listen(role.listen).await?;
     let operations = Bound::at(role.operations_listen).await?;
     let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
@@ -62,8 +63,9 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
     data.create()?;
     let _lock = data.lock()?;
     let key = role.fleet.key()?;
+    let secrets = role.fleet.secrets.load()?;
     let layout = Layout::open(data.path()).map_err(Fault::from)?;
-    let store = server::open_store(&data, role.fleet.database()?).await?;
+    let store = server::open_store(&data, role.fleet.database()?, secrets).await?;
     let operations = Bound::at(role.operations_listen).await?;
     let (listener, address) = listen(role.listen).await?;
     let address = match &role.address {

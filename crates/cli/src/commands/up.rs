@@ -19,6 +19,7 @@ pub(crate) async fn up(args: &Args, up: &UpArgs) -> Result<(), CliError> {
             operations: up.operations_listen,
             driver: up.driver.clone(),
             database: up.database.clone(),
+            keys: up.keys.clone(),
             events: up.events.clone(),
             grace: up.grace,
             boot_deadline: up.boot_deadline,

@@ -26,10 +26,11 @@ const REST_DEADLINE: Duration = Duration::from_secs(630);
 pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, CliError> {
     let client = Client::connect(args)?;
     match verb {
-        WsCommand::Prompt { workspace, prompt, timeout, schedule, detach } => {
+        WsCommand::Prompt { workspace, prompt, timeout, secrets, schedule, detach } => {
             let request = CreatePrompt {
                 prompt: prompt.clone(),
                 timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                secrets: secrets.uses(),
                 schedule: schedule.schedule(),
             };
             let made: Prompt =
@@ -50,7 +51,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
             })?;
             return follow(args, &client, workspace, id).await;
         }
-        WsCommand::Create { name, assistant, idle_timeout_s, idle_action, vm } => {
+        WsCommand::Create { name, assistant, idle_timeout_s, idle_action, secrets, vm } => {
             let request = CreateWorkspace {
                 ai_assistant: *assistant,
                 template: vm.template.clone(),
@@ -65,6 +66,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 snapshots: vm.snapshots,
                 placement: vm.placement.placement(),
                 when_full: vm.placement.when_full(),
+                secrets: secrets.uses(),
                 idle_timeout_s: *idle_timeout_s,
                 idle_action: *idle_action,
                 ..CreateWorkspace::named(name.clone())

@@ -7,6 +7,7 @@ pub(crate) mod executions;
 pub(crate) mod hibernation;
 pub(crate) mod projects;
 pub(crate) mod prompts;
+pub(crate) mod secrets;
 pub(crate) mod status;
 pub(crate) mod task_events;
 pub(crate) mod tasks;

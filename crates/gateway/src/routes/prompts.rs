@@ -53,6 +53,7 @@ pub(crate) async fn create(
         workspace_id: workspace.id,
         task_id: task.id,
         prompt: body.prompt,
+        secrets: body.secrets,
         timeout_ms: body.timeout_ms,
         vm_id: None,
         state: RunState::Queued,

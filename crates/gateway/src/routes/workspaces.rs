@@ -55,6 +55,7 @@ pub(crate) async fn create(
         spec,
         worker_id,
         lifecycle: Lifecycle::Stopped,
+        secrets: body.secrets.clone(),
         idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
         idle_action: body.idle_action.unwrap_or_default(),
         placement: body.placement.clone(),

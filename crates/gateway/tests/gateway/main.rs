@@ -19,6 +19,7 @@ mod lists;
 mod problems;
 mod quotas;
 mod readiness;
+mod secrets;
 mod server;
 mod service;
 mod webhooks;

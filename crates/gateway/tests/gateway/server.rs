@@ -13,6 +13,7 @@ use aetherium_model::{
     workspace::{Lifecycle, Prompt, Workspace, WorkspaceState},
 };
 use aetherium_queue::{Bus, Health, Queue};
+use aetherium_secrets::MasterKeys;
 use aetherium_store::{DatabaseUrl, Store};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -31,6 +32,11 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const KEY: &str = "test-key-0123456789";
 /// Longer than anything here takes: reached only when something is broken.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// The master keys of every gateway in these tests.
+pub(crate) fn secrets_keys() -> MasterKeys {
+    MasterKeys::parse("test:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=").unwrap()
+}
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -134,7 +140,8 @@ impl Server {
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (url, bus, others) = servers(directory.path()).await;
-        let store = adapt(Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap());
+        let store = Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap();
+        let store = adapt(store.with_keys(secrets_keys()));
         // What the tests do to the store, a worker would.
         let queue = Queue::new(store.clone(), others);
         let mut config = GatewayConfig::new(ApiKeys::new([KEY]).unwrap());
@@ -263,6 +270,7 @@ impl Server {
             },
             worker_id: self.worker_id,
             lifecycle: Lifecycle::Stopped,
+            secrets: Default::default(),
             idle_timeout_s: 900,
             idle_action: Default::default(),
             placement: Default::default(),
@@ -284,6 +292,7 @@ impl Server {
             workspace_id: workspace.id,
             task_id: task.id,
             prompt: "true".into(),
+            secrets: Default::default(),
             timeout_ms: None,
             vm_id: None,
             state: RunState::Queued,

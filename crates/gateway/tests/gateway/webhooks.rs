@@ -1,7 +1,7 @@
 //! Webhooks: receivers that are slow, refuse, break and come back, and gateways that are killed while
 //! they send.
 
-use crate::server::{KEY, LONG, Server, creating_vm, now, task};
+use crate::server::{KEY, LONG, Server, creating_vm, now, secrets_keys, task};
 use aetherium_gateway::{
     ApiKeys, Gateway, GatewayConfig, WebhookPolicy, api::CreatedWebhook, serve,
 };
@@ -283,7 +283,7 @@ fn what_a_killed_gateway_was_sending_another_one_sends() {
     let url: DatabaseUrl = url.parse().unwrap();
     let receiver = survivor.block_on(Receiver::start(Mood::Hangs));
     let (store, webhook) = survivor.block_on(async {
-        let store = Store::open(&url).await.unwrap();
+        let store = Store::open(&url).await.unwrap().with_keys(secrets_keys());
         let webhook = Webhook {
             id: WebhookId::new(),
             url: format!("http://{}/", receiver.address),
@@ -327,7 +327,7 @@ fn what_a_killed_gateway_was_sending_another_one_sends() {
 }
 
 async fn gateway(url: &DatabaseUrl, policy: WebhookPolicy) {
-    let store = Store::open(url).await.unwrap();
+    let store = Store::open(url).await.unwrap().with_keys(secrets_keys());
     let queue = Queue::new(store, Bus::polling(Duration::from_millis(50)));
     let mut config = GatewayConfig::new(ApiKeys::new([KEY]).unwrap());
     config.webhooks = policy;

@@ -124,6 +124,7 @@ async fn disk(State(seen): Shared) -> Response {
         size_mib: DiskMib::try_from(4096).unwrap(),
         used_bytes: 1 << 20,
         vm_id: None,
+        hibernation_bytes: 0,
         snapshots: Vec::new(),
     };
     refusal(&seen).unwrap_or_else(|| Json(disk).into_response())

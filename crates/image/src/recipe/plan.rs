@@ -128,7 +128,7 @@ impl Step {
             }
             Action::Run(command) => {
                 // How long it may take does not change what it does.
-                let Command { argv, env, cwd, user, timeout_ms: _ } = command;
+                let Command { argv, env, cwd, user, secrets: _, timeout_ms: _ } = command;
                 let counts = [argv.len().to_string(), env.len().to_string()];
                 let mut parts: Vec<&str> = vec!["run"];
                 parts.extend(counts.iter().chain(argv).map(String::as_str));

@@ -22,6 +22,7 @@ mod model;
 mod postgres;
 mod quotas;
 mod runs;
+mod secrets;
 mod support;
 mod ttl;
 mod upgrades;

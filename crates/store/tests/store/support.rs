@@ -9,6 +9,7 @@ use aetherium_model::{
     vm::{Vm, VmSpec, VmState},
     workspace::{Lifecycle, Prompt, Workspace, WorkspaceState},
 };
+use aetherium_secrets::MasterKeys;
 use aetherium_store::{DatabaseUrl, RunRef, Start, Store};
 use sqlx::Connection as _;
 use test_servers::Postgres;
@@ -53,7 +54,8 @@ impl Db {
     pub(crate) async fn fresh(engine: Engine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url: DatabaseUrl = Self::nothing(engine, &dir).parse().unwrap();
-        Self { store: Store::open(&url).await.unwrap(), url, _dir: dir }
+        let store = Store::open(&url).await.unwrap().with_keys(keys());
+        Self { store, url, _dir: dir }
     }
 
     /// The address of a database with nothing in it.
@@ -96,6 +98,11 @@ pub(crate) async fn raw(url: &DatabaseUrl, statements: String) -> Result<(), sql
     let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await;
     connection.close().await.unwrap();
     done.map(drop)
+}
+
+/// The master keys of these tests; the data of upgrades is encrypted with it, too.
+pub(crate) fn keys() -> MasterKeys {
+    MasterKeys::parse("test:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=").unwrap()
 }
 
 pub(crate) fn at(millis: i64) -> Timestamp {
@@ -151,6 +158,7 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
         spec: spec(),
         worker_id,
         lifecycle: Lifecycle::Stopped,
+        secrets: Default::default(),
         idle_timeout_s: 900,
         idle_action: Default::default(),
         placement: Default::default(),
@@ -172,6 +180,7 @@ pub(crate) fn prompt(workspace: &Workspace, text: &str) -> (Prompt, Task) {
         workspace_id: workspace.id,
         task_id: task.id,
         prompt: text.to_owned(),
+        secrets: Default::default(),
         timeout_ms: Some(5),
         vm_id: None,
         state: RunState::Queued,

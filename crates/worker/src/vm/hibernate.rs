@@ -10,7 +10,7 @@
 //! 5. the VM is killed.
 
 use super::actor::Actor;
-use crate::{hibernation, layout::private_dir};
+use crate::{hibernation, layout::private_dir, secrets};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
     vm::{SnapshotKind, VmEvent, VmState},
@@ -66,6 +66,7 @@ impl Actor {
             let fault = Fault::new(Code::Conflict, format!("{id} serves no workspace"));
             return Err(fault.remedy("take a snapshot of it: aetherium vm snapshot").into());
         };
+        secrets::check_memory_may_be_written(&self.host, id)?;
         let machine = self.machine()?;
         machine.check_snapshot(SnapshotKind::Full).map_err(Fault::from)?;
         let host = Arc::clone(&self.host);

@@ -13,6 +13,7 @@ use crate::{
     digest::Holes,
     journal::Journal,
     layout::{private_dir, replace_file},
+    secrets,
 };
 use aetherium_image::Holder;
 use aetherium_model::{
@@ -39,6 +40,7 @@ impl Actor {
             );
             return refuse(detail, "pause it first, and end it once the snapshot is taken");
         }
+        secrets::check_memory_may_be_written(&self.host, vm.id)?;
         let name = &wanted.name;
         if self.host.layout.snapshots().join(name.as_str()).exists() {
             return refuse(format!("there is a snapshot {name} already"), "choose another name");

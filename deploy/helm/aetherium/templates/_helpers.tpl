@@ -53,13 +53,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* The value that a secret has already, else a new one: (dict "root" $ "secret" name "key" key). */}}
+{{/* The value that a secret has already, else a new one: (dict "root" $ "secret" name "key" key), with "new"
+where it is not 40 letters and digits. */}}
 {{- define "aetherium.kept" -}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret }}
 {{- with dig "data" .key "" ($found | default dict) }}
 {{- . | b64dec }}
 {{- else }}
-{{- randAlphaNum 40 }}
+{{- .new | default (randAlphaNum 40) }}
 {{- end }}
 {{- end }}
 
@@ -105,6 +106,8 @@ imagePullSecrets:
 {{- end }}
 - name: AETHERIUM_FLEET_KEY_FILE
   value: /etc/aetherium/keys/fleet-key
+- name: AETHERIUM_SECRETS_KEYS_FILE
+  value: /etc/aetherium/keys/secrets-keys
 {{- with .Values.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}

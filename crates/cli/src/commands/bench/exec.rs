@@ -71,6 +71,7 @@ async fn by_http(client: &Client, vm: VmId) -> Result<f64, CliError> {
     let request = Execute {
         argv: vec!["true".to_owned()],
         env: Default::default(),
+        secrets: Default::default(),
         cwd: None,
         user: None,
         timeout_ms: None,

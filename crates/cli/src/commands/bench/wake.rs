@@ -81,6 +81,7 @@ async fn measure(client: &Client, rounds: u32, bench: &BenchArgs) -> Result<Vec<
 async fn to_first_output(client: &Client) -> Result<Duration, CliError> {
     let began = Instant::now();
     let request = CreatePrompt {
+        secrets: Default::default(),
         prompt: "echo x".to_owned(),
         timeout_ms: None,
         schedule: Default::default(),

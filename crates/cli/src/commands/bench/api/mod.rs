@@ -105,6 +105,7 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
         lifecycle: Lifecycle::Stopped,
         placement: Placement::default(),
         when_full: None,
+        secrets: Default::default(),
         idle_timeout_s: 0,
         idle_action: Default::default(),
         state: WorkspaceState::Creating,

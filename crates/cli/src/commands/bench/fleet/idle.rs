@@ -83,7 +83,7 @@ impl OneWorker {
             .arg("--data-dir")
             .arg(dir.join("w"))
             .args(["worker", "--driver", "simulated", "--no-slots"])
-            .args(["--listen", "127.0.0.1:0", "--database", database, "--fleet-key-file"])
+            .args(["--dev", "--listen", "127.0.0.1:0", "--database", database, "--fleet-key-file"])
             .arg(key_file)
             .args(redis.into_iter().flat_map(|url| ["--redis", url]))
             .stdin(Stdio::null())

@@ -125,6 +125,7 @@ async fn read_in_guest(client: &Client, vm: &Vm, base: &Path) -> Result<(), CliE
         schedule: Default::default(),
         argv: ["sh", "-c", &count].map(str::to_owned).into(),
         env: BTreeMap::new(),
+        secrets: Default::default(),
         cwd: None,
         user: None,
         timeout_ms: None,

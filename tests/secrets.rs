@@ -1,0 +1,287 @@
+//! Secrets reach the commands that ask for them, and nothing that is written, logged or listed.
+
+use crate::world::{AETHERIUM, Place, Server, id, state, text};
+use aetherium_model::resources::DriverKind;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How many values are planted.
+const PLANTED: usize = 20;
+/// How long a command waits to be let go on, and the test for it to wait.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Values that occur nowhere else, by the names of their secrets.
+fn planted() -> BTreeMap<String, String> {
+    let random = || format!("{:032x}", rand::random::<u128>());
+    (0..PLANTED).map(|it| (format!("S{it:02}"), format!("planted-{}", random()))).collect()
+}
+
+fn digest(value: &str) -> String {
+    Sha256::digest(value.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `aetherium secret …` with a value on its standard input.
+fn secret(place: &Place, arguments: &[&str], value: &str) -> Output {
+    let mut child = place
+        .aetherium()
+        .arg("secret")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn succeeded(ran: Output) -> String {
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+/// The names of those whose values are in `bytes`.
+fn found_in<'a>(bytes: &[u8], values: &'a BTreeMap<String, String>) -> Vec<&'a str> {
+    // Most files have nothing of the kind, and are looked through once.
+    let mark = b"planted-";
+    if !bytes.windows(mark.len()).any(|window| window == mark) {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(bytes);
+    values.iter().filter(|(_, it)| text.contains(it.as_str())).map(|(name, _)| &**name).collect()
+}
+
+fn files(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => files(&entry.path(), into),
+            kind if kind.is_file() => into.push(entry.path()),
+            // Sockets hold nothing, and links lead to the template that all tests share.
+            _ => {}
+        }
+    }
+}
+
+/// Fails if a file under the data directory, the log and the database among them, has a value.
+fn assert_no_file_has(place: &Place, values: &BTreeMap<String, String>) {
+    let mut all = Vec::new();
+    files(place.path(), &mut all);
+    for needed in ["aetherium.db", "log"] {
+        assert!(all.contains(&place.path().join(needed)), "{needed} is not looked through");
+    }
+    for file in all {
+        // A file may go while it is looked for.
+        let Ok(bytes) = fs::read(&file) else { continue };
+        let found = found_in(&bytes, values);
+        assert!(found.is_empty(), "{} has {found:?}", file.display());
+    }
+}
+
+/// Fails if the arguments of any process have a value, or the environment of one that is no guest's.
+fn assert_no_process_shows(place: &Place, values: &BTreeMap<String, String>) {
+    let agents: Vec<u32> =
+        place.pids().map(|pid| u32::try_from(pid.as_raw_nonzero().get()).unwrap()).collect();
+    let mut guests = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+        let arguments = found_in(&read("cmdline"), values);
+        assert!(arguments.is_empty(), "the arguments of {pid} have {arguments:?}");
+        let environment = found_in(&read("environ"), values);
+        if environment.is_empty() {
+            continue;
+        }
+        let is_guest = !agents.contains(&pid) && ancestors(pid).any(|it| agents.contains(&it));
+        assert!(is_guest, "the environment of {pid} has {environment:?}");
+        guests += 1;
+    }
+    assert!(guests > 0, "the command that has them was not looked at");
+}
+
+fn ancestors(pid: u32) -> impl Iterator<Item = u32> {
+    let parent = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may have anything in it: state, parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    std::iter::successors(parent(&pid), move |pid| parent(pid))
+}
+
+fn until_it_exists(path: &Path) {
+    let deadline = Instant::now() + SOON;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "{} does not come", path.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+async fn plant(server: &Server<'_>, workspace: &str, values: &BTreeMap<String, String>) {
+    for (number, (name, value)) in values.iter().enumerate() {
+        match number % 3 {
+            0 => {
+                let set = json!({ "name": name, "value": value });
+                server.post("/secrets", set).await;
+            }
+            1 => {
+                let set = json!({ "name": name, "value": value, "kind": "git_token" });
+                server.post(&format!("{workspace}/secrets"), set).await;
+            }
+            _ => {
+                succeeded(secret(server.place, &["set", name, "--workspace", "demo"], value));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn twenty_values_reach_their_commands_and_are_found_in_nothing_that_the_server_wrote() {
+    let (place, values) = (Place::new(), planted());
+    let server = Server::start(&place, DriverKind::Process).await;
+    let workspace = server.workspace("demo").await;
+    plant(&server, &workspace, &values).await;
+    let listed = succeeded(secret(&place, &["list", "--workspace", "demo"], ""));
+    assert!(listed.contains("S02") && found_in(listed.as_bytes(), &values).is_empty(), "{listed}");
+
+    // A prompt gets all of them, proves it, prints them, and waits.
+    let (here, go) = (place.path().join("here"), place.path().join("go"));
+    let prompt = format!(
+        "for v in $(env | cut -d= -f1 | grep '^S[0-9]' | sort); do \
+         eval printf %s '\"$'$v'\"' | sha256sum | cut -c1-64; done; env; \
+         touch {}; until [ -e {} ]; do sleep 0.05; done",
+        here.display(),
+        go.display(),
+    );
+    let names: Vec<&String> = values.keys().collect();
+    let made = server
+        .post(&format!("{workspace}/prompts"), json!({ "prompt": prompt, "secrets": names }))
+        .await;
+    let path = format!("{workspace}/prompts/{}", id(&made));
+    until_it_exists(&here);
+    assert_no_process_shows(&place, &values);
+    fs::write(&go, "").unwrap();
+    let (end, output) = server.ended(&path).await;
+    assert_eq!(state(&end), "completed", "{end:#}\n{output}");
+    let digests: Vec<String> = values.values().map(|it| digest(it)).collect();
+    assert_eq!(output.lines().take(PLANTED).collect::<Vec<_>>(), digests);
+    assert!(output.contains("S00=***\n") && found_in(output.as_bytes(), &values).is_empty());
+
+    // So does a command that somebody waits for, in another variable.
+    let vm = end["vm_id"].as_str().unwrap();
+    let execute = json!({
+        "argv": ["sh", "-c", "echo \"$OTHER\"; printf %s \"$OTHER\" | sha256sum"],
+        "secrets": {"OTHER": {"secret": "S00"}},
+    });
+    let ran = server.post(&format!("/vms/{vm}/execute"), execute).await;
+    assert_eq!(ran["stdout"], format!("***\n{}  -\n", digests[0]));
+    let missing = json!({ "argv": ["true"], "secrets": ["NOWHERE"] });
+    let (status, refused) =
+        server.call(Method::POST, &format!("/vms/{vm}/execute"), Some(missing)).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("secret_missing"))
+    );
+
+    // Who read which for what is known.
+    let reads = server.get("/events?type=secret.read&limit=100").await;
+    let reads = reads["items"].as_array().unwrap();
+    assert_eq!(reads.len(), PLANTED + 1);
+    assert_eq!(reads[0]["actor"]["kind"], "worker");
+    assert!(
+        reads.iter().any(|it| it["data"]["run_id"] == id(&end) && it["data"]["secret"] == "S07")
+    );
+    assert_no_file_has(&place, &values);
+    server.stop().await;
+    assert_no_file_has(&place, &values);
+
+    // With another master key it goes on.
+    let keys = place.path().join("secrets-keys");
+    let old = fs::read_to_string(&keys).unwrap();
+    let new = aetherium_secrets::new_key_line(&"k2".parse().unwrap());
+    fs::write(&keys, format!("{}{old}", *new)).unwrap();
+    let rotated = succeeded(secret(&place, &["rotate"], ""));
+    assert!(rotated.contains("under k2: 20 were not before"), "{rotated}");
+    fs::write(&keys, &*new).unwrap();
+    let server = Server::start(&place, DriverKind::Process).await;
+    let again = json!({ "prompt": "printf %s \"$S19\" | sha256sum", "secrets": ["S19"] });
+    let made = server.post(&format!("{workspace}/prompts"), again).await;
+    let (_, output) = server.ended(&format!("{workspace}/prompts/{}", id(&made))).await;
+    assert_eq!(output, format!("{}  -\n", digests[19]));
+    server.stop().await;
+    place.assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn a_guest_has_a_secrets_file_in_memory_alone_while_its_command_runs() {
+    let (place, values) = (Place::new(), planted());
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    let workspace = server.workspace("demo").await;
+    for (name, value) in &values {
+        let (kind, value) = match name.as_str() {
+            "S00" => ("file", format!("{value}\n")),
+            _ => ("opaque", value.clone()),
+        };
+        let set = json!({ "name": name, "value": value, "kind": kind });
+        server.post(&format!("{workspace}/secrets"), set).await;
+    }
+    let names: Vec<&String> = values.keys().collect();
+    let look = "stat -c '%a %U' \"$S00\"; stat -f -c %T \"$S00\"; sha256sum < \"$S00\"; \
+                cat \"$S00\"; env";
+    let prompt = json!({ "prompt": look, "secrets": names });
+    let made = server.post(&format!("{workspace}/prompts"), prompt).await;
+    let (end, output) = server.ended(&format!("{workspace}/prompts/{}", id(&made))).await;
+    assert_eq!(state(&end), "completed", "{end:#}\n{output}");
+    let told: Vec<&str> = output.lines().take(4).collect();
+    let whole = digest(&format!("{}\n", values["S00"]));
+    assert_eq!(told, ["400 root", "tmpfs", &format!("{whole}  -"), "***"], "{output}");
+    assert!(output.contains("S01=***\n") && found_in(output.as_bytes(), &values).is_empty());
+    let left = server.answer(&workspace, "ls -A /run/aetherium/secrets").await;
+    assert_eq!(left, "", "the file is gone with its command");
+    let hibernate = format!("{workspace}/hibernate");
+    let (status, why) = server.call(Method::POST, &hibernate, Some(json!({}))).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{why:#}");
+    assert!(why["detail"].as_str().unwrap().contains("was given secrets"), "{why:#}");
+    assert_no_file_has(&place, &values);
+    server.stop().await;
+    assert_no_file_has(&place, &values);
+    place.assert_no_vm_is_left();
+}
+
+#[test]
+fn a_role_without_a_good_master_key_does_not_start() {
+    let place = Place::new();
+    let fleet_key = place.path().join("fleet-key");
+    fs::write(&fleet_key, "a fleet key of more than thirty-two bytes").unwrap();
+    let weak = place.path().join("weak");
+    fs::write(&weak, "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n").unwrap();
+    let database = format!("sqlite://{}", place.path().join("fleet.db").display());
+    for (more, why) in [
+        (&[][..], "no master keys are named"),
+        (&["--secrets-keys-file", weak.to_str().unwrap()], "the key k1 is weak"),
+        (&["--secrets-keys-file", "/nowhere"], "/nowhere"),
+        (&["--secrets-keys-file", AETHERIUM], AETHERIUM),
+    ] {
+        for role in ["gateway", "worker"] {
+            let ran = place
+                .aetherium()
+                .env_remove("AETHERIUM_DEV")
+                .args([role, "--listen", "127.0.0.1:0", "--database", &database])
+                .arg("--fleet-key-file")
+                .arg(&fleet_key)
+                .args(more)
+                .output()
+                .unwrap();
+            let said = text(&Value::String(String::from_utf8_lossy(&ran.stderr).into_owned()));
+            assert!(!ran.status.success() && said.contains(why), "{role}: {said}");
+        }
+    }
+}
