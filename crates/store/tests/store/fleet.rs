@@ -104,7 +104,7 @@ async fn a_workspace_has_its_disk_for_as_long_as_it_lives_and_its_vm_the_rest(en
     let crowded = vm(worker.id, Some(second.id));
     let refused = store.insert_workspace_vm(&crowded).await.unwrap_err();
     assert!(matches!(refused, StoreError::NoRoom { .. }), "{refused}");
-    assert_eq!(store.workspace(second.id).await.unwrap().vm_id, None);
+    assert_eq!(store.workspace(second.id).await.unwrap().vm_id(), None);
     end(&store, running).await;
     store.insert_workspace_vm(&crowded).await.unwrap();
     end(&store, crowded).await;
@@ -249,7 +249,7 @@ async fn what_a_worker_writes_after_it_was_declared_gone_changes_nothing(engine:
         let state = db.store.vm(vm).await.unwrap().state;
         assert_eq!(state.termination().unwrap().code, aetherium_model::Code::WorkerLost);
     }
-    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id, None);
+    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id(), None);
     assert_eq!(db.store.task(claimed.id).await.unwrap().state, TaskState::Queued);
 
     let old = &silent.store;
