@@ -13,7 +13,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(300);
 /// One command of so many takes seconds.
-const LONG_ONE_OF: u32 = 40;
+const LONG_ONE_OF: u32 = 10;
 
 /// The fleet's API, behind several gateways.
 #[derive(Clone)]
