@@ -19,6 +19,7 @@ fn sound() -> Evidence {
         id: format!("prompt-{token}"),
         token: token.into(),
         state: state.into(),
+        fault: (state != "completed").then(|| "worker_lost".into()),
         shown: state.into(),
         ends: vec![format!("prompt.{state}")],
     };
@@ -65,7 +66,7 @@ fn sound_evidence_is_good_and_counted() {
     assert!(verdict.is_good(), "{verdict}");
     let counts = (verdict.sent, verdict.accepted, verdict.repeated, verdict.effects, verdict.vms);
     assert_eq!(counts, (2, 2, 2, 2, 2));
-    assert_eq!(verdict.states["completed"], 1);
+    assert_eq!((verdict.states["completed"], verdict.states["interrupted worker_lost"]), (1, 1));
 }
 
 #[test]
