@@ -138,7 +138,7 @@ pub struct Verdict {
     pub accepted: usize,
     /// How often a request was repeated, over all of them.
     pub repeated: u64,
-    /// Prompts on record, by their state.
+    /// Prompts on record, by their state and the code of what ended them.
     pub states: BTreeMap<String, usize>,
     /// Commands that began.
     pub effects: usize,
@@ -189,7 +189,11 @@ pub fn check(evidence: &Evidence) -> Verdict {
     let accepted = |it: &Answer| matches!(it, Answer::Accepted(_));
     let mut states = BTreeMap::new();
     for row in &evidence.end.prompts {
-        *states.entry(row.state.clone()).or_default() += 1;
+        let state = match &row.fault {
+            Some(code) => format!("{} {code}", row.state),
+            None => row.state.clone(),
+        };
+        *states.entry(state).or_default() += 1;
     }
     Verdict {
         sent: evidence.sent.len(),

@@ -147,6 +147,8 @@ pub struct PromptRow {
     pub token: String,
     /// Its state in the database.
     pub state: String,
+    /// The code of the fault that ended it, if one did.
+    pub fault: Option<String>,
     /// Its state as a gateway tells it.
     pub shown: String,
     /// The event log's entries that tell of an end of it, in their order: `prompt.completed` and so on.

@@ -1,5 +1,7 @@
 //! A short run against the program that `make assets` has built. `make chaos` makes long ones.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{path::Path, process::Command};
 
 /// Runs `chaos` with these arguments, and fails if a promise was broken.

@@ -13,11 +13,15 @@ use aetherium_model::{
     workspace::WorkspaceState,
 };
 use aetherium_queue::{Handler, Outcome, TaskContext};
-use aetherium_store::{Finish, RunRef, Start};
+use aetherium_store::{Finish, RunRef, Start, StoreError};
 use aetherium_telemetry::within;
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use tracing::{Span, field::Empty};
+
+/// How often the end of a run is tried to be written, and the pause between. A lease is renewed meanwhile.
+const END_TRIES: u32 = 20;
+const END_PAUSE: Duration = Duration::from_millis(500);
 
 /// The worker's task handlers.
 pub(crate) struct Handlers {
@@ -273,11 +277,23 @@ impl Handlers {
         self.end(run, end).await
     }
 
-    /// Writes how a run ended, and with it its task's end.
+    /// Writes how a run ended, and with it its task's end. It is tried for a while, as nothing else tells
+    /// what the guest has done; an end that is written changes nothing when it is written again.
     async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
-        let outcome = end.clone();
-        match self.host.queue.finish_run(run, end, self.host.now()).await? {
-            Finish::Written => self.host.metrics.run_ended(run, &outcome),
+        let mut tried = 1;
+        let finish = loop {
+            match self.host.queue.finish_run(run, end.clone(), self.host.now()).await {
+                Ok(finish) => break finish,
+                Err(StoreError::Database(error)) if tried < END_TRIES => {
+                    tracing::warn!(%run, %error, tried, "cannot write a run's end; trying again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tried += 1;
+            tokio::time::sleep(END_PAUSE).await;
+        };
+        match finish {
+            Finish::Written => self.host.metrics.run_ended(run, &end),
             Finish::AlreadyEnded(state) => {
                 tracing::info!(%run, state = state.as_str(), "had ended");
             }

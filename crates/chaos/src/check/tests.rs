@@ -19,6 +19,7 @@ fn sound() -> Evidence {
         id: format!("prompt-{token}"),
         token: token.into(),
         state: state.into(),
+        fault: (state != "completed").then(|| "worker_lost".into()),
         shown: state.into(),
         ends: vec![format!("prompt.{state}")],
     };
@@ -65,7 +66,7 @@ fn sound_evidence_is_good_and_counted() {
     assert!(verdict.is_good(), "{verdict}");
     let counts = (verdict.sent, verdict.accepted, verdict.repeated, verdict.effects, verdict.vms);
     assert_eq!(counts, (2, 2, 2, 2, 2));
-    assert_eq!(verdict.states["completed"], 1);
+    assert_eq!((verdict.states["completed"], verdict.states["interrupted worker_lost"]), (1, 1));
 }
 
 #[test]
@@ -165,13 +166,13 @@ fn two_vms_of_a_workspace_at_once_are_found_by_what_their_commands_wrote() {
 fn two_vms_of_a_workspace_at_once_are_found_by_their_processes() {
     let (first, second) = ("vm-1".to_owned(), "vm-2".to_owned());
     let two = Violation::TwoVms { workspace: "ws".into(), first, second };
-    assert_eq!(found(|it| it.lives[0].last_ms = 2_001), [two.clone()]);
-    // Also where a short one came between.
-    let between = found(|it| {
+    let at_the_edge = found(|it| it.lives[0].last_ms = 2_001);
+    // Also where one is within the other's time.
+    let within = found(|it| {
         it.lives[0].last_ms = 5_000;
         it.lives[1] = Life { vm: "vm-2".into(), first_ms: 4_000, last_ms: 4_500 };
     });
-    assert_eq!(between, [two]);
+    assert_eq!((at_the_edge, within), (vec![two.clone()], vec![two]));
     let apart = found(|it| {
         it.lives[0].last_ms = 5_000;
         it.end.vms[1].workspace = Some("other".into());

@@ -13,7 +13,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(300);
 /// One command of so many takes seconds.
-const LONG_ONE_OF: u32 = 40;
+const LONG_ONE_OF: u32 = 10;
+
+/// One prompt of so many is sent to two gateways at once, as by a client that lost its patience with the first.
+const TWICE_ONE_OF: u32 = 10;
 
 /// The fleet's API, behind several gateways.
 #[derive(Clone)]
@@ -94,6 +97,7 @@ struct Job {
     text: String,
     at: Instant,
     gateway: usize,
+    is_sent_twice: bool,
 }
 
 /// All prompts of a run.
@@ -123,6 +127,7 @@ impl Load<'_> {
                 workspace: workspace.clone(),
                 at: began + self.over * number / self.prompts,
                 gateway: random.random_range(0..64),
+                is_sent_twice: random.random_range(0..TWICE_ONE_OF) == 0,
             }
         };
         (0..self.prompts).map(job).collect()
@@ -140,14 +145,22 @@ impl Load<'_> {
 }
 
 async fn send(api: &Api, job: Job, deadline: Instant) -> Sent {
-    let Job { token, workspace, text, at, mut gateway } = job;
+    let Job { token, workspace, text, at, mut gateway, is_sent_twice } = job;
     tokio::time::sleep_until(at).await;
     let path = format!("/workspaces/{workspace}/prompts");
     let body = json!({ "prompt": text });
+    let ask = |gateway| api.ask(gateway, (Method::POST, &path), Some(&body), Some(&token));
     let mut tries = 0;
     loop {
         tries += 1;
-        let told = api.ask(gateway, (Method::POST, &path), Some(&body), Some(&token)).await;
+        let told = if is_sent_twice && tries == 1 {
+            tries += 1;
+            let (one, other) = tokio::join!(ask(gateway), ask(gateway + 1));
+            let is_good = |told: &Told| told.as_ref().is_some_and(|it| it.0.is_success());
+            if is_good(&one) { one } else { other }
+        } else {
+            ask(gateway).await
+        };
         gateway += 1;
         let answer = match told {
             Some((status, value)) if status.is_success() => match value["id"].as_str() {

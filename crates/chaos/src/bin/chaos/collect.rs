@@ -47,7 +47,8 @@ pub(crate) async fn prompts(
     for row in sqlx::query(told).fetch_all(database).await? {
         ends.entry(row.try_get(0)?).or_default().push(row.try_get(1)?);
     }
-    let all = "SELECT id, workspace_id, state, prompt_json FROM runs \
+    let all = "SELECT id, workspace_id, state, prompt_json, \
+               state_json::json -> 'fault' ->> 'code' FROM runs \
                WHERE workspace_id IS NOT NULL ORDER BY id";
     let mut prompts = Vec::new();
     for row in sqlx::query(all).fetch_all(database).await? {
@@ -59,6 +60,7 @@ pub(crate) async fn prompts(
         prompts.push(PromptRow {
             token: token(&text),
             state: row.try_get(2)?,
+            fault: row.try_get(4)?,
             shown: shown["state"].as_str().unwrap_or_default().to_owned(),
             ends: ends.remove(&id).unwrap_or_default(),
             id,

@@ -22,6 +22,9 @@ use std::{
 /// Where namespaces have their names, see ip-netns(8). In the run's own mount namespace.
 const NAMESPACES: &str = "/run/netns";
 const BRIDGE: &str = "chaos";
+/// Locally administered. Without one of its own it would take that of a link, and change it when links are
+/// added, behind the backs of those who have learned it.
+const BRIDGE_MAC: &str = "02:00:0a:4d:00:01";
 const HUB: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// What processes in a namespace of their own listen on.
 const PORT: u16 = 7070;
@@ -42,7 +45,7 @@ impl Network {
         fs::create_dir_all(NAMESPACES).map_err(Error::io("make", NAMESPACES))?;
         command("mount", &["-t", "tmpfs", "tmpfs", NAMESPACES])?;
         ip("link set lo up")?;
-        ip(&format!("link add {BRIDGE} type bridge"))?;
+        ip(&format!("link add {BRIDGE} address {BRIDGE_MAC} type bridge"))?;
         ip(&format!("address add {HUB}/24 dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
         Ok(Self::Namespaces)
