@@ -249,7 +249,7 @@ async fn what_a_worker_writes_after_it_was_declared_gone_changes_nothing(engine:
         let state = db.store.vm(vm).await.unwrap().state;
         assert_eq!(state.termination().unwrap().code, aetherium_model::Code::WorkerLost);
     }
-    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id, None);
+    assert_eq!(db.store.workspace(workspace.id).await.unwrap().vm_id(), None);
     assert_eq!(db.store.task(claimed.id).await.unwrap().state, TaskState::Queued);
 
     let old = &silent.store;
