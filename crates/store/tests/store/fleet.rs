@@ -104,7 +104,7 @@ async fn a_workspace_has_its_disk_for_as_long_as_it_lives_and_its_vm_the_rest(en
     let crowded = vm(worker.id, Some(second.id));
     let refused = store.insert_workspace_vm(&crowded).await.unwrap_err();
     assert!(matches!(refused, StoreError::NoRoom { .. }), "{refused}");
-    assert_eq!(store.workspace(second.id).await.unwrap().vm_id, None);
+    assert_eq!(store.workspace(second.id).await.unwrap().vm_id(), None);
     end(&store, running).await;
     store.insert_workspace_vm(&crowded).await.unwrap();
     end(&store, crowded).await;
