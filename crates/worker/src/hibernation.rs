@@ -200,7 +200,11 @@ pub(crate) async fn sweep(host: &Host) -> Result<(), WorkerError> {
     let noted: HashMap<_, _> =
         host.queue.store().hibernations(host.id).await?.into_iter().collect();
     for id in workspaces(host)? {
-        sweep_one(host, id);
+        // A VM that was taken over may be idle already.
+        let is_written = lock(&host.hibernating).keys().any(|vm| aside(host, id, *vm).exists());
+        if !is_written {
+            sweep_one(host, id);
+        }
         match (is_there(host, id), noted.contains_key(&id)) {
             (true, false) => match describe(&host.layout.hibernation(id)) {
                 Ok(found) => note(host, id, Some(&found)).await,

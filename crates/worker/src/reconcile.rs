@@ -169,6 +169,9 @@ async fn adopt(host: &Arc<Host>, mut row: Vm, machinery: Machinery) -> Result<()
         // Before what tells of it is swept away.
         row.state = VmState::Running;
         host.queue.update_vm(&row).await?;
+        if let Some(id) = row.workspace_id {
+            hibernation::sweep_one(host, id);
+        }
     }
     if is_frozen(&row) {
         row.state = VmState::Paused;

@@ -88,13 +88,10 @@ async fn find_or_start(
     if let Some(vm) = workspace.vm_id()
         && let Ok(handle) = host.vms.get(vm)
     {
-        if let Ok(hold) = handle.hold()
-            && handle.state().termination().is_none()
-        {
+        // One that is on its way out has the workspace's disk until it is gone.
+        if let Some(hold) = handle.hold_unless_it_ends().await {
             return Ok((handle, hold));
         }
-        // It is on its way out and has the workspace's disk until it is gone.
-        handle.ended().await;
     }
     if hibernation::is_there(host, id) {
         match awaken(host, &workspace, run).await? {

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// What is done about a VM that is idle.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,8 @@ impl IdlePolicy {
 #[derive(Debug)]
 pub(crate) struct Activity {
     inner: Mutex<Inner>,
+    /// Tells that it was taken back.
+    back: Notify,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl Activity {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner { holds: 0, idle_since: Instant::now(), given_up: false }),
+            back: Notify::new(),
         })
     }
 
@@ -75,6 +78,20 @@ impl Activity {
     pub(crate) fn take_back(&self) {
         let mut inner = self.lock();
         (inner.given_up, inner.idle_since) = (false, Instant::now());
+        drop(inner);
+        self.back.notify_waiters();
+    }
+
+    /// Waits until the VM is not given up, for as long as it is.
+    pub(crate) async fn taken_back(&self) {
+        loop {
+            // Hears of what happens from here on.
+            let back = self.back.notified();
+            if !self.lock().given_up {
+                return;
+            }
+            back.await;
+        }
     }
 
     /// For how long nobody has used the VM; `None` while somebody does.
@@ -136,7 +153,14 @@ mod tests {
         assert_eq!(activity.give_up_if_idle(Duration::ZERO), None, "it is about to be used");
         tokio::time::advance(second * 9).await;
         assert_eq!(activity.give_up_if_idle(Duration::ZERO), Some(second * 8));
+        let waiting = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move { activity.taken_back().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
         activity.take_back();
+        waiting.await.unwrap();
         assert_eq!(activity.give_up_if_idle(second), None);
         assert!(activity.hold().is_some());
     }

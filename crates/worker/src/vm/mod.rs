@@ -138,6 +138,21 @@ impl VmHandle {
         self.activity.hold().ok_or_else(|| self.gone())
     }
 
+    /// Holds the VM. One that was given up is waited for: until nothing of it is left, or, where it was
+    /// to be hibernated and could not be, until it can be used again.
+    pub(crate) async fn hold_unless_it_ends(&self) -> Option<Hold> {
+        loop {
+            let goes_on = self.state().termination().is_none();
+            if goes_on && let Some(hold) = self.activity.hold() {
+                return Some(hold);
+            }
+            tokio::select! {
+                () = self.ended() => return None,
+                () = self.activity.taken_back(), if goes_on => {}
+            }
+        }
+    }
+
     /// Keeps the VM from counting as idle for a while, since something runs in it whose task will be
     /// gone on with.
     pub(crate) fn expect_use(&self, within: Duration) {
