@@ -8,8 +8,10 @@ use aetherium_model::{
     WebhookId,
     event::EventFilter,
     page::PageRequest,
+    secret::{SecretKind, SecretScope},
     webhook::{Delivery, Webhook, WebhookSecret, WebhookState},
 };
+use aetherium_secrets::SecretValue;
 use aetherium_store::RunRef;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -96,6 +98,12 @@ async fn every_described_operation_is_done_as_described() {
             let _ = server.queue.finish_run(run, state, now()).await.unwrap();
         }
         let delivery = delivery(&server).await;
+        for scope in [SecretScope::Project, SecretScope::Workspace(workspace.id)] {
+            let (name, value) = ("TOKEN".parse().unwrap(), SecretValue::new(b"value".to_vec()));
+            let put =
+                server.queue.store().put_secret(scope, &name, SecretKind::Opaque, &value, now());
+            put.await.unwrap();
+        }
         // Of all tasks, one that failed to remove something can be done again.
         let task = match path.ends_with("/requeue") {
             true => server.failed_delete(&vm).await,
@@ -111,6 +119,7 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{webhook}", &delivery.webhook_id.to_string())
             .replace("{delivery}", &delivery.id.to_string())
             .replace("{project}", "default")
+            .replace("{secret}", "TOKEN")
             .replace("{snapshot}", "first")
             .replace("{template}", "default");
         assert!(!concrete.contains('{'), "{concrete}");
@@ -128,6 +137,9 @@ async fn every_described_operation_is_done_as_described() {
                 r#"{"name":"app","recipe":{"base":{"template":"default"}}}"#
             }
             ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
+            ("POST", "/api/v1/secrets" | "/api/v1/workspaces/{workspace}/secrets") => {
+                r#"{"name":"TOKEN","value":"value"}"#
+            }
             ("POST", "/api/v1/webhooks") => r#"{"url":"https://example.com/","active":false}"#,
             ("PATCH", "/api/v1/webhooks/{webhook}") => r#"{"active":false}"#,
             ("PATCH", _) => r#"{"balloon_mib":16}"#,

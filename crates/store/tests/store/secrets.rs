@@ -31,7 +31,10 @@ async fn put(store: &Store, scope: SecretScope, text: &str, value: &str) {
 }
 
 async fn vm_of(store: &Store, workspace: Option<WorkspaceId>) -> VmId {
-    let worker = WorkerId::new();
+    let worker = match workspace {
+        Some(id) => store.workspace(id).await.unwrap().worker_id,
+        None => WorkerId::new(),
+    };
     let vm = vm(worker, workspace);
     match workspace {
         Some(_) => store.insert_workspace_vm(&vm).await.unwrap(),

@@ -95,14 +95,6 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     let theirs = (version >= TRACED).then_some("0af7651916cd43dd8448eb211c80319c");
     assert_eq!(trace.as_deref(), theirs);
 
-    if version >= number_of("0007_secrets.sql") {
-        let uses = store.prompt(format!("pr_{ONE}").parse().unwrap()).await.unwrap().secrets;
-        assert_eq!(serde_json::to_string(&uses).unwrap(), r#"{"KEY":{"secret":"TOKEN"}}"#);
-        let (run, store) = (RunRef::Execution(ExecutionId::new()), store.clone().with_keys(keys()));
-        let read = store.read_secrets(run, vm, &uses, at(5)).await.unwrap();
-        assert_eq!(read[0].value.reveal(), b"kept-token");
-    }
-
     let done: PromptId = format!("pr_{ONE}").parse().unwrap();
     let prompt = store.prompt(done).await.unwrap();
     assert_eq!((prompt.prompt.as_str(), prompt.state), ("echo hello", completed()));
@@ -132,6 +124,14 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
     } else {
         assert_eq!(told, []);
         assert_eq!((project.limits, project.usage.vms), (Limits::default(), 1));
+    }
+
+    if version >= number_of("0007_secrets.sql") {
+        let uses = store.prompt(format!("pr_{ONE}").parse().unwrap()).await.unwrap().secrets;
+        assert_eq!(serde_json::to_string(&uses).unwrap(), r#"{"KEY":{"secret":"TOKEN"}}"#);
+        let (run, store) = (RunRef::Execution(ExecutionId::new()), store.clone().with_keys(keys()));
+        let read = store.read_secrets(run, vm, &uses, at(5)).await.unwrap();
+        assert_eq!(read[0].value.reveal(), b"kept-token");
     }
 }
 
