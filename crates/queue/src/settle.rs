@@ -109,7 +109,9 @@ impl Settler {
                 return self.put_off(claim, wait, fault).await;
             }
             // After the start mark it is not known that nothing ran: then it is interrupted.
-            Ok(Outcome::Failed(fault)) => self.store.crash_task(claim, fault, self.clock.now()).await?,
+            Ok(Outcome::Failed(fault)) => {
+                self.store.crash_task(claim, fault, self.clock.now()).await?
+            }
             Ok(Outcome::Cancelled) => finish(TaskState::Cancelled, None).await?,
         };
         if end == TaskEnd::NotOurs {
