@@ -65,7 +65,7 @@ impl Handlers {
             TaskKind::VmCreate { vm_id } => self.vm_create(vm_id, &context).await,
             TaskKind::VmDelete { vm_id } => self.vm_delete(vm_id).await,
             TaskKind::VmExecute { vm_id, execution_id } => {
-                self.vm_execute(&task, vm_id, execution_id, &context).await
+                Box::pin(self.vm_execute(&task, vm_id, execution_id, &context)).await
             }
             TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
