@@ -33,3 +33,12 @@ fn a_fleet_that_is_broken_for_half_a_minute_keeps_its_promises() {
     assert!(verdict["repeated"].as_u64() > Some(0), "no request had to be repeated: {verdict:#}");
     assert!(verdict["vms_seen"].as_u64() > Some(12), "no VM was lost or idle: {verdict:#}");
 }
+
+#[test]
+fn clocks_redis_and_connections_that_break_cost_no_prompt_its_end() {
+    let faults = ["--faults", "skew,redis,connections", "--seed", "3", "--seconds", "30"];
+    let rest = ["--lease", "6", "--prompts", "150", "--json"];
+    let verdict: serde_json::Value =
+        serde_json::from_str(&run(&[&faults[..], &rest].concat())).unwrap();
+    assert_eq!(verdict["states"]["completed"], 150, "{verdict:#}");
+}

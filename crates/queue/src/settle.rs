@@ -108,7 +108,10 @@ impl Settler {
                 tracing::info!(task = %claim.id, %fault, ?wait, "a task failed and is tried again");
                 return self.put_off(claim, wait, fault).await;
             }
-            Ok(Outcome::Failed(fault)) => finish(TaskState::Failed, Some(fault)).await?,
+            // After the start mark it is not known that nothing ran: then it is interrupted.
+            Ok(Outcome::Failed(fault)) => {
+                self.store.crash_task(claim, fault, self.clock.now()).await?
+            }
             Ok(Outcome::Cancelled) => finish(TaskState::Cancelled, None).await?,
         };
         if end == TaskEnd::NotOurs {

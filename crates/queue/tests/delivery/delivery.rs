@@ -122,25 +122,28 @@ async fn a_handler_that_panics_fails_its_task_and_nothing_else(way: Way) {
     assert_eq!(handler.abandoned.lock().unwrap().get(&create.id), Some(&fault));
 }
 
-async fn a_handler_that_panics_after_the_start_mark_interrupts_its_run(way: Way) {
+async fn a_handler_that_panics_or_fails_after_the_start_mark_interrupts_its_run(way: Way) {
     let world = World::new(way).await;
-    let queue = world.queue.clone();
+    let (queue, panics) = (world.queue.clone(), Arc::new(AtomicBool::new(true)));
     let handler = answers(move |task, _| {
-        let queue = queue.clone();
+        let (queue, panics) = (queue.clone(), Arc::clone(&panics));
         Box::pin(async move {
             if RunRef::of(&task.kind).is_none() {
                 return Outcome::Done;
             }
             World::start(&queue, &task).await;
-            panic!("boom")
+            assert!(!panics.swap(false, SeqCst), "boom");
+            Outcome::Failed(Fault::new(Code::Unavailable, "the database is away"))
         })
     });
     let running = world.consume(handler, DEADLINE);
     let (vm, _) = world.add_vm().await;
-    let (execution, task) = world.add_execution(vm.id).await;
-    world.until(task.id, TaskState::Interrupted).await;
-    let state = world.queue.store().execution(execution.id).await.unwrap().state;
-    assert!(matches!(state, RunState::Interrupted { .. }));
+    for _ in ["it panics", "it fails"] {
+        let (execution, task) = world.add_execution(vm.id).await;
+        world.until(task.id, TaskState::Interrupted).await;
+        let state = world.queue.store().execution(execution.id).await.unwrap().state;
+        assert!(matches!(state, RunState::Interrupted { .. }));
+    }
     running.stop().await;
 }
 
@@ -474,7 +477,7 @@ on_every_way! {
     an_idle_consumer_is_woken_by_every_task_that_comes
     tasks_of_one_serial_key_run_one_at_a_time_in_order
     a_handler_that_panics_fails_its_task_and_nothing_else
-    a_handler_that_panics_after_the_start_mark_interrupts_its_run
+    a_handler_that_panics_or_fails_after_the_start_mark_interrupts_its_run
     a_handler_that_forgets_the_end_of_its_run_does_not_leave_it_running
     a_cancellation_reaches_the_handler_that_runs
     what_is_put_off_comes_again_and_ends_with_its_reason_when_tried_too_often
