@@ -254,31 +254,7 @@ impl Server {
     }
 
     pub(crate) async fn workspace(&self, name: &str) -> Workspace {
-        let workspace = Workspace {
-            id: WorkspaceId::new(),
-            name: name.parse().unwrap(),
-            ai_assistant: Default::default(),
-            spec: VmSpec {
-                template: "default".parse().unwrap(),
-                template_digest: None,
-                resources: Default::default(),
-                tuning: Default::default(),
-                network: Default::default(),
-                transport: None,
-                snapshot: None,
-                snapshots: None,
-            },
-            worker_id: self.worker_id,
-            lifecycle: Lifecycle::Stopped,
-            secrets: Default::default(),
-            idle_timeout_s: 900,
-            idle_action: Default::default(),
-            placement: Default::default(),
-            when_full: None,
-            state: WorkspaceState::Ready,
-            created_at: now(),
-            updated_at: now(),
-        };
+        let workspace = ready_workspace(name, self.worker_id);
         let task = self.task(TaskKind::WorkspaceCreate { workspace_id: workspace.id });
         self.queue.create_workspace(&workspace, &task, None).await.unwrap();
         workspace
@@ -321,6 +297,35 @@ impl Server {
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
         task(self.worker_id, kind)
+    }
+}
+
+/// A workspace that takes prompts, on no record yet.
+pub(crate) fn ready_workspace(name: &str, worker_id: WorkerId) -> Workspace {
+    Workspace {
+        id: WorkspaceId::new(),
+        name: name.parse().unwrap(),
+        ai_assistant: Default::default(),
+        spec: VmSpec {
+            template: "default".parse().unwrap(),
+            template_digest: None,
+            resources: Default::default(),
+            tuning: Default::default(),
+            network: Default::default(),
+            transport: None,
+            snapshot: None,
+            snapshots: None,
+        },
+        worker_id,
+        lifecycle: Lifecycle::Stopped,
+        secrets: Default::default(),
+        idle_timeout_s: 900,
+        idle_action: Default::default(),
+        placement: Default::default(),
+        when_full: None,
+        state: WorkspaceState::Ready,
+        created_at: now(),
+        updated_at: now(),
     }
 }
 

@@ -11,6 +11,7 @@ use aetherium_model::{
     template::{Initramfs, Kernel, KernelFormat, RootFilesystem, Template, TemplateFile},
     tuning::{IoLimits, Tuning},
     vm::Vm,
+    workspace::Workspace,
 };
 use axum::{
     Json, Router,
@@ -81,6 +82,8 @@ impl FakeWorker {
             .route("/internal/v1/vms/{vm}/pause", post(changed))
             .route("/internal/v1/vms/{vm}/resume", post(changed))
             .route("/internal/v1/vms/{vm}/snapshot", post(changed))
+            .route("/internal/v1/workspaces/{workspace}/hibernate", post(rested))
+            .route("/internal/v1/workspaces/{workspace}/wake", post(rested))
             .route("/internal/v1/workspaces/{workspace}/disk", get(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/export", get(archive))
             .route("/internal/v1/workspaces/{workspace}/disk/grow", post(disk))
@@ -116,6 +119,11 @@ fn refusal(seen: &Seen) -> Option<Response> {
 /// A VM after something was done to it.
 async fn changed(Id(id): Id<VmId>) -> Json<Vm> {
     Json(Vm { id, ..crate::server::creating_vm(WorkerId::new()) })
+}
+
+/// A workspace after its VM was put to sleep, or woken.
+async fn rested(Id(id): Id<WorkspaceId>) -> Json<Workspace> {
+    Json(Workspace { id, ..crate::server::ready_workspace("rested", WorkerId::new()) })
 }
 
 async fn disk(State(seen): Shared) -> Response {
