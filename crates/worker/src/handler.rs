@@ -147,14 +147,14 @@ impl Handlers {
         let run = RunRef::Execution(id);
         let command = host.queue.store().execution(id).await?.command;
         if task.state == TaskState::Started {
-            return self.go_on(run, Some(vm_id), &command.secrets, context).await;
+            return Box::pin(self.go_on(run, Some(vm_id), &command.secrets, context)).await;
         }
         let held = host.vms.get(vm_id).and_then(|vm| vm.hold().map(|hold| (vm, hold)));
         let (vm, _hold) = match held {
             Ok(held) => held,
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        match self.run_in(task, run, &vm, &command, context).await? {
+        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
@@ -173,7 +173,7 @@ impl Handlers {
         let workspace = host.queue.store().workspace(workspace_id).await?;
         let secrets = workspace.secrets.with(&prompt.secrets);
         if task.state == TaskState::Started {
-            return self.go_on(run, prompt.vm_id, &secrets, context).await;
+            return Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
         }
         let vm = tokio::select! {
             vm = workspace::ensure_vm(host, workspace_id, Some(run)) => vm,
@@ -186,7 +186,7 @@ impl Handlers {
         };
         let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
         let command = Command { secrets, ..command };
-        match self.run_in(task, run, &vm, &command, context).await? {
+        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
