@@ -150,9 +150,11 @@ impl Plan<'_> {
 /// `panic=-1` reboots at once, `reboot=t` does so by a triple fault, which needs no firmware; with
 /// `-no-reboot` that ends QEMU. `quiet`, because each line costs milliseconds on a serial port; a panic
 /// is printed nevertheless. `cryptomgr.notests`, because the self-tests of the kernel's ciphers are a
-/// good part of an emulated boot.
+/// good part of an emulated boot. `no_timer_check`, because an emulator that gets no processor for a
+/// moment delivers the timer's interrupts late, and the kernel would take the timer for broken and panic.
 fn kernel_args(extra: &[String]) -> String {
-    let mut line = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests".to_owned();
+    let mut line =
+        "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests no_timer_check".to_owned();
     for arg in extra {
         line.push(' ');
         line.push_str(arg);
