@@ -21,8 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Another process's gateway before the same database, which nobody tells of changes.
 async fn another_gateway(server: &Server) -> (SocketAddr, CancellationToken) {
-    let url = format!("sqlite://{}", server.directory.path().join("db.sqlite").display());
-    let store = Store::open(&url.parse::<DatabaseUrl>().unwrap()).await.unwrap();
+    let store = Store::open(&server.database.parse::<DatabaseUrl>().unwrap()).await.unwrap();
     let queue = Queue::new(store, Bus::polling(Duration::from_millis(50)));
     let config = GatewayConfig::new(ApiKeys::new([KEY]).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

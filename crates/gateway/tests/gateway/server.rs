@@ -45,6 +45,8 @@ pub(crate) struct Server {
     pub(crate) worker_id: WorkerId,
     pub(crate) shutdown: CancellationToken,
     pub(crate) serving: JoinHandle<std::io::Result<()>>,
+    /// Where its rows are.
+    pub(crate) database: String,
     pub(crate) directory: tempfile::TempDir,
     client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -154,8 +156,17 @@ impl Server {
         let worker = FakeWorker::start(&directory.path().join("worker.sock"));
         let client = Client::builder(TokioExecutor::new()).build_http();
         let worker_id = WorkerId::new();
-        let server =
-            Self { address, queue, worker, worker_id, shutdown, serving, directory, client };
+        let server = Self {
+            address,
+            queue,
+            worker,
+            worker_id,
+            shutdown,
+            serving,
+            database: url,
+            directory,
+            client,
+        };
         server.put_worker(server.worker_row()).await;
         server
     }

@@ -123,6 +123,8 @@ impl Fleet {
         command.args(["--operations-listen", "127.0.0.1:0", "--redis", &self.redis]);
         command.args(["--database-url", &self.database, "--fleet-key-file"]);
         command.arg(self.dir.join("fleet-key")).env("AETHERIUM_AGENT", &self.agent);
+        // Nothing in it is secret.
+        command.env("AETHERIUM_DEV", "true");
         if let Some(library) = faketime() {
             command
                 .env("LD_PRELOAD", library)
