@@ -202,7 +202,7 @@ async fn one_prompt_is_one_trace_over_gateway_worker_and_agent_and_its_ids_are_i
     ];
     let gateway = Server::start_role(&one, &[&["gateway"], &shared[..]].concat()).await;
     let worker = Server::spawn(&two, &[&["worker", "--driver", "process"], &shared[..]].concat());
-    gateway.until("/workers", SOON, |it| !it["items"].as_array().unwrap().is_empty()).await;
+    gateway.until("/workers", SOON, |it| it["items"][0]["state"] == "active").await;
     let workspace = gateway.workspace("traced").await;
 
     let sent = reqwest::Client::new()

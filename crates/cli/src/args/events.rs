@@ -90,7 +90,8 @@ Example:
   aetherium webhook create https://example.com/hook --type vm.failed --type prompt.completed")]
     Create {
         /// Where events are posted to.
-        url: String,
+        #[arg(value_name = "URL")]
+        address: String,
         #[command(flatten)]
         filter: FilterArgs,
     },

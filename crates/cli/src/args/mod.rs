@@ -667,4 +667,20 @@ mod tests {
     fn the_grammar_is_consistent() {
         Args::command().debug_assert();
     }
+
+    #[test]
+    fn no_verb_has_an_argument_by_the_name_of_one_that_every_verb_has() {
+        fn look(command: &clap::Command, of_all: &[&str]) {
+            for verb in command.get_subcommands() {
+                for argument in verb.get_arguments() {
+                    let id = argument.get_id().as_str();
+                    assert!(!of_all.contains(&id), "{}: {id}", verb.get_name());
+                }
+                look(verb, of_all);
+            }
+        }
+        let command = Args::command();
+        let of_all = command.get_arguments().filter(|it| it.is_global_set());
+        look(&command, &of_all.map(|it| it.get_id().as_str()).collect::<Vec<_>>());
+    }
 }

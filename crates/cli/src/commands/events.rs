@@ -79,7 +79,7 @@ fn query(filter: &FilterArgs) -> String {
 pub(crate) async fn webhook(args: &Args, verb: &WebhookCommand) -> Result<(), CliError> {
     let client = Client::connect(args)?;
     match verb {
-        WebhookCommand::Create { url, filter } => {
+        WebhookCommand::Create { address, filter } => {
             let workspace_id = match &filter.workspace {
                 Some(name) => {
                     Some(client.get::<Workspace>(&format!("/workspaces/{name}")).await?.id)
@@ -92,7 +92,7 @@ pub(crate) async fn webhook(args: &Args, verb: &WebhookCommand) -> Result<(), Cl
                 workspace_id,
                 types: filter.types.clone(),
             };
-            let request = CreateWebhook { url: url.clone(), filter, active: true };
+            let request = CreateWebhook { url: address.clone(), filter, active: true };
             let created: CreatedWebhook = client.post("/webhooks", &request).await?;
             if args.json {
                 return print::json(&created);
