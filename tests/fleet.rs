@@ -1,6 +1,6 @@
 //! A fleet: a gateway and workers, each a process of its own, over one PostgreSQL, with a Redis and without.
 
-use crate::world::{AETHERIUM, Place, SOON, Server, id, state};
+use crate::world::{AETHERIUM, Place, SOON, Server, http, id, state};
 use aetherium_model::resources::DriverKind;
 use serde_json::{Value, json};
 use std::{
@@ -272,7 +272,7 @@ async fn a_worker_answers_nobody_without_a_pass() {
     until_workers(&gateway, |all| all.len() == 1).await;
     let address = address_of(&worker).await;
     let asked = |pass: Option<&str>| {
-        let request = reqwest::Client::new().get(format!("http://{address}/internal/v1/health"));
+        let request = http().get(format!("http://{address}/internal/v1/health"));
         match pass {
             Some(pass) => request.header("Authorization", format!("Pass {pass}")),
             None => request,

@@ -1,6 +1,6 @@
 //! What operators see: metrics as the manual lists them, readiness, logs and traces that follow a prompt.
 
-use crate::world::{AETHERIUM, Place, SOON, Server, id};
+use crate::world::{AETHERIUM, Place, SOON, Server, http, id};
 use aetherium_model::resources::DriverKind;
 use axum::{Router, body::Bytes, extract::State, routing::post};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -34,7 +34,7 @@ async fn operations(server: &Server<'_>) -> String {
 }
 
 async fn scrape(operations: &str) -> String {
-    let answer = reqwest::get(format!("{operations}/metrics")).await.unwrap();
+    let answer = http().get(format!("{operations}/metrics")).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer.text().await.unwrap()
 }
@@ -105,7 +105,7 @@ async fn the_manual_lists_every_metric_and_none_tells_an_id() {
         assert!(!text.contains(secret), "{secret} is told\n{text}");
     }
 
-    let ready = reqwest::get(format!("{operations}/ready")).await.unwrap();
+    let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
     let (status, told) = (ready.status(), ready.json::<Value>().await.unwrap());
     assert_eq!((status.as_u16(), &told["ready"]), (200, &json!(true)), "{told:#}");
     server.stop().await;
@@ -205,7 +205,7 @@ async fn one_prompt_is_one_trace_over_gateway_worker_and_agent_and_its_ids_are_i
     gateway.until("/workers", SOON, |it| it["items"][0]["state"] == "active").await;
     let workspace = gateway.workspace("traced").await;
 
-    let sent = reqwest::Client::new()
+    let sent = http()
         .post(format!("{}/api/v1{workspace}/prompts", gateway.url()))
         .bearer_auth(gateway.key())
         .header("traceparent", format!("00-{TRACE}-{CALLER}-01"))
@@ -261,13 +261,13 @@ async fn a_worker_that_cannot_work_is_not_ready_and_says_why() {
     let place = Place::new();
     let server = Server::start_with(&place, DriverKind::Qemu, &["--qemu", AETHERIUM]).await;
     let operations = operations(&server).await;
-    let ready = reqwest::get(format!("{operations}/ready")).await.unwrap();
+    let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
     let told: Value = ready.json().await.unwrap();
     let failed = told["checks"].as_array().unwrap().iter().find(|it| it["verdict"] == "fail");
     assert!(failed.unwrap()["remedy"].as_str().is_some_and(|it| !it.is_empty()), "{told:#}");
     // It lives all the same.
-    assert_eq!(reqwest::get(format!("{operations}/health")).await.unwrap().status(), 200);
+    assert_eq!(http().get(format!("{operations}/health")).send().await.unwrap().status(), 200);
     server.stop().await;
 }
 

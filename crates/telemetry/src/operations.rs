@@ -150,6 +150,7 @@ mod tests {
         let operations = Operations::default().watch(Asked::default());
         let serving = tokio::spawn(operations.serve(listener, stop.clone()));
 
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let ready = reqwest::get(format!("{base}/ready")).await.unwrap();
         assert_eq!(ready.status(), 503);
         let told: serde_json::Value = ready.json().await.unwrap();

@@ -27,6 +27,8 @@ pub(crate) fn provider(
     let runtime = Handle::try_current().map_err(|error| refused(error.to_string()))?;
     let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
     let url: reqwest::Url = url.parse().map_err(|error| refused(format!("{error}")))?;
+    // The provider of the whole process; whoever was first has set the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(EXPORT).build();
     let client = client.map_err(|error| refused(error.to_string()))?;
     let exporter = SpanExporter::builder()

@@ -30,7 +30,7 @@ program=$(command -v redis-server) || {
   program=$dir/redis-server
   ln -s "$(command -v redis-check-rdb)" "$program"
 }
-trap 'kill -KILL $server; rm -rf "$dir"' EXIT
+trap 'kill -KILL $server; wait $server; rm -rf "$dir"' EXIT
 while read -r word; do
   case $word in
     start)

@@ -30,6 +30,8 @@ pub(crate) type Told = Option<(StatusCode, Value)>;
 
 impl Api {
     pub(crate) fn new(gateways: Vec<SocketAddr>) -> Result<Self, Error> {
+        // Built together with crates whose clients speak TLS, this one asks for its cryptography as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(ANSWER).no_proxy().build()?;
         Ok(Self { http, gateways })
     }
