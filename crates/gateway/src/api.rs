@@ -6,22 +6,23 @@
 use crate::problem::FieldError;
 use aetherium_model::{
     Name, TemplateRef,
-    assistant::Assistant,
+    assistant::{AssistantName, AssistantOptions},
     disk::{GrowDisk, TakeDiskSnapshot},
     finding::Finding,
     limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
     placement::{Placement, WhenFull},
     project::Limits,
-    recipe::Recipe,
+    recipe::{EnvName, GuestPath, Recipe},
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     secret::{MAX_USES, SecretUses},
+    setup::Setup,
     task::{Schedule, TaskState},
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
-    workspace::IdleAction,
+    workspace::{IdleAction, PromptOptions},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,9 +56,12 @@ pub const MAX_IDLE_TIMEOUT_S: u32 = 7 * 24 * 3600;
 pub struct CreateWorkspace {
     /// Its name, unique among workspaces.
     pub name: Name,
-    /// What turns its prompts into commands.
-    #[serde(default)]
-    pub ai_assistant: Assistant,
+    /// The environment it is made from, by id or name. What is said here goes before what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Name>,
+    /// What turns its prompts into commands; `shell` where neither this nor the environment says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ai_assistant: Option<AssistantName>,
     /// The template of its VMs; `default` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateRef>,
@@ -109,6 +113,10 @@ pub struct CreateWorkspace {
     /// prompts where its worker has none for its VM (they wait a minute where absent).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_full: Option<WhenFull>,
+    /// What is put into it before its first prompt, and given to each. Its lists are done after the
+    /// environment's, its single values go before them.
+    #[serde(default, skip_serializing_if = "Setup::is_empty")]
+    pub setup: Setup,
 }
 
 impl CreateWorkspace {
@@ -116,7 +124,8 @@ impl CreateWorkspace {
     pub fn named(name: Name) -> Self {
         Self {
             name,
-            ai_assistant: Assistant::default(),
+            environment: None,
+            ai_assistant: None,
             template: None,
             vcpus: None,
             memory_mib: None,
@@ -132,6 +141,7 @@ impl CreateWorkspace {
             idle_action: None,
             placement: Placement::default(),
             when_full: None,
+            setup: Setup::default(),
         }
     }
 }
@@ -362,6 +372,45 @@ pub struct CreatePrompt {
     /// When it may run, and how soon.
     #[serde(default, skip_serializing_if = "Schedule::is_default")]
     pub schedule: Schedule,
+    /// Environment, before the workspace's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub env: BTreeMap<EnvName, String>,
+    /// Where it runs, in place of where the workspace's prompts do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<GuestPath>,
+    /// How its assistant works, where it is not as the workspace says.
+    #[serde(default, skip_serializing_if = "AssistantOptions::is_empty")]
+    pub assistant: AssistantOptions,
+    /// Whether it begins a conversation, instead of going on with the last prompt's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_session: bool,
+}
+
+impl CreatePrompt {
+    /// A prompt that asks for nothing else.
+    pub fn of(prompt: impl Into<String>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            secrets: SecretUses::default(),
+            timeout_ms: None,
+            schedule: Schedule::default(),
+            env: BTreeMap::new(),
+            working_directory: None,
+            assistant: AssistantOptions::default(),
+            new_session: false,
+        }
+    }
+
+    /// What it asks for besides its text, as its record has it.
+    pub(crate) fn options(&self) -> PromptOptions {
+        PromptOptions {
+            env: self.env.clone(),
+            working_directory: self.working_directory.clone(),
+            assistant: self.assistant.clone(),
+            new_session: self.new_session,
+        }
+    }
 }
 
 impl Check for CreatePrompt {

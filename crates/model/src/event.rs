@@ -82,6 +82,8 @@ words! {
     EventType, "a type of event" {
         /// It was asked for.
         WorkspaceCreating = "workspace.creating",
+        /// What its setup asks for is being put into it.
+        WorkspacePreparing = "workspace.preparing",
         /// It takes prompts.
         WorkspaceReady = "workspace.ready",
         /// Its removal was asked for.
@@ -202,6 +204,7 @@ impl EventType {
     pub const fn of_workspace(state: &WorkspaceState) -> Self {
         match state {
             WorkspaceState::Creating => Self::WorkspaceCreating,
+            WorkspaceState::Preparing => Self::WorkspacePreparing,
             WorkspaceState::Ready => Self::WorkspaceReady,
             WorkspaceState::Deleting => Self::WorkspaceDeleting,
             WorkspaceState::Failed { .. } => Self::WorkspaceFailed,

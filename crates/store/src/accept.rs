@@ -11,7 +11,7 @@ use aetherium_model::{task::Task, workspace::Prompt};
 /// The workspace's row is held, as in the transaction, so that its tasks are numbered in the order in
 /// which they become visible, and that nobody begins its deletion meanwhile.
 const ACCEPT: &str = "WITH workspace AS (SELECT id FROM workspaces WHERE id = $1 \
-     AND state IN ('creating', 'ready') AND NOT EXISTS (SELECT 1 FROM projects \
+     AND state IN ('creating', 'preparing', 'ready') AND NOT EXISTS (SELECT 1 FROM projects \
      WHERE projects.id = workspaces.project AND max_queued_prompts IS NOT NULL) FOR NO KEY UPDATE), \
      task AS (INSERT INTO tasks (id, seq, kind, kind_json, serial_key, worker_id, state, attempts, \
      cancel_requested, priority, turn, not_before, run_at, deadline, created_at, trace) \
@@ -22,8 +22,8 @@ const ACCEPT: &str = "WITH workspace AS (SELECT id FROM workspaces WHERE id = $1
      task_id, request_id, actor_json, data_json) \
      SELECT $19, $20, $11, $21, $22, $13, $1, id, $23, $24, $25 FROM task) \
      INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, state, state_json, last_seq, \
-     output_bytes, truncated, created_at, secrets_json) \
-     SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11, $26 FROM task";
+     output_bytes, truncated, created_at, secrets_json, options_json) \
+     SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11, $26, $27 FROM task";
 
 impl Store {
     /// Writes a new prompt and its task, unless something stands in the way; says whether it did.
@@ -66,6 +66,7 @@ impl Store {
                 .bind(entry.actor_json.as_str())
                 .bind(entry.data_json.as_str())
                 .bind(row::to_json(&prompt.secrets)?)
+                .bind(row::to_json(&prompt.options)?)
                 .execute(&self.write)
                 .await?;
             Ok(written.rows_affected() == 1)

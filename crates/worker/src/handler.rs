@@ -3,6 +3,7 @@
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
 use crate::{build, host::Host, rejoin, run, secrets, vm, workspace};
+use aetherium_catalog::Ask;
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
     output::EventBody,
@@ -69,6 +70,9 @@ impl Handlers {
                 Box::pin(self.vm_execute(&task, vm_id, execution_id, &context)).await
             }
             TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
+            TaskKind::WorkspacePrepare { workspace_id } => {
+                self.workspace_prepare(workspace_id).await
+            }
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
             TaskKind::PromptExecute { workspace_id, prompt_id } => {
                 Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
@@ -131,6 +135,13 @@ impl Handlers {
         made.map(|()| Outcome::Done)
     }
 
+    /// Nothing is prepared yet.
+    async fn workspace_prepare(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
+        let now = self.host.now();
+        self.host.queue.set_workspace_state(id, &WorkspaceState::Ready, now).await?;
+        Ok(Outcome::Done)
+    }
+
     async fn workspace_delete(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
         workspace::remove(&self.host, id).await?;
         Ok(Outcome::Done)
@@ -184,8 +195,12 @@ impl Handlers {
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
-        let command = Command { secrets, ..command };
+        let assistant = match host.settings.catalog.assistant(&workspace.ai_assistant) {
+            Ok(assistant) => assistant,
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let command = assistant.command(&Ask::of(&prompt.prompt));
+        let command = Command { secrets, timeout_ms: prompt.timeout_ms, ..command };
         match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
@@ -318,7 +333,9 @@ fn span(host: &Host, task: &Task) -> Span {
             note("vm", vm_id);
             note("execution", execution_id);
         }
-        TaskKind::WorkspaceCreate { workspace_id } | TaskKind::WorkspaceDelete { workspace_id } => {
+        TaskKind::WorkspaceCreate { workspace_id }
+        | TaskKind::WorkspacePrepare { workspace_id }
+        | TaskKind::WorkspaceDelete { workspace_id } => {
             note("workspace", workspace_id);
         }
         TaskKind::PromptExecute { workspace_id, prompt_id } => {

@@ -13,6 +13,7 @@ use crate::{
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
+use aetherium_catalog::Catalog;
 use aetherium_image::{BlankDisks, Holder, InstalledTemplate, TemplateStore};
 use aetherium_model::{
     Code, Fault, Name, Timestamp, VmId, WorkerId,
@@ -80,6 +81,8 @@ pub struct Settings {
     pub max_vms: u32,
     /// What its machine has, where that is not for it to measure: its VMs are simulated.
     pub capacity: Option<Room>,
+    /// The assistants and tools that workspaces may name.
+    pub catalog: Arc<Catalog>,
 }
 
 /// VMs of one worker, where nobody says otherwise.
@@ -113,6 +116,7 @@ impl Default for Settings {
             overcommit: Overcommit::OWNERS_CHOICE,
             max_vms: DEFAULT_MAX_VMS,
             capacity: None,
+            catalog: Arc::new(Catalog::built_in()),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) use worker::WorkerCommand;
 
 use aetherium_model::{
     Name, TemplateRef,
-    assistant::Assistant,
+    assistant::AssistantName,
     resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     vm::SnapshotKind,
     workspace::IdleAction,
@@ -436,9 +436,9 @@ pub(crate) enum WsCommand {
     Create {
         /// Its name.
         name: Name,
-        /// What answers its prompts.
-        #[arg(long, default_value_t)]
-        assistant: Assistant,
+        /// What answers its prompts; `shell` where nobody says.
+        #[arg(long)]
+        assistant: Option<AssistantName>,
         /// Hibernate or stop its VM after so many seconds without work.
         #[arg(long, value_name = "SECONDS")]
         idle_timeout_s: Option<u32>,

@@ -28,10 +28,10 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
     match verb {
         WsCommand::Prompt { workspace, prompt, timeout, secrets, schedule, detach } => {
             let request = CreatePrompt {
-                prompt: prompt.clone(),
                 timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
                 secrets: secrets.uses(),
                 schedule: schedule.schedule(),
+                ..CreatePrompt::of(prompt.clone())
             };
             let made: Prompt =
                 client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;
@@ -53,7 +53,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
         }
         WsCommand::Create { name, assistant, idle_timeout_s, idle_action, secrets, vm } => {
             let request = CreateWorkspace {
-                ai_assistant: *assistant,
+                ai_assistant: assistant.clone(),
                 template: vm.template.clone(),
                 vcpus: vm.vcpus,
                 memory_mib: vm.memory_mib,

@@ -13,6 +13,7 @@ use aetherium_model::{
     WorkspaceId,
     page::Page,
     placement::WhenFull,
+    setup::Preparation,
     task::{Task, TaskKind},
     workspace::{DEFAULT_IDLE_TIMEOUT_S, Lifecycle, Workspace, WorkspaceState},
 };
@@ -51,7 +52,11 @@ pub(crate) async fn create(
     let workspace = |worker_id, spec| Workspace {
         id: WorkspaceId::new(),
         name: body.name.clone(),
-        ai_assistant: body.ai_assistant,
+        ai_assistant: body.ai_assistant.clone().unwrap_or_default(),
+        environment: None,
+        setup: body.setup.clone(),
+        preparation: Preparation::default(),
+        session: None,
         spec,
         worker_id,
         lifecycle: Lifecycle::Stopped,

@@ -281,6 +281,7 @@ impl Server {
             prompt: "true".into(),
             secrets: Default::default(),
             timeout_ms: None,
+            options: Default::default(),
             vm_id: None,
             state: RunState::Queued,
             created_at: now(),
@@ -317,6 +318,10 @@ pub(crate) fn ready_workspace(name: &str, worker_id: WorkerId) -> Workspace {
         id: WorkspaceId::new(),
         name: name.parse().unwrap(),
         ai_assistant: Default::default(),
+        environment: None,
+        setup: Default::default(),
+        preparation: Default::default(),
+        session: None,
         spec: VmSpec {
             template: "default".parse().unwrap(),
             template_digest: None,
