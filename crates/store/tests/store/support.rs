@@ -185,6 +185,7 @@ pub(crate) fn prompt(workspace: &Workspace, text: &str) -> (Prompt, Task) {
         prompt: text.to_owned(),
         secrets: Default::default(),
         timeout_ms: Some(5),
+        options: Default::default(),
         vm_id: None,
         state: RunState::Queued,
         created_at: at(0),
