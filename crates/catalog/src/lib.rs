@@ -8,8 +8,8 @@ mod tool;
 
 pub use assistant::{Ask, AssistantDefinition};
 pub use tool::{
-    Ground, Install, InvalidTool, Others, Packages, ToolDefinition, ToolProblem, ToolProblems,
-    Tools, Versions, Way,
+    Addition, Ground, InvalidTool, Others, Packages, Script, ToolDefinition, ToolProblem,
+    ToolProblems, Tools, Versions, Way,
 };
 
 use aetherium_model::{Code, Fault, assistant::AssistantName, setup::ToolRef};

@@ -31,10 +31,10 @@ impl Packages {
     }
 }
 
-/// How something is installed that is no package. An assistant's definition says it in the same words.
+/// How a tool is installed that is no package.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Install {
+pub struct Script {
     /// Tools that it needs, which are installed before it.
     #[serde(default)]
     pub requires: Vec<ToolRef>,
@@ -59,7 +59,15 @@ const fn egress() -> NetworkMode {
     NetworkMode::Egress
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// Its definition's script, where that is the way.
+    pub(super) const fn own_script(&self) -> Option<&'a Script> {
+        match self {
+            Self::Packages(_) => None,
+            Self::Script(script, _) => Some(script),
+        }
+    }
+
     /// What it must be able to reach.
     pub(super) fn network(&self) -> NetworkMode {
         match self {
@@ -69,7 +77,7 @@ impl Way<'_> {
     }
 
     /// The script that installs `name` this way and then runs `check`.
-    pub(super) fn script(&self, name: &str, check: Option<&str>) -> String {
+    pub(super) fn script(&self, name: &str, check: &str) -> String {
         let mut text = String::from("set -eu\n");
         match self {
             Self::Packages(packages) => install(&mut text, packages, name, Lack::Fails),
@@ -83,14 +91,12 @@ impl Way<'_> {
                 let _ = writeln!(text, "{}", script.run.trim_end());
             }
         }
-        if let Some(check) = check {
-            let _ = writeln!(text, "{check}");
-        }
+        let _ = writeln!(text, "{check}");
         text
     }
 }
 
-impl Install {
+impl Script {
     pub(super) fn network_needed(&self) -> NetworkMode {
         if self.packages.is_empty() { self.network } else { NetworkMode::Egress }
     }

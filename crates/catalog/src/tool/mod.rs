@@ -9,8 +9,8 @@ mod set;
 mod tests;
 
 pub use ask::{ToolProblem, ToolProblems};
-pub use install::{Install, Packages};
-pub use recipe::Ground;
+pub use install::{Packages, Script};
+pub use recipe::{Addition, Ground};
 pub use set::{InvalidTool, Tools};
 
 use serde::Deserialize;
@@ -36,7 +36,7 @@ pub struct ToolDefinition {
     pub packages: Option<Packages>,
     /// How it is installed where a version is asked for, and where it has no packages.
     #[serde(default)]
-    pub install: Option<Install>,
+    pub install: Option<Script>,
 }
 
 /// The versions of a tool that may be asked for; none without [`ToolDefinition::install`].
@@ -90,7 +90,7 @@ pub enum Way<'a> {
     /// As packages of the distribution, in the distribution's version.
     Packages(&'a Packages),
     /// By its definition's script, in this version; without one where it has none.
-    Script(&'a Install, Option<&'a str>),
+    Script(&'a Script, Option<&'a str>),
 }
 
 impl ToolDefinition {

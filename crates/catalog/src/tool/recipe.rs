@@ -1,6 +1,6 @@
 //! The recipe of a template that has some tools.
 
-use super::{Install, Tools, Way};
+use super::{Script, ToolDefinition, Tools, set::Chosen};
 use aetherium_model::{
     TemplateRef,
     recipe::{
@@ -28,9 +28,37 @@ pub struct Ground<'a> {
     pub env: &'a BTreeMap<String, String>,
 }
 
+/// What else is put into a template, after the tools: an assistant.
+#[derive(Debug, Clone, Copy)]
+pub struct Addition<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The tools that it needs.
+    pub tools: &'a [ToolRef],
+    /// Lines for the guest's `/bin/sh`, run in order by root.
+    pub run: &'a [String],
+    /// A command that succeeds where it is installed; not looked for where empty.
+    pub check: &'a [String],
+}
+
+impl Addition<'_> {
+    fn script(&self) -> String {
+        let mut text = String::from("set -eu\n");
+        self.run.iter().for_each(|line| text.extend([line, "\n"]));
+        // What a manager's tool has installed is not found before the manager was told.
+        text.push_str("if command -v mise >/dev/null; then mise reshim; fi\n");
+        if !self.check.is_empty() {
+            let quoted = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
+            let words: Vec<_> = self.check.iter().map(quoted).collect();
+            text.extend([&words.join(" "), "\n"]);
+        }
+        text
+    }
+}
+
 impl Tools {
-    /// How a template is made that has what `ground` has, these tools, and an assistant that is
-    /// installed so. None where there is nothing to add. Tools that there are not are left out: see
+    /// How a template is made that has what `ground` has, these tools, and `more`. None
+    /// where there is nothing to add. Tools that there are not are left out: see
     /// [`Tools::check`].
     ///
     /// # Errors
@@ -39,38 +67,23 @@ impl Tools {
         &self,
         ground: Ground<'_>,
         tools: &[ToolRef],
-        assistant: Option<(&str, &Install)>,
+        more: Option<Addition<'_>>,
     ) -> Result<Option<Recipe>, String> {
-        let required = assistant.iter().flat_map(|(_, install)| &install.requires);
-        // What the user asks for goes before what the assistant would have: the last counts.
-        let chosen = self.choose(required.chain(tools));
-        let mut parts: Vec<(Way<'_>, RunStep)> = Vec::new();
-        for it in &chosen {
-            let label = match it.version {
-                Some(version) => format!("tool {}@{version}", it.tool.name),
-                None => format!("tool {}", it.tool.name),
-            };
-            let script = it.way.script(&it.tool.name, Some(&it.tool.check));
-            parts.push((it.way, step(label, script)));
-        }
-        if let Some((name, install)) = assistant {
-            let way = Way::Script(install, None);
-            let label = format!("assistant {name}");
-            parts.push((way, step(label, way.script(name, None))));
-        }
-        if parts.is_empty() {
+        // What the user asks for goes before what an assistant would have: the last counts.
+        let needed = more.map_or(&[][..], |it| it.tools);
+        let chosen = self.choose(needed.iter().chain(tools));
+        let mut steps: Vec<RunStep> = chosen.iter().map(Chosen::step).collect();
+        let more = more.filter(|it| !it.run.is_empty());
+        steps.extend(more.map(|it| step(format!("assistant {}", it.name), it.script())));
+        if steps.is_empty() {
             return Ok(None);
         }
-        let installs = parts.iter().filter_map(|(way, _)| match way {
-            Way::Script(install, _) => Some(*install),
-            Way::Packages(_) => None,
-        });
-        let installs: Vec<&Install> = installs.collect();
-        let env = env(ground, &installs)?;
-        let open = parts.iter().any(|(way, _)| way.network() == NetworkMode::Egress);
+        let scripts: Vec<&Script> = chosen.iter().filter_map(|it| it.way.own_script()).collect();
+        let env = env(ground, &scripts)?;
+        let open =
+            more.is_some() || chosen.iter().any(|it| it.way.network() == NetworkMode::Egress);
         let network = if open { NetworkMode::Egress } else { NetworkMode::Isolated };
-        let disk_mib = DiskMib::try_from(ROOM_MIB).map_err(|error| error.to_string())?;
-        let steps: Vec<RunStep> = parts.into_iter().map(|(_, step)| step).collect();
+        let disk_mib = DiskMib::try_from(ROOM_MIB)?;
         let recipe = Recipe {
             base: Base::Template(ground.base.clone()),
             packages: Few::default(),
@@ -89,18 +102,26 @@ impl Tools {
     }
 }
 
+impl Chosen<'_> {
+    fn step(&self) -> RunStep {
+        let ToolDefinition { name, check, .. } = self.tool;
+        let asked = ToolRef { name: name.clone(), version: self.version.map(str::to_owned) };
+        step(format!("tool {asked}"), self.way.script(name, check))
+    }
+}
+
 fn step(name: String, script: String) -> RunStep {
     let command = Program::Shell(script);
     RunStep { name: Some(name), command, user: None, cwd: None, timeout_s: None }
 }
 
 /// What the tools set, with their directories before those of the base's PATH.
-fn env(ground: Ground<'_>, installs: &[&Install]) -> Result<BTreeMap<EnvName, String>, String> {
+fn env(ground: Ground<'_>, scripts: &[&Script]) -> Result<BTreeMap<EnvName, String>, String> {
     let mut env = BTreeMap::new();
     let mut path: Vec<&str> = Vec::new();
-    for install in installs {
-        env.extend(install.env.clone());
-        for dir in install.path.iter().map(GuestPath::as_str) {
+    for script in scripts {
+        env.extend(script.env.clone());
+        for dir in script.path.iter().map(GuestPath::as_str) {
             if !path.contains(&dir) {
                 path.push(dir);
             }

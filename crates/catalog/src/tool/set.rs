@@ -1,6 +1,6 @@
 //! All tools there are.
 
-use super::{Install, ToolDefinition, Way};
+use super::{Script, ToolDefinition, Way};
 use aetherium_model::setup::ToolRef;
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const BUILT_IN: &[(&str, &str)] = &built_in!(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("tool {name}: {problem}")]
 pub struct InvalidTool {
-    /// The tool, or the file it should be in.
+    /// The tool.
     pub name: String,
     /// What is wrong.
     pub problem: String,
@@ -49,26 +49,24 @@ impl Tools {
     /// Never: a test reads each definition.
     #[allow(clippy::expect_used, reason = "the definitions are part of the program, and tested")]
     pub fn built_in() -> Self {
-        Self::none().with(BUILT_IN.iter().copied()).expect("tested definitions")
+        let read = |(_, text): &(&str, &str)| toml::from_str(text).expect("a tested definition");
+        Self::none().with(BUILT_IN.iter().map(read)).expect("tested definitions")
     }
 
     const fn none() -> Self {
         Self { by_name: BTreeMap::new(), aliases: BTreeMap::new() }
     }
 
-    /// These and more, each given by what it is called in errors, such as its file, and its TOML text.
-    /// One of the same name as another takes its place.
+    /// These and more. One of the same name as another takes its place.
     ///
     /// # Errors
     /// The first that cannot be used, and why.
-    pub fn with<'a>(
+    pub fn with(
         mut self,
-        texts: impl IntoIterator<Item = (&'a str, &'a str)>,
+        tools: impl IntoIterator<Item = ToolDefinition>,
     ) -> Result<Self, InvalidTool> {
-        for (origin, text) in texts {
-            let invalid = |problem| InvalidTool { name: origin.to_owned(), problem };
-            let tool: ToolDefinition =
-                toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        for tool in tools {
+            let invalid = |problem| InvalidTool { name: tool.name.clone(), problem };
             check(&tool).map_err(invalid)?;
             self.by_name.insert(tool.name.clone(), tool);
         }
@@ -153,7 +151,7 @@ impl Tools {
         // One that is asked for, too, has the version that is asked for.
         let version = asked.iter().find(|it| it.0.name == tool.name).map_or(version, |it| it.1);
         let Some(way) = tool.way(version) else { return };
-        if let Way::Script(Install { requires, .. }, _) = way {
+        if let Way::Script(Script { requires, .. }, _) = way {
             for it in requires {
                 if let Some(required) = self.get(&it.name) {
                     self.add(chosen, asked, required, it.version.as_deref());
@@ -185,7 +183,7 @@ mod tests {
     use super::*;
 
     fn with(texts: &[&str]) -> Result<Tools, InvalidTool> {
-        Tools::none().with(texts.iter().map(|text| ("a.toml", *text)))
+        Tools::none().with(texts.iter().map(|text| toml::from_str(text).unwrap()))
     }
 
     fn tool(name: &str, requires: &str) -> String {
@@ -231,11 +229,10 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_that_cannot_be_used_is_refused_with_its_file_and_why() {
+    fn a_definition_that_cannot_be_used_is_refused_with_why() {
         let refused = |texts: &[&str]| with(texts).unwrap_err().to_string();
         let error = refused(&["name = \"a\"\ndescription = \"\"\ncheck = \"true\"\n"]);
-        assert_eq!(error, "tool a.toml: give packages, or install, or both");
-        assert!(refused(&["name = 1"]).contains("a.toml"));
+        assert_eq!(error, "tool a: give packages, or install, or both");
         assert!(refused(&[&tool("a b", "")]).contains("\"a b\" is not a tool"));
         let error = refused(&[&tool("a", "\"b\"")]);
         assert!(error.contains("tool a: there is no tool \"b\""), "{error}");

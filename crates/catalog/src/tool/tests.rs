@@ -1,7 +1,7 @@
 //! Recipes of tools, and their scripts as a shell runs them, with package managers that only tell how
 //! they were called.
 
-use super::{Ground, Others, Tools, Versions};
+use super::{Addition, Ground, Others, Tools, Versions};
 use aetherium_model::{
     TemplateRef,
     recipe::{Program, Recipe},
@@ -117,7 +117,7 @@ fn a_step_that_fails_ends_its_script_and_a_tool_that_is_not_there_afterwards_fai
 #[test]
 fn a_family_without_packages_of_a_tool_is_told_of() {
     let text = "name = \"a\"\ndescription = \"\"\ncheck = \"a\"\n[packages]\napt = [\"a\"]\n";
-    let tools = Tools::built_in().with([("a.toml", text)]).unwrap();
+    let tools = Tools::built_in().with([toml::from_str(text).unwrap()]).unwrap();
     let (output, called) = played(&recipe_on(&tools, &["a"], &[]).unwrap(), &["apk", "a"]);
     assert_eq!((output.status.code(), called.as_str()), (Some(1), ""));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -144,7 +144,7 @@ fn nothing_asked_for_makes_no_recipe_and_only_what_needs_a_network_gets_one() {
     assert_eq!(recipe(&["jq"]).build.network, NetworkMode::Egress);
     let alone = "name = \"a\"\ndescription = \"\"\ncheck = \"true\"\n\
                  [install]\nnetwork = \"isolated\"\nrun = \"true\"\n";
-    let tools = Tools::built_in().with([("a.toml", alone)]).unwrap();
+    let tools = Tools::built_in().with([toml::from_str(alone).unwrap()]).unwrap();
     let network = |asked: &[&str]| recipe_on(&tools, asked, &[]).unwrap().build.network;
     assert_eq!(network(&["a"]), NetworkMode::Isolated);
     assert_eq!(network(&["a", "jq"]), NetworkMode::Egress);
@@ -161,4 +161,25 @@ fn a_version_is_one_that_is_listed_or_where_others_may_be_a_few_numbers() {
     for bad in ["", "latest", "v20", "1.", "1..2", "1.2.3.4.5"] {
         assert!(!versions.may_have(bad), "{bad:?}");
     }
+}
+
+#[test]
+fn an_assistant_comes_last_with_the_tools_that_it_needs_unless_others_were_asked_for() {
+    let tools = Tools::built_in();
+    let needed = ["nodejs@22", "jq"].map(|it| it.parse().unwrap());
+    let (run, check) = (["npm install hal".to_owned()], ["hal".to_owned(), "it's".to_owned()]);
+    let more = Addition { name: "hal", tools: &needed, run: &run, check: &check };
+    let env = BTreeMap::new();
+    let base = base();
+    let made = |asked: &[ToolRef]| {
+        tools.derive(Ground { base: &base, env: &env }, asked, Some(more)).unwrap().unwrap()
+    };
+    let recipe = made(&["node@20".parse().unwrap()]);
+    assert_eq!(labels(&recipe), ["tool mise", "tool nodejs@20", "tool jq", "assistant hal"]);
+    assert_eq!(recipe.build.network, NetworkMode::Egress);
+    assert_eq!(labels(&made(&[]))[1], "tool nodejs@22");
+    let last = Recipe { run: vec![recipe.run[3].clone()].try_into().unwrap(), ..recipe };
+    let (output, called) = played(&last, &["npm", "mise", "hal"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(called, "npm install hal\nmise reshim\nhal it's\n");
 }
