@@ -29,11 +29,13 @@ use std::collections::BTreeMap;
 
 mod events;
 mod secrets;
+mod tools;
 mod webhooks;
 
 pub use crate::problem::Problem;
 pub use events::EventLogQuery;
 pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
+pub use tools::{Tool, ToolSource};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 
 /// A request type's own bounds, beyond those its fields' types hold.

@@ -11,6 +11,7 @@ use aetherium_model::{
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
     secret::SecretName,
+    setup::ToolRef,
 };
 use aetherium_store::{Idempotency, MAX_KEY_BYTES};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -172,6 +173,7 @@ path_params! {
     DeliveryId = "delivery";
     ProjectId = "project";
     TemplateRef = "template";
+    ToolRef = "tool";
 }
 
 /// The name of a disk's snapshot.

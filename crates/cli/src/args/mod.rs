@@ -14,6 +14,7 @@ mod roles;
 mod schedule;
 mod secrets;
 mod template;
+mod tool;
 mod tuning;
 mod watch;
 mod worker;
@@ -33,6 +34,7 @@ pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use secrets::{KeysArgs, RoleKeysArgs, RotateArgs, SecretCommand, SecretsArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
+pub(crate) use tool::ToolCommand;
 pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use watch::{TopArgs, TopOrder};
 pub(crate) use worker::WorkerCommand;
@@ -172,6 +174,13 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: TemplateCommand,
+    },
+    /// Tools: what workspaces may ask for by name.
+    #[command(visible_alias = "tools")]
+    Tool {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: ToolCommand,
     },
     /// Kernels for templates: look at one, import one, build a lean one.
     Kernel {

@@ -18,6 +18,7 @@ mod secret;
 mod status;
 mod task;
 mod template;
+mod tool;
 mod top;
 mod up;
 mod vm;
@@ -48,6 +49,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Project { verb } => events::project(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
+        Command::Tool { verb } => tool::dispatch(&args, verb).await?,
         Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,
         Command::Host { verb } => return host::dispatch(&args, verb).await,
         Command::Gateway(role) => roles::gateway(&args, role).await?,

@@ -12,6 +12,7 @@ pub(crate) mod status;
 pub(crate) mod task_events;
 pub(crate) mod tasks;
 pub(crate) mod templates;
+pub(crate) mod tools;
 pub(crate) mod vms;
 pub(crate) mod webhooks;
 pub(crate) mod workers;

@@ -7,7 +7,7 @@ use crate::{
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
     fleet::{self, Takes, Wanted},
     gateway::now,
-    routes::links,
+    routes::{links, tools},
 };
 use aetherium_model::{
     WorkspaceId,
@@ -34,6 +34,7 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
+    tools::check(&gateway, "setup", &body.setup.tools)?;
     let (tuning, snapshots) = (body.tuning(), body.snapshots());
     let wanted = Wanted {
         template: body.template,

@@ -22,5 +22,6 @@ mod readiness;
 mod secrets;
 mod server;
 mod service;
+mod tools;
 mod webhooks;
 mod worker;
