@@ -31,6 +31,7 @@ pub mod blank;
 pub mod build;
 mod command;
 pub mod cpio;
+mod derived;
 mod digest;
 pub mod disk;
 mod distribution;
@@ -57,6 +58,7 @@ mod superblock;
 pub use artifact::{Packing, Placement, Pushed, export, export_to, import, pull, push};
 pub use blank::BlankDisks;
 pub use build::{BuildRequest, KernelSource, RootfsSource, build, build_as};
+pub use derived::{derived_name, is_derived};
 pub use digest::of_file as sha256_of_file;
 pub use disk::{DiskArchive, DiskCopy};
 pub use draft::Draft;
@@ -72,5 +74,6 @@ pub use progress::{Progress, Silent};
 pub use rootfs::root_filesystem;
 pub use sparse::{copy_sparse, lay_over};
 pub use store::{
-    Check, Collected, Discarded, Holder, InstalledTemplate, Listed, Removal, TemplateStore, Use,
+    Check, Collected, Discarded, Holder, InstalledTemplate, Keep, Listed, Removal, TemplateStore,
+    Use,
 };

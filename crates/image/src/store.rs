@@ -35,7 +35,7 @@ mod uses;
 #[cfg(test)]
 mod tests;
 
-pub use collect::{Collected, Discarded, Removal};
+pub use collect::{Collected, Discarded, Keep, Removal};
 pub use installed::{Check, InstalledTemplate};
 pub use listed::Listed;
 pub use uses::{Holder, InvalidHolder, Use};

@@ -48,6 +48,7 @@ mod rejoin;
 mod remote;
 mod run;
 mod secrets;
+mod tools;
 mod vm;
 mod workspace;
 

@@ -34,7 +34,11 @@ with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
     Build(Box<BuildArgs>),
     /// List those of the data directory: what each is, who uses it, whether it was verified and
     /// booted.
-    List,
+    List {
+        /// Those, too, that were made for workspaces' tools.
+        #[arg(long)]
+        all: bool,
+    },
     /// Print the manifest of one.
     Get {
         /// NAME, NAME:TAG or NAME@sha256:DIGEST.
@@ -60,7 +64,8 @@ with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
         /// NAME or NAME:TAG.
         template: TemplateRef,
     },
-    /// Remove the templates that have no tag and that no VM, workspace or snapshot uses.
+    /// Remove the templates that have no tag, or were made for tools, and that no VM, workspace or
+    /// snapshot uses.
     Gc {
         /// Only say what would be removed.
         #[arg(long)]
@@ -68,6 +73,9 @@ with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
         /// Keep the newest N templates of each name, tagged or not.
         #[arg(long, value_name = "N", default_value_t = 0)]
         keep_last: usize,
+        /// Keep those that were made for tools within this time, such as `12h`.
+        #[arg(long, default_value = "168h", value_parser = duration, value_name = "TIME")]
+        keep_tools: Duration,
     },
     /// Write one to standard output or into a file, as a tar archive with an OCI image layout.
     #[command(after_help = "Examples:

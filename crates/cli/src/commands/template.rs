@@ -14,7 +14,7 @@ use crate::{
     server,
 };
 use aetherium_image::{
-    BlobCache, BuildRequest, InstalledTemplate, KernelSource, Mirror, Packing, Progress,
+    BlobCache, BuildRequest, InstalledTemplate, Keep, KernelSource, Mirror, Packing, Progress,
     RegistryAccess, Removal, RootfsSource, TemplateStore,
 };
 use aetherium_model::{
@@ -49,7 +49,7 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
             println!("built {} in {}", template.name, print::millis(elapsed_ms(began)));
             describe(&template);
         }
-        TemplateCommand::List => kept::list(args, &data)?,
+        TemplateCommand::List { all } => kept::list(args, &data, *all)?,
         TemplateCommand::Get { template } => {
             print::json(&open(&data)?.get(template).map_err(Fault::from)?.manifest)?;
         }
@@ -58,9 +58,10 @@ pub(crate) async fn dispatch(args: &Args, verb: &TemplateCommand) -> Result<(), 
         }
         TemplateCommand::Tag { template, to } => kept::tag(args, &data, template, to)?,
         TemplateCommand::Remove { template } => kept::remove(args, &data, template)?,
-        TemplateCommand::Gc { dry_run, keep_last } => {
+        TemplateCommand::Gc { dry_run, keep_last, keep_tools } => {
             let removal = if *dry_run { Removal::Pretended } else { Removal::Real };
-            kept::collect(args, &data, *keep_last, removal).await?;
+            let keep = Keep { last: *keep_last, derived: *keep_tools };
+            kept::collect(args, &data, keep, removal).await?;
         }
         TemplateCommand::Export { template, output, zstd } => {
             let packing = if *zstd { Packing::Zstd } else { Packing::Gzip };

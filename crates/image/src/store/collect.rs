@@ -6,7 +6,10 @@ use super::{
     places::hex_names_in,
     steps::between,
 };
-use crate::error::{ImageError, OnPath, Result};
+use crate::{
+    derived::is_derived,
+    error::{ImageError, OnPath, Result},
+};
 use aetherium_model::{Digest, Name, TemplateRef, Timestamp};
 use serde::Serialize;
 use std::{
@@ -14,7 +17,18 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    time::{Duration, SystemTime},
 };
+
+/// What stays though nobody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many templates of each name, tagged or not.
+    pub last: usize,
+    /// Templates that were made for tools within this time. They go with their tags, which nobody gave
+    /// them; of their names there is one each.
+    pub derived: Duration,
+}
 
 /// Whether anything is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +60,17 @@ pub struct Discarded {
 }
 
 impl TemplateStore {
-    /// Removes every template that no tag points to, that nobody holds, and that is not among the
-    /// `keep_last` newest of the name it was made under; and every file that no template has.
+    /// Removes every template that no tag points to, that nobody holds, and that is not to be kept; those
+    /// that were made for tools whatever points to them; and every file that no template has.
     ///
     /// Builds, imports and VMs that start meanwhile lose nothing: what they add comes before or after.
     ///
     /// # Errors
     /// If anything that says what is needed cannot be read; nothing is removed then.
-    pub fn collect(&self, keep_last: usize, removal: Removal) -> Result<Collected> {
+    pub fn collect(&self, keep: Keep, removal: Removal) -> Result<Collected> {
         let lock = StoreLock::alone(&self.dir)?;
         let documents = self.documents()?;
-        let needed = self.needed(&documents, keep_last)?;
+        let needed = self.needed(&documents, keep)?;
         let (kept, gone): (Vec<_>, Vec<_>) =
             documents.iter().partition(|document| needed.contains(&document.digest));
         let mut blobs = BTreeSet::new();
@@ -70,6 +84,7 @@ impl TemplateStore {
         let mut collected = Collected::default();
         for document in gone {
             if removal == Removal::Real {
+                self.remove_tags_of(&document.digest)?;
                 self.remove_dir(&lock, &self.manifest_dir(&document.digest))?;
             }
             collected.templates.push(Discarded {
@@ -103,21 +118,42 @@ impl TemplateStore {
         Ok(documents)
     }
 
-    fn needed(&self, documents: &[Document], keep_last: usize) -> Result<BTreeSet<Digest>> {
+    fn needed(&self, documents: &[Document], keep: Keep) -> Result<BTreeSet<Digest>> {
         let mut needed = BTreeSet::new();
+        let now = Timestamp::from(SystemTime::now());
+        let is_old = |digest: &Digest| {
+            let document = documents.iter().find(|it| it.digest == *digest);
+            document.is_some_and(|it| now.since(it.about.created_at) >= keep.derived)
+        };
         for (name, tag) in self.tags()? {
-            needed.insert(self.resolve(&TemplateRef::tagged(name, tag))?);
+            let derived = is_derived(&name);
+            let digest = self.resolve(&TemplateRef::tagged(name, tag))?;
+            if !(derived && is_old(&digest)) {
+                needed.insert(digest);
+            }
         }
         needed.extend(self.holders()?.into_iter().map(|(_, held)| held.digest));
         let mut by_name: BTreeMap<&Name, Vec<&Document>> = BTreeMap::new();
-        for document in documents {
+        for document in documents.iter().filter(|it| !is_derived(&it.about.name)) {
             by_name.entry(&document.about.name).or_default().push(document);
         }
         for mut of_name in by_name.into_values() {
             of_name.sort_by_key(|it| std::cmp::Reverse(it.about.created_at));
-            needed.extend(of_name.into_iter().take(keep_last).map(|it| it.digest.clone()));
+            needed.extend(of_name.into_iter().take(keep.last).map(|it| it.digest.clone()));
         }
         Ok(needed)
+    }
+
+    /// Takes away what points to a template that goes.
+    fn remove_tags_of(&self, digest: &Digest) -> Result<()> {
+        for (name, tag) in self.tags()? {
+            if self.resolve(&TemplateRef::tagged(name.clone(), tag.clone()))? == *digest {
+                let place = self.tag_place(&name, &tag);
+                between();
+                fs::remove_file(&place).on("remove", &place)?;
+            }
+        }
+        Ok(())
     }
 
     fn remove_empty_names(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use aetherium_model::{
     resources::Resources,
     template::{Initramfs, Kernel, KernelFormat, MANIFEST_FORMAT, RootFilesystem},
 };
-use std::os::unix::fs::symlink;
+use std::{os::unix::fs::symlink, time::SystemTime};
 
 pub(super) mod crash;
 
@@ -108,8 +108,12 @@ fn is_whole(template: &InstalledTemplate) -> bool {
     template.verify(Check::Full).iter().all(|finding| finding.verdict == Verdict::Ok)
 }
 
+fn keep(last: usize) -> Keep {
+    Keep { last, derived: Duration::from_secs(86_400) }
+}
+
 fn real(store: &TemplateStore) -> Collected {
-    store.collect(0, Removal::Real).unwrap()
+    store.collect(keep(0), Removal::Real).unwrap()
 }
 
 #[test]
@@ -276,14 +280,45 @@ fn the_newest_of_each_name_are_kept_on_demand_and_a_dry_run_removes_nothing() {
     for n in 0..4 {
         put_changed(&store, "t", &n.to_string(), |t| t.created_at = Timestamp::from_millis(n));
     }
-    let would = store.collect(2, Removal::Pretended).unwrap();
+    let would = store.collect(keep(2), Removal::Pretended).unwrap();
     assert_eq!((would.templates.len(), would.files), (2, 6));
     assert_eq!(store.digests().unwrap().len(), 4);
-    assert_eq!(store.collect(2, Removal::Real).unwrap(), would);
+    assert_eq!(store.collect(keep(2), Removal::Real).unwrap(), would);
     assert!(would.bytes > 0);
     let left: Vec<_> =
         store.entries().unwrap().iter().map(|it| it.template.created_at.as_millis()).collect();
     assert_eq!(left, [3, 2]);
+}
+
+#[test]
+fn what_was_made_for_tools_goes_with_its_name_once_it_is_old_and_nobody_holds_it() {
+    let (_dir, store) = open();
+    let day = Duration::from_secs(86_400);
+    let now = SystemTime::now();
+    let make = |name: &str, content: &str, age: Duration| {
+        put_changed(&store, name, content, |it| it.created_at = Timestamp::from(now - age))
+    };
+    make("tools-00000000000a", "young", day / 2);
+    make("tools-00000000000b", "old", day * 2);
+    make("tools-00000000000c", "held", day * 2);
+    make("tools-00000000000d", "named", day * 2);
+    make("tools-mine", "own", day * 2);
+    let holder = Holder::Workspace(WorkspaceId::new());
+    store.hold(&holder, &name("tools-00000000000c")).unwrap();
+    store.tag(&reference("tools-00000000000d"), &name("mine"), &name("latest")).unwrap();
+    let gone = |keep| -> Vec<String> {
+        let gone = store.collect(keep, Removal::Real).unwrap().templates;
+        gone.iter().map(|it| it.template.name.to_string()).collect()
+    };
+    let keep = Keep { last: 5, derived: day };
+    assert_eq!(gone(keep), ["tools-00000000000b"]);
+    assert!(store.get(&name("tools-00000000000b")).is_err());
+    store.release(&holder).unwrap();
+    assert_eq!(gone(keep), ["tools-00000000000c"]);
+    for left in ["tools-00000000000a", "tools-00000000000d", "mine", "tools-mine"] {
+        assert!(is_whole(&store.get(&name(left)).unwrap()), "{left}");
+    }
+    assert_eq!(gone(Keep { derived: Duration::ZERO, ..keep }), ["tools-00000000000a"]);
 }
 
 #[test]
@@ -293,7 +328,7 @@ fn nothing_is_collected_while_it_is_not_known_what_is_needed() {
     store.remove(&name("t")).unwrap();
     let holder = store.uses_dir().join(VmId::new().to_string());
     fs::write(&holder, "half").unwrap();
-    let error = store.collect(0, Removal::Real).unwrap_err();
+    let error = store.collect(keep(0), Removal::Real).unwrap_err();
     assert!(matches!(&error, ImageError::StoreDamaged { path, .. } if *path == holder), "{error}");
     assert_eq!(blobs(&store), 3);
 }

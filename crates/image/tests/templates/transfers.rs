@@ -183,7 +183,8 @@ async fn a_damaged_or_hostile_archive_is_refused_and_nothing_of_it_is_kept() {
     Forged::from(&file).write(&same);
     import(&store, &same, &as_name("x"), &Silent).await.unwrap();
     store.remove(&"x".parse::<Name>().unwrap()).unwrap();
-    store.collect(0, aetherium_image::Removal::Real).unwrap();
+    let keep = aetherium_image::Keep { last: 0, derived: std::time::Duration::ZERO };
+    store.collect(keep, aetherium_image::Removal::Real).unwrap();
 
     let one = |layer: Layer| layer.bytes();
     let size = usize::try_from(Forged::from(&file).config["kernel"]["size"].as_u64().unwrap());

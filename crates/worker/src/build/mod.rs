@@ -17,7 +17,7 @@ mod steps;
 mod task;
 mod vm;
 
-pub(crate) use task::{from_task, sweep};
+pub(crate) use task::{derived, from_task, sweep};
 
 use crate::Layout;
 use aetherium_image::{

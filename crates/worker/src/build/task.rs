@@ -66,6 +66,19 @@ pub(crate) async fn from_task(
     ended.map_or_else(Outcome::Failed, |_| Outcome::Done)
 }
 
+/// Builds a template that is not there yet, for somebody's own `log`. Whoever builds it at the same time
+/// is waited for.
+pub(crate) async fn derived(
+    host: &Arc<Host>,
+    log: RunRef,
+    place: &TemplateRef,
+    recipe: &Recipe,
+    cancelled: &CancellationToken,
+) -> Result<InstalledTemplate, Fault> {
+    let log = TaskLog::new(host, log, place);
+    built(host, &log, place, recipe, false, cancelled).await
+}
+
 /// The build itself. Boxed: it is large, and who waits for it also waits for other things.
 fn built<'a>(
     host: &'a Arc<Host>,
@@ -98,10 +111,12 @@ fn request(host: &Host, name: Name, recipe: &Recipe, replace: bool) -> Result<Bu
         Fault::new(Code::Unavailable, "this worker has no agent's binary to put into templates")
             .remedy("put fc-agent beside the aetherium binary, or name it with --agent")
     })?;
+    let (mut tuning, mut snapshots) = (Tuning::default(), None);
     let (kernel, rootfs, defaults) = match &recipe.base {
         Base::Template(base) => {
             let base = host.templates.get(base).map_err(WorkerError::from)?;
             let defaults = base.manifest.defaults;
+            (tuning, snapshots) = (base.manifest.tuning, base.manifest.snapshots);
             let kernel = KernelSource::Template(Box::new(base.clone()));
             (kernel, RootfsSource::Template(Box::new(base)), defaults)
         }
@@ -134,8 +149,8 @@ fn request(host: &Host, name: Name, recipe: &Recipe, replace: bool) -> Result<Bu
         kernel_args: Vec::new(),
         cpu_template: None,
         transport: None,
-        snapshots: None,
-        tuning: Tuning::default(),
+        snapshots,
+        tuning,
         replace,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{mib, open};
 use crate::{args::Args, datadir::DataDir, error::CliError, print, progress::Bars};
-use aetherium_image::{Collected, Listed, Removal};
+use aetherium_image::{Collected, Keep, Listed, Removal, is_derived};
 use aetherium_model::{
     Fault, TemplateRef,
     boot_test::BootTest,
@@ -12,8 +12,11 @@ use aetherium_model::{
 use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
-pub(super) fn list(args: &Args, data: &DataDir) -> Result<(), CliError> {
-    let entries = open(data)?.entries().map_err(Fault::from)?;
+pub(super) fn list(args: &Args, data: &DataDir, all: bool) -> Result<(), CliError> {
+    let mut entries = open(data)?.entries().map_err(Fault::from)?;
+    let before = entries.len();
+    entries.retain(|it| all || !is_derived(&it.template.name));
+    let hidden = before - entries.len();
     if args.json {
         return print::json(&entries);
     }
@@ -21,7 +24,11 @@ pub(super) fn list(args: &Args, data: &DataDir) -> Result<(), CliError> {
     let headings =
         ["TEMPLATE", "DIGEST", "SIZE", "ON DISK", "CREATED", "USED BY", "VERIFIED", "BOOT TEST"];
     print::table(&headings, &rows);
-    let never = entries.iter().filter(|it| !it.boot_test.as_ref().is_some_and(BootTest::passed));
+    if hidden > 0 {
+        eprintln!("and {hidden} that were made for workspaces' tools (--all)");
+    }
+    let own = entries.iter().filter(|it| !is_derived(&it.template.name));
+    let never = own.filter(|it| !it.boot_test.as_ref().is_some_and(BootTest::passed));
     let names: Vec<_> = never.filter_map(|it| Some(it.reference().ok()?.to_string())).collect();
     if !names.is_empty() {
         eprintln!("not known to boot: {} (aetherium template test NAME)", names.join(", "));
@@ -177,13 +184,13 @@ pub(super) fn remove(args: &Args, data: &DataDir, template: &TemplateRef) -> Res
 pub(super) async fn collect(
     args: &Args,
     data: &DataDir,
-    keep_last: usize,
+    keep: Keep,
     removal: Removal,
 ) -> Result<(), CliError> {
     let store = open(data)?;
     let bars = Bars::new();
     bars.spin("looking for what nothing uses");
-    let done = tokio::task::spawn_blocking(move || store.collect(keep_last, removal)).await;
+    let done = tokio::task::spawn_blocking(move || store.collect(keep, removal)).await;
     bars.clear();
     let collected: Collected = done.map_err(Fault::internal)?.map_err(Fault::from)?;
     if args.json {

@@ -36,7 +36,7 @@ fn adds_and_removes() {
         put(&store, "other:same", "always the same");
         store.remove(reference("other:same")).unwrap();
         done("remove");
-        store.collect(usize::from(round % 2 == 0), Removal::Real).unwrap();
+        store.collect(keep(usize::from(round % 2 == 0)), Removal::Real).unwrap();
         done("collect");
         store.release(&holder).unwrap();
         done("release");
