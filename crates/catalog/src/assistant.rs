@@ -58,9 +58,9 @@ pub struct Install {
     /// Lines for the guest's `/bin/sh`, run in order by root when the template is made.
     #[serde(default)]
     pub run: Vec<String>,
-    /// A command that succeeds where it is installed.
+    /// A line for `/bin/sh` that succeeds where it is installed.
     #[serde(default)]
-    pub check: Vec<String>,
+    pub check: Option<String>,
 }
 
 /// A secret that an assistant is known to its provider by.

@@ -9,13 +9,18 @@ mod load;
 mod login;
 mod mcp;
 mod output;
+mod tool;
 
 pub use assistant::{Ask, AssistantDefinition, Credential, Install, McpConfig};
 pub use load::CatalogError;
 pub use login::{Accepts, HomePath, Keys, Login, Pattern, Token};
 pub use output::OutputParser;
+pub use tool::{
+    Addition, Ground, InvalidTool, Others, Packages, Script, ToolDefinition, ToolProblem,
+    ToolProblems, Tools, Versions, Way,
+};
 
-use aetherium_model::{Code, Fault, assistant::AssistantName};
+use aetherium_model::{Code, Fault, assistant::AssistantName, setup::ToolRef};
 use load::Definition;
 use std::{collections::BTreeMap, path::Path};
 
@@ -33,6 +38,7 @@ const ASSISTANTS: [&str; 6] = [
 #[derive(Debug, Clone)]
 pub struct Catalog {
     assistants: BTreeMap<AssistantName, AssistantDefinition>,
+    tools: Tools,
 }
 
 impl Definition for AssistantDefinition {
@@ -47,6 +53,19 @@ impl Definition for AssistantDefinition {
     }
 }
 
+impl Definition for ToolDefinition {
+    const DIRECTORY: &'static str = "tools";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What must hold of it does so among others alone: see [`Tools::with`].
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 impl Catalog {
     /// What comes with the program.
     ///
@@ -58,10 +77,24 @@ impl Catalog {
             let it: AssistantDefinition = load::parse(text).expect("a tested definition");
             (it.name.clone(), it)
         });
-        Self { assistants: assistants.collect() }
+        Self { assistants: assistants.collect(), tools: Tools::built_in() }
     }
 
-    /// What comes with the program, with what a directory has in `assistants/*.toml` before it.
+    /// The tools.
+    pub const fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Sees whether all of some tools can be had, as far as the catalogue can tell.
+    ///
+    /// # Errors
+    /// Each that cannot, with its place in the list and what may have been meant.
+    pub fn check_tools(&self, tools: &[ToolRef]) -> Result<(), ToolProblems> {
+        self.tools.check(tools)
+    }
+
+    /// What comes with the program, with what a directory has in `assistants/*.toml` and `tools/*.toml`
+    /// before it.
     ///
     /// # Errors
     /// A file that cannot be read, or does not say what it must.
@@ -70,6 +103,11 @@ impl Catalog {
         for assistant in load::directory::<AssistantDefinition>(directory)? {
             catalog.assistants.insert(assistant.name.clone(), assistant);
         }
+        let tools = load::directory::<ToolDefinition>(directory)?;
+        catalog.tools = catalog.tools.with(tools).map_err(|InvalidTool { name, problem }| {
+            let path = directory.join(ToolDefinition::DIRECTORY).join(format!("{name}.toml"));
+            CatalogError::Invalid { path, problem }
+        })?;
         Ok(catalog)
     }
 
