@@ -84,8 +84,10 @@ fn recipe(
     let image = base.manifest.image.as_ref();
     let none = BTreeMap::new();
     let ground = Ground { base: &pinned, env: image.map_or(&none, |it| &it.env) };
-    let more: Option<Addition<'_>> = None;
-    let derived = catalog.tools().derive(ground, &workspace.setup.tools, more);
+    let assistant = catalog.assistant(&workspace.ai_assistant)?;
+    let aetherium_catalog::Install { tools, run, check } = &assistant.install;
+    let more = Addition { name: assistant.name.as_str(), tools, run, check };
+    let derived = catalog.tools().derive(ground, &workspace.setup.tools, Some(more));
     derived.map_err(|problem| Fault::new(Code::InvalidRequest, problem))
 }
 
