@@ -9,12 +9,15 @@
 //! begun again by its task, from the last step that was kept. The workspace holds the template from then
 //! on, and its disk is made over it.
 
-use crate::{WorkerError, build, handler::status, host::Host, run};
-use aetherium_catalog::{Addition, Ground};
+use crate::{WorkerError, build, handler::status, host::Host, preparation, run};
+use aetherium_catalog::{Addition, Ground, Install};
 use aetherium_image::{Holder, ImageError, InstalledTemplate, derived_name};
 use aetherium_model::{
-    Code, Digest, Fault, Name, TemplateRef, recipe::Recipe, resources::DriverKind, setup::ToolRef,
-    workspace::Workspace,
+    Code, Digest, Fault, Name, TaskId, TemplateRef,
+    recipe::Recipe,
+    resources::DriverKind,
+    setup::{Preparation, StepReport, StepState, ToolRef},
+    workspace::{Workspace, WorkspaceState},
 };
 use aetherium_store::RunRef;
 use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
@@ -23,13 +26,89 @@ use tokio_util::sync::CancellationToken;
 /// How long it may take to see whether a tool is on this host.
 const CHECK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The template that a workspace's VMs start from, made if need be and held for it; none where it has no
-/// tools, nor its assistant anything to install, and so starts from its own. What is done is told in `log`.
+/// Sees to it that a workspace has its tools, before its disk is made, and notes how that went among the
+/// steps of its preparation. What is done is told in the task's log.
 ///
 /// # Errors
 /// [`Code::StepFailed`] names the tool that cannot be installed, with its last lines of output;
-/// [`Code::Cancelled`] after `cancelled`; else why there is no template.
-pub(crate) async fn template_for(
+/// [`Code::Conflict`]: the disk is there already, and was made without these tools, or this host has not
+/// got them and cannot install them; [`Code::Cancelled`] after `stop`; else why there is no template.
+pub(crate) async fn provide(
+    host: &Arc<Host>,
+    workspace: &mut Workspace,
+    task: TaskId,
+    stop: &CancellationToken,
+) -> Result<(), Fault> {
+    let Some(name) = wanted(host, workspace)? else { return Ok(()) };
+    let asked = serde_json::json!([workspace.setup.tools, workspace.ai_assistant]);
+    let inputs = Digest::of(asked.to_string().as_bytes());
+    let last = workspace.preparation.steps.iter_mut().find(|it| it.action == preparation::TOOLS);
+    if let Some(report) = last
+        && report.inputs == inputs
+        && matches!(report.state, StepState::Done | StepState::Unchanged)
+    {
+        if workspace.preparation.task_id != Some(task) {
+            report.state = StepState::Unchanged;
+        }
+        return Ok(());
+    }
+    let mut report = StepReport {
+        name,
+        action: preparation::TOOLS.to_owned(),
+        inputs,
+        state: StepState::Running,
+        started_at: Some(host.now()),
+        finished_at: None,
+    };
+    host.queue.set_workspace_state(workspace.id, &WorkspaceState::Preparing, host.now()).await?;
+    note(host, workspace, task, &report).await?;
+    let done = template_for(host, workspace, RunRef::Task(task), stop).await;
+    host.tenure.check()?;
+    if host.draining.is_cancelled() && done.is_err() {
+        // For this worker's next process.
+        return done.map(drop);
+    }
+    report.finished_at = Some(host.now());
+    report.state = match &done {
+        Ok(template) => {
+            workspace.preparation.template.clone_from(template);
+            StepState::Done
+        }
+        Err(fault) => StepState::Failed { fault: fault.clone() },
+    };
+    note(host, workspace, task, &report).await?;
+    done.map(drop)
+}
+
+/// What a workspace wants to be installed, in a line; nothing where it wants nothing.
+fn wanted(host: &Host, workspace: &Workspace) -> Result<Option<String>, Fault> {
+    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
+    let Install { tools, run, .. } = &assistant.install;
+    let installs = host.driver()?.kind().starts_from_template();
+    let own =
+        (installs && !(tools.is_empty() && run.is_empty())).then(|| assistant.name.to_string());
+    let names = workspace.setup.tools.iter().map(ToString::to_string);
+    let names: Vec<_> = names.chain(own).collect();
+    Ok((!names.is_empty()).then(|| format!("install {}", names.join(", "))))
+}
+
+/// Puts a report at its place in the workspace's row.
+async fn note(
+    host: &Host,
+    workspace: &mut Workspace,
+    task: TaskId,
+    report: &StepReport,
+) -> Result<(), Fault> {
+    let preparation = &mut workspace.preparation;
+    preparation.steps.retain(|it| it.action != preparation::TOOLS);
+    preparation.steps.insert(0, report.clone());
+    let noted = Preparation { task_id: Some(task), ..preparation.clone() };
+    Ok(host.queue.set_preparation(workspace.id, &noted, host.now()).await?)
+}
+
+/// The template that a workspace's VMs start from, made if need be and held for it; none where nothing is
+/// installed.
+async fn template_for(
     host: &Arc<Host>,
     workspace: &Workspace,
     log: RunRef,
@@ -42,34 +121,47 @@ pub(crate) async fn template_for(
         DriverKind::Process => return look_on_host(host, tools).await.map(|()| None),
         DriverKind::Simulated => return Ok(None),
     }
-    let holder = Holder::Workspace(workspace.id);
-    if host.templates.held(&holder).map_err(WorkerError::from)?.is_some() {
-        // Its disk lies over this one.
-        return Ok(workspace.preparation.template.clone());
-    }
     let base = host.templates.get(workspace.spec.pinned()).map_err(WorkerError::from)?;
     let Some(recipe) = recipe(host, workspace, &base)? else { return Ok(None) };
     let name = derived_name(&recipe).map_err(Fault::internal)?;
-    let place = TemplateRef::latest(name.clone());
-    let template = loop {
-        match host.templates.hold(&holder, &place) {
-            Ok(template) => break template,
-            Err(ImageError::NotFound { .. }) => {}
-            Err(error) => return Err(WorkerError::from(error).into()),
-        }
-        tell(host, log, "tools_building", format!("making template {name}: {}", list(&recipe)))
-            .await;
-        let built = build::derived(host, log, &place, &recipe, cancelled).await;
-        // Of two that were asked for at once the second finds the name taken.
-        let is_there = host.templates.get(&place).is_ok();
-        if let Err(fault) = built
-            && !is_there
-        {
-            return Err(cannot_have(&workspace.name, fault));
-        }
+    let holder = Holder::Workspace(workspace.id);
+    let template = match host.templates.held(&holder).map_err(WorkerError::from)? {
+        // An earlier process of this worker has come so far.
+        Some(held) if held.manifest.name == name => held,
+        Some(_) => return Err(made_without(workspace)),
+        None => made(host, workspace, &name, &recipe, log, cancelled).await?,
     };
     tell(host, log, "tools_ready", format!("its VMs start from template {name}")).await;
     Ok(Some(template.digest().map_err(WorkerError::from)?))
+}
+
+/// The template of a name, held for a workspace; it is made first where it is not there.
+async fn made(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    name: &Name,
+    recipe: &Recipe,
+    log: RunRef,
+    cancelled: &CancellationToken,
+) -> Result<InstalledTemplate, Fault> {
+    let (holder, place) = (Holder::Workspace(workspace.id), TemplateRef::latest(name.clone()));
+    loop {
+        match host.templates.hold(&holder, &place) {
+            Ok(template) => return Ok(template),
+            Err(ImageError::NotFound { .. }) => {}
+            Err(error) => return Err(WorkerError::from(error).into()),
+        }
+        let steps: Vec<_> = recipe.run.iter().filter_map(|it| it.name.as_deref()).collect();
+        let message = format!("making template {name}: {}", steps.join(", "));
+        tell(host, log, "tools_building", message).await;
+        let built = build::derived(host, log, &place, recipe, cancelled).await;
+        // Of two that were asked for at once the second finds the name taken.
+        if let Err(fault) = built
+            && host.templates.get(&place).is_err()
+        {
+            return Err(cannot_have(workspace, fault));
+        }
+    }
 }
 
 /// How the workspace's template is made; none where its own is all that it needs.
@@ -85,27 +177,29 @@ fn recipe(
     let none = BTreeMap::new();
     let ground = Ground { base: &pinned, env: image.map_or(&none, |it| &it.env) };
     let assistant = catalog.assistant(&workspace.ai_assistant)?;
-    let aetherium_catalog::Install { tools, run, check } = &assistant.install;
-    let more = Addition { name: assistant.name.as_str(), tools, run, check };
+    let Install { tools, run, check } = &assistant.install;
+    let more = Addition { name: assistant.name.as_str(), tools, run, check: check.as_deref() };
     let derived = catalog.tools().derive(ground, &workspace.setup.tools, Some(more));
     derived.map_err(|problem| Fault::new(Code::InvalidRequest, problem))
 }
 
-/// What a recipe's steps are called.
-fn list(recipe: &Recipe) -> String {
-    let names: Vec<_> = recipe.run.iter().filter_map(|it| it.name.as_deref()).collect();
-    names.join(", ")
+fn made_without(workspace: &Workspace) -> Fault {
+    let detail = format!(
+        "the disk of workspace {} was made over another template, and stays with it",
+        workspace.name
+    );
+    Fault::new(Code::Conflict, detail)
+        .remedy("tools and assistants are a new workspace's to choose: make one that has these")
 }
 
-fn cannot_have(workspace: &Name, fault: Fault) -> Fault {
-    if fault.code == Code::StepFailed {
-        let detail = format!("workspace {workspace} cannot have its tools: {}", fault.detail);
-        return Fault { detail, ..fault }.remedy(
-            "read what the step printed; then make the workspace with another version, or from a \
-             template that has the tool",
-        );
+fn cannot_have(workspace: &Workspace, fault: Fault) -> Fault {
+    if fault.code != Code::StepFailed {
+        return fault;
     }
-    fault
+    let detail = format!("workspace {} cannot have its tools: {}", workspace.name, fault.detail);
+    Fault { detail, ..fault }.remedy(
+        "read what the step printed; then ask for another version, or for a template that has it",
+    )
 }
 
 /// Sees that each tool is on this host, where nothing can be installed.

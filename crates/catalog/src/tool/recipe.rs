@@ -37,8 +37,8 @@ pub struct Addition<'a> {
     pub tools: &'a [ToolRef],
     /// Lines for the guest's `/bin/sh`, run in order by root.
     pub run: &'a [String],
-    /// A command that succeeds where it is installed; not looked for where empty.
-    pub check: &'a [String],
+    /// A line for the same that succeeds where it is installed.
+    pub check: Option<&'a str>,
 }
 
 impl Addition<'_> {
@@ -47,11 +47,7 @@ impl Addition<'_> {
         self.run.iter().for_each(|line| text.extend([line, "\n"]));
         // What a manager's tool has installed is not found before the manager was told.
         text.push_str("if command -v mise >/dev/null; then mise reshim; fi\n");
-        if !self.check.is_empty() {
-            let quoted = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
-            let words: Vec<_> = self.check.iter().map(quoted).collect();
-            text.extend([&words.join(" "), "\n"]);
-        }
+        self.check.iter().for_each(|line| text.extend([line, "\n"]));
         text
     }
 }
@@ -71,6 +67,8 @@ impl Tools {
     ) -> Result<Option<Recipe>, String> {
         // What the user asks for goes before what an assistant would have: the last counts.
         let needed = more.map_or(&[][..], |it| it.tools);
+        self.check(needed)
+            .map_err(|problems| format!("an assistant needs what is not there: {problems}"))?;
         let chosen = self.choose(needed.iter().chain(tools));
         let mut steps: Vec<RunStep> = chosen.iter().map(Chosen::step).collect();
         let more = more.filter(|it| !it.run.is_empty());

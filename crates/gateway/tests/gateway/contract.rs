@@ -121,7 +121,8 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{project}", "default")
             .replace("{secret}", "TOKEN")
             .replace("{snapshot}", "first")
-            .replace("{template}", "default");
+            .replace("{template}", "default")
+            .replace("{tool}", "git");
         assert!(!concrete.contains('{'), "{concrete}");
         let name = format!(r#"{{"name":"made{number}"}}"#);
         let body = match (method.as_str(), path.as_str()) {
