@@ -29,6 +29,7 @@ mod server;
 mod simulated;
 mod snapshots;
 mod templates;
+mod tools;
 mod transports;
 mod tuning;
 mod userlands;

@@ -7,6 +7,7 @@ use crate::{
     error::{CliError, local},
     operations::{Bound, Serving},
 };
+use aetherium_catalog::Catalog;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_image::TemplateStore;
 use aetherium_model::{
@@ -20,7 +21,7 @@ use aetherium_secrets::MasterKeys;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
 use aetherium_worker::{Layout, Parts, Remote, Settings, SlotChoice, Worker};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ pub(crate) struct ServerConfig {
     pub(crate) database: DatabaseArgs,
     pub(crate) keys: KeysArgs,
     pub(crate) events: EventLogArgs,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
 }
@@ -49,6 +51,7 @@ impl ServerConfig {
             database: DatabaseArgs::default(),
             keys: KeysArgs::default(),
             events: EventLogArgs::default(),
+            catalog: Arc::new(Catalog::built_in()),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
         }
@@ -102,11 +105,13 @@ impl Server {
             boot_deadline: config.boot_deadline,
             remote: None,
             member: None,
+            catalog: Arc::clone(&config.catalog),
         };
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
         let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
+        let gateway_config = GatewayConfig { catalog: config.catalog, ..gateway_config };
         let gateway = Gateway::new(gateway_config, Queue::new(store.clone(), bus));
         let operations = operations.map(|bound| {
             bound.serve("up", |parts| {
@@ -160,6 +165,7 @@ pub(crate) struct WorkerConfig<'a> {
     pub(crate) remote: Option<Remote>,
     /// What it tells of itself; nothing beside its own gateway, which also needs no lease of it.
     pub(crate) member: Option<Member>,
+    pub(crate) catalog: Arc<Catalog>,
 }
 
 /// A worker as a member of a fleet.
@@ -180,7 +186,8 @@ pub(crate) async fn start_worker(
     store: Store,
     bus: Bus,
 ) -> Result<(Worker, DriverFound), CliError> {
-    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote, member } = config;
+    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote, member, catalog } =
+        config;
     let driver = Box::pin(choose_driver(data, &layout, args)).await;
     let found = match &driver {
         Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
@@ -204,6 +211,7 @@ pub(crate) async fn start_worker(
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         hibernation_budget: u64::from(args.hibernation_mib) << 20,
         agent_binary: agent_binary(args),
+        catalog,
         ..settings
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };

@@ -1,6 +1,7 @@
 //! The grammar of the command line.
 
 mod bench;
+mod catalog;
 mod config;
 mod disk;
 mod events;
@@ -22,6 +23,7 @@ mod worker;
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
+pub(crate) use catalog::CatalogArgs;
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
 pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, WebhookCommand};
@@ -336,6 +338,8 @@ pub(crate) struct UpArgs {
     pub(crate) keys: KeysArgs,
     #[command(flatten)]
     pub(crate) events: EventLogArgs,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
 }
 
 /// What a VM is to be; the template's defaults where absent.

@@ -1,7 +1,7 @@
 //! Arguments of the roles that a fleet is made of.
 
 use super::{
-    DatabaseArgs, DriverArgs, EventLogArgs, RoleKeysArgs,
+    CatalogArgs, DatabaseArgs, DriverArgs, EventLogArgs, RoleKeysArgs,
     parse::{duration, label, lease},
 };
 use aetherium_model::{
@@ -58,6 +58,8 @@ pub(crate) struct GatewayArgs {
     pub(crate) fleet: FleetArgs,
     #[command(flatten)]
     pub(crate) events: EventLogArgs,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
 }
 
 /// Arguments of `worker` without a verb.
@@ -92,6 +94,8 @@ pub(crate) struct WorkerArgs {
     /// count it as gone.
     #[arg(long, env = "AETHERIUM_LEASE", default_value = "20s", value_parser = lease, value_name = "TIME")]
     pub(crate) lease: Lease,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
     #[command(flatten)]
     pub(crate) registration: RegistrationArgs,
     #[command(flatten)]

@@ -21,6 +21,7 @@ pub(crate) async fn up(args: &Args, up: &UpArgs) -> Result<(), CliError> {
             database: up.database.clone(),
             keys: up.keys.clone(),
             events: up.events.clone(),
+            catalog: up.catalog.load()?,
             grace: up.grace,
             boot_deadline: up.boot_deadline,
         }) => server?,
