@@ -6,14 +6,12 @@
 use crate::problem::FieldError;
 use aetherium_model::{
     Name, TemplateRef,
-    assistant::{AssistantName, AssistantOptions},
     disk::{GrowDisk, TakeDiskSnapshot},
     finding::Finding,
-    limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
     placement::{Placement, WhenFull},
     project::Limits,
-    recipe::{EnvName, GuestPath, Recipe},
+    recipe::Recipe,
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     secret::{MAX_USES, SecretUses},
@@ -22,7 +20,6 @@ use aetherium_model::{
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
-    workspace::{IdleAction, PromptOptions},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

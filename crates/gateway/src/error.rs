@@ -115,7 +115,9 @@ impl From<Error> for Fault {
                 Code::Unauthorized,
                 "send the header Authorization: Bearer KEY, or X-API-Key: KEY",
             ),
-            Error::NotFound { .. } | Error::Unknown { .. } => fault(Code::NotFound, "list what there is, and use its id"),
+            Error::NotFound { .. } | Error::Unknown { .. } => {
+                fault(Code::NotFound, "list what there is, and use its id")
+            }
             Error::NoRoute { .. } => {
                 fault(Code::NotFound, "GET /api/v1/openapi.json lists the routes")
             }

@@ -5,8 +5,8 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId, WorkerId,
-    WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
+    WorkerId, WorkspaceId,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,

@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, environments, events, executions, hibernation, projects, prompts, secrets, status, task_events,
-        tasks, templates, vms, webhooks, workers, workspaces,
+        disks, environments, events, executions, hibernation, projects, prompts, secrets, status,
+        task_events, tasks, templates, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};

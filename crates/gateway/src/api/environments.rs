@@ -106,21 +106,47 @@ impl<'de, M: MapAccess<'de>, K: Deserialize<'de>> MapAccess<'de> for Rest<'_, M,
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, M::Error> {
-        while let Some(key) = self.map.next_key::<String>()? {
-            if key != self.field {
-                let key: value::StringDeserializer<M::Error> = key.into_deserializer();
-                return seed.deserialize(key).map(Some);
-            }
+        let mut seed = seed;
+        loop {
+            let key = self.map.next_key_seed(KeySeed { field: self.field, seed })?;
+            seed = match key {
+                None => return Ok(None),
+                Some(Key::Rest(key)) => return Ok(Some(key)),
+                Some(Key::Own(seed)) => seed,
+            };
             if self.found.is_some() {
                 return Err(M::Error::duplicate_field(self.field));
             }
             *self.found = Some(self.map.next_value()?);
         }
-        Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, M::Error> {
         self.map.next_value_seed(seed)
+    }
+}
+
+/// Reads a key: the field's own leaves the seed for the next.
+struct KeySeed<S> {
+    field: &'static str,
+    seed: S,
+}
+
+enum Key<S, T> {
+    Own(S),
+    Rest(T),
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<S> {
+    type Value = Key<S, S::Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        let key = String::deserialize(d)?;
+        if key == self.field {
+            return Ok(Key::Own(self.seed));
+        }
+        let key: value::StringDeserializer<D::Error> = key.into_deserializer();
+        self.seed.deserialize(key).map(Key::Rest)
     }
 }
 

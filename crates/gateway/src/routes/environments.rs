@@ -171,5 +171,7 @@ pub(crate) async fn named(gateway: &Gateway, name: &Name) -> Result<Environment,
 pub(crate) fn check(gateway: &Gateway, spec: &EnvironmentSpec) -> Result<(), Error> {
     let Some(name) = &spec.ai_assistant else { return Ok(()) };
     let found = gateway.config().catalog.assistant(name).map(drop);
-    found.map_err(|fault| Error::field("ai_assistant", format!("{}: {}", fault.detail, fault.remedy)))
+    found.map_err(|fault| {
+        Error::field("ai_assistant", format!("{}: {}", fault.detail, fault.remedy))
+    })
 }

@@ -38,6 +38,9 @@ fn tools(first: &[ToolRef], then: &[ToolRef]) -> Result<Few<ToolRef>, String> {
 }
 
 /// Two maps, of which the second goes before the first.
-pub(crate) fn both<K: Ord + Clone, V: Clone>(first: &BTreeMap<K, V>, then: &BTreeMap<K, V>) -> BTreeMap<K, V> {
+pub(crate) fn both<K: Ord + Clone, V: Clone>(
+    first: &BTreeMap<K, V>,
+    then: &BTreeMap<K, V>,
+) -> BTreeMap<K, V> {
     first.iter().chain(then).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
