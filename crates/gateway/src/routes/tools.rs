@@ -1,6 +1,6 @@
 //! Tools: what the catalogue has for workspaces.
 
-use crate::{Error, Gateway, api::Tool, extract::At, problem::FieldError};
+use crate::{Error, Gateway, api::Tool, extract::At};
 use aetherium_model::{page::Page, setup::ToolRef};
 use axum::{Json, extract::State};
 
@@ -30,16 +30,4 @@ pub(crate) async fn get(
     // A version names none.
     let found = gateway.config().catalog.tools().get(&id).map(Tool::from);
     found.map(Json).ok_or(Error::NotFound { what: "tool", id })
-}
-
-/// What is wrong with the tools of a setup; `field` is its place in the request, such as `setup`.
-pub(crate) fn check(gateway: &Gateway, field: &str, tools: &[ToolRef]) -> Result<(), Error> {
-    let checked = gateway.config().catalog.check_tools(tools);
-    checked.map_err(|problems| {
-        let error = |it: &aetherium_catalog::ToolProblem| FieldError {
-            field: format!("{field}.tools[{}]", it.index),
-            problem: it.to_string(),
-        };
-        Error::Invalid { errors: problems.0.iter().map(error).collect() }
-    })
 }
