@@ -43,11 +43,14 @@ mod journal;
 mod layout;
 mod lease;
 mod metrics;
+mod preparation;
+mod prompt;
 mod reconcile;
 mod rejoin;
 mod remote;
 mod run;
 mod secrets;
+mod tail;
 mod vm;
 mod workspace;
 
