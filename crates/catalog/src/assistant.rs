@@ -11,7 +11,7 @@ use aetherium_model::{
     assistant::{AssistantName, AssistantOptions, PermissionMode},
     recipe::{EnvName, UserName},
     run::Command,
-    secret::{SecretKind, SecretName},
+    secret::{SecretKind, SecretName, SecretUses},
     setup::{McpServer, ToolRef},
 };
 use serde::Deserialize;
@@ -34,6 +34,12 @@ pub struct AssistantDefinition {
     /// What it is known to its provider by: any one of these does.
     #[serde(default)]
     pub credentials: Vec<Credential>,
+    /// Variables of which one says that it is known to a provider otherwise.
+    #[serde(default)]
+    pub credentials_elsewhere: Vec<EnvName>,
+    /// Whether it is of use without any of them.
+    #[serde(default)]
+    pub works_without_credentials: bool,
     /// How somebody logs in to its provider.
     #[serde(default)]
     pub login: Option<Login>,
@@ -121,6 +127,9 @@ struct Session {
     /// A file's path below the user's home, with `*` for what is not known of it. Where no such file is
     /// there, the conversation is gone.
     file: Text,
+    /// How many characters of the conversation's id are in that name, where not all are.
+    #[serde(default)]
+    chars: Option<usize>,
 }
 
 /// What a command is made for.
@@ -201,8 +210,41 @@ impl AssistantDefinition {
 
     /// The file of a conversation, below the user's home, with `*` for what is not known of it.
     pub fn session_file(&self, session: &str) -> Option<String> {
-        let values = Values { session: Some(session), ..Values::default() };
-        self.session.as_ref().and_then(|it| it.file.fill(&values))
+        let kept = self.session.as_ref()?;
+        let shown = kept.chars.and_then(|chars| session.get(..chars)).unwrap_or(session);
+        kept.file.fill(&Values { session: Some(shown), ..Values::default() })
+    }
+
+    /// Whether one of its credentials is among these.
+    pub fn has_credentials(&self, uses: &SecretUses) -> bool {
+        uses.iter().any(|(variable, _)| self.credentials.iter().any(|it| it.secret == *variable))
+    }
+
+    /// Whether it needs no credentials, or has some by these secrets and variables.
+    pub fn is_known_by(&self, uses: &SecretUses, has: impl Fn(&str) -> bool) -> bool {
+        let wants_none = self.credentials.is_empty() && self.login.is_none();
+        let own = self.credentials.iter().map(|it| it.secret.as_str());
+        let mut names = own.chain(self.credentials_elsewhere.iter().map(EnvName::as_str));
+        let given = |name| has(name) || uses.iter().any(|(variable, _)| variable.as_str() == name);
+        wants_none || self.works_without_credentials || names.any(given)
+    }
+
+    /// What a prompt is told that is to be answered without credentials.
+    pub fn without_credentials(&self) -> Fault {
+        let name = &self.name;
+        let wanted: Vec<_> = self.credentials.iter().map(|it| it.secret.as_str()).collect();
+        let detail = format!("the assistant {name} has no credentials");
+        let detail = match wanted.as_slice() {
+            [] => detail,
+            wanted => format!("{detail}: it wants a secret named {}", wanted.join(" or ")),
+        };
+        let set = wanted.first().map(|first| {
+            format!("set one with `aetherium secret set {first} --kind assistant_credential`")
+        });
+        let log_in = self.login.as_ref();
+        let log_in = log_in.map(|_| format!("log in with `aetherium assistant login {name}`"));
+        let ways: Vec<_> = set.into_iter().chain(log_in).collect();
+        Fault::new(Code::SecretMissing, detail).remedy(ways.join(", or "))
     }
 
     /// Checks that it can do what is asked of it.
