@@ -6,6 +6,7 @@ use crate::{
     auth::Acting,
     extract::{At, EnvironmentRef, IdempotencyKey, Json, Query, VersionNumber, page},
     gateway::now,
+    routes::assistants,
 };
 use aetherium_model::{
     Code, EnvironmentId, Name,
@@ -170,8 +171,5 @@ pub(crate) async fn named(gateway: &Gateway, name: &Name) -> Result<Environment,
 /// Refuses what names something that the catalogue does not have.
 pub(crate) fn check(gateway: &Gateway, spec: &EnvironmentSpec) -> Result<(), Error> {
     let Some(name) = &spec.ai_assistant else { return Ok(()) };
-    let found = gateway.config().catalog.assistant(name).map(drop);
-    found.map_err(|fault| {
-        Error::field("ai_assistant", format!("{}: {}", fault.detail, fault.remedy))
-    })
+    assistants::check(gateway, name, "setup.assistant", &spec.setup.assistant)
 }
