@@ -5,11 +5,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+mod assistants;
 mod boot_failures;
 mod command_line;
 mod crash;
 mod deploy;
 mod drivers;
+mod environments;
 mod faults;
 mod fleet;
 mod hibernation;

@@ -226,8 +226,9 @@ impl CatalogArgs {
         let directory = match &self.catalog {
             Some(named) if !named.is_dir() => {
                 let detail = format!("--catalog: there is no directory {}", named.display());
-                return Err(Fault::new(Code::InvalidRequest, detail)
-                    .remedy("make it, or name another"));
+                return Err(
+                    Fault::new(Code::InvalidRequest, detail).remedy("make it, or name another")
+                );
             }
             Some(named) => named.clone(),
             None => data.path().join("catalog"),

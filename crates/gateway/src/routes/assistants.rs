@@ -1,6 +1,6 @@
 //! Assistants: what the catalogue has for workspaces.
 
-use crate::{Error, Gateway, api::Assistant, extract::At};
+use crate::{Error, Gateway, api::Assistant, extract::At, problem::FieldError};
 use aetherium_model::{
     assistant::{AssistantName, AssistantOptions},
     page::Page,
@@ -42,11 +42,14 @@ pub(crate) fn check(
     name: &AssistantName,
     field: &str,
     options: &AssistantOptions,
-) -> Result<(), Error> {
-    let found = gateway.config().catalog.assistant(name).map_err(|fault| {
-        Error::field("ai_assistant", format!("{}: {}", fault.detail, fault.remedy))
+) -> Result<(), FieldError> {
+    let found = gateway.config().catalog.assistant(name).map_err(|fault| FieldError {
+        field: "ai_assistant".to_owned(),
+        problem: format!("{}: {}", fault.detail, fault.remedy),
     })?;
-    found.accepts(options).map_err(|it| Error::field(format!("{field}.{}", it.field), it.problem))
+    found
+        .accepts(options)
+        .map_err(|it| FieldError { field: format!("{field}.{}", it.field), problem: it.problem })
 }
 
 /// Refuses a prompt whose assistant is known to have no credentials. One with a login may have them on its

@@ -6,6 +6,7 @@ use crate::{
     auth::Acting,
     extract::{At, EnvironmentRef, IdempotencyKey, Json, Query, VersionNumber, page},
     gateway::now,
+    problem::FieldError,
     routes::assistants,
 };
 use aetherium_model::{
@@ -170,6 +171,16 @@ pub(crate) async fn named(gateway: &Gateway, name: &Name) -> Result<Environment,
 
 /// Refuses what names something that the catalogue does not have.
 pub(crate) fn check(gateway: &Gateway, spec: &EnvironmentSpec) -> Result<(), Error> {
-    let Some(name) = &spec.ai_assistant else { return Ok(()) };
-    assistants::check(gateway, name, "setup.assistant", &spec.setup.assistant)
+    let catalog = &gateway.config().catalog;
+    let assistant = spec.ai_assistant.as_ref();
+    let options = &spec.setup.assistant;
+    let checked = assistant.map(|it| assistants::check(gateway, it, "setup.assistant", options));
+    let mut errors = checked.and_then(Result::err).into_iter().collect::<Vec<FieldError>>();
+    if let Err(problems) = catalog.check_tools(&spec.setup.tools) {
+        errors.extend(problems.0.iter().map(|it| FieldError {
+            field: format!("setup.tools[{}]", it.index),
+            problem: it.to_string(),
+        }));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Error::Invalid { errors }) }
 }

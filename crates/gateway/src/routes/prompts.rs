@@ -79,7 +79,8 @@ async fn refuse_if_unrunnable(
 ) -> Result<(), Error> {
     let name = &workspace.ai_assistant;
     let options = workspace.setup.assistant.with(&body.assistant);
-    assistants::check(gateway, name, "assistant", &options)?;
+    assistants::check(gateway, name, "assistant", &options)
+        .map_err(|error| Error::Invalid { errors: vec![error] })?;
     let assistant = gateway.config().catalog.assistant(name)?;
     let command = assistant.command(&Ask { options, ..Ask::of(&body.prompt) });
     let command = Command { timeout_ms: body.timeout_ms, ..command };
