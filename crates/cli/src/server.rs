@@ -1,7 +1,7 @@
 //! Gateway and worker in one process.
 
 use crate::{
-    args::{DatabaseArgs, DriverArgs, EventLogArgs, KeysArgs},
+    args::{CatalogArgs, DatabaseArgs, DriverArgs, EventLogArgs, KeysArgs},
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
@@ -34,8 +34,8 @@ pub(crate) struct ServerConfig {
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
     pub(crate) keys: KeysArgs,
+    pub(crate) catalog: CatalogArgs,
     pub(crate) events: EventLogArgs,
-    pub(crate) catalog: Arc<Catalog>,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
 }
@@ -50,8 +50,8 @@ impl ServerConfig {
             driver,
             database: DatabaseArgs::default(),
             keys: KeysArgs::default(),
+            catalog: CatalogArgs::default(),
             events: EventLogArgs::default(),
-            catalog: Arc::new(Catalog::built_in()),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
         }
@@ -78,6 +78,7 @@ impl Server {
         data.create()?;
         let lock = data.lock()?;
         let key = data.api_key()?;
+        let catalog = config.catalog.load(&data)?;
         let layout = Layout::open(data.path()).map_err(Fault::from)?;
         let keys = match config.keys.load()? {
             Some(keys) => keys,
@@ -101,17 +102,17 @@ impl Server {
             data: &data,
             layout,
             driver: &config.driver,
+            catalog: catalog.clone(),
             grace: config.grace,
             boot_deadline: config.boot_deadline,
             remote: None,
             member: None,
-            catalog: Arc::clone(&config.catalog),
         };
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
-        let gateway_config = GatewayConfig { catalog: config.catalog, ..gateway_config };
+        let gateway_config = GatewayConfig { catalog, ..GatewayConfig::new(keys) };
+        let gateway_config = config.events.applied_to(gateway_config);
         let gateway = Gateway::new(gateway_config, Queue::new(store.clone(), bus));
         let operations = operations.map(|bound| {
             bound.serve("up", |parts| {
@@ -160,12 +161,12 @@ pub(crate) struct WorkerConfig<'a> {
     pub(crate) data: &'a DataDir,
     pub(crate) layout: Layout,
     pub(crate) driver: &'a DriverArgs,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
     pub(crate) remote: Option<Remote>,
     /// What it tells of itself; nothing beside its own gateway, which also needs no lease of it.
     pub(crate) member: Option<Member>,
-    pub(crate) catalog: Arc<Catalog>,
 }
 
 /// A worker as a member of a fleet.
@@ -186,7 +187,7 @@ pub(crate) async fn start_worker(
     store: Store,
     bus: Bus,
 ) -> Result<(Worker, DriverFound), CliError> {
-    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote, member, catalog } =
+    let WorkerConfig { data, layout, driver: args, catalog, grace, boot_deadline, remote, member } =
         config;
     let driver = Box::pin(choose_driver(data, &layout, args)).await;
     let found = match &driver {
@@ -216,6 +217,28 @@ pub(crate) async fn start_worker(
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };
     Ok((Box::pin(Worker::start(parts)).await.map_err(Fault::from)?, found))
+}
+
+impl CatalogArgs {
+    /// The directory that was named, which must be there, else the data directory's own; with what comes with
+    /// the program.
+    pub(crate) fn load(&self, data: &DataDir) -> Result<Arc<Catalog>, Fault> {
+        let directory = match &self.catalog {
+            Some(named) if !named.is_dir() => {
+                let detail = format!("--catalog: there is no directory {}", named.display());
+                return Err(
+                    Fault::new(Code::InvalidRequest, detail).remedy("make it, or name another")
+                );
+            }
+            Some(named) => named.clone(),
+            None => data.path().join("catalog"),
+        };
+        let loaded = Catalog::with_directory(&directory).map_err(|error| {
+            Fault::new(Code::InvalidRequest, error.to_string())
+                .remedy("correct the file, or move it out of the catalogue")
+        })?;
+        Ok(Arc::new(loaded))
+    }
 }
 
 /// Serves the gateway until it is told to stop.

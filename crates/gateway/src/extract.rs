@@ -7,6 +7,7 @@ use crate::{Error, api::Check};
 use aetherium_model::{
     DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
     WorkerId, WorkspaceId,
+    assistant::AssistantName,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
@@ -199,6 +200,7 @@ path_params! {
     ProjectId = "project";
     TemplateRef = "template";
     ToolRef = "tool";
+    AssistantName = "assistant";
 }
 
 /// The name of a disk's snapshot.

@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, environments, events, executions, hibernation, projects, prompts, secrets, status,
-        task_events, tasks, templates, tools, vms, webhooks, workers, workspaces,
+        assistants, disks, environments, events, executions, hibernation, projects, prompts,
+        secrets, status, task_events, tasks, templates, tools, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -77,6 +77,8 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(disks::get))
         .routes(routes!(tools::list))
         .routes(routes!(tools::get))
+        .routes(routes!(assistants::list))
+        .routes(routes!(assistants::get))
         .routes(routes!(prompts::list, prompts::create))
         .routes(routes!(prompts::get))
         .routes(routes!(prompts::cancel))
@@ -183,6 +185,7 @@ fn preface() -> OpenApi {
             (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
             (name = "tools", description = "What workspaces may ask for by name."),
+            (name = "assistants", description = "What answers prompts."),
             (name = "webhooks", description = "Addresses that are told of events."),
             (name = "secrets", description = "What commands get without its being written down."),
             (name = "projects", description = "Who shares a quota."),

@@ -2,18 +2,19 @@
 //! workspace and the prompt say it is to have.
 
 use crate::{
+    assistant::Turn,
     handler::Handlers,
     host::Host,
     preparation::{self, Guest},
     vm::VmHandle,
     workspace,
 };
-use aetherium_catalog::Ask;
 use aetherium_model::{
     Code, Fault, PromptId, WorkspaceId,
     run::{Command, RunState},
+    secret::SecretUses,
     task::{Task, TaskState},
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Workspace, WorkspaceState},
 };
 use aetherium_queue::{Outcome, TaskContext};
 use aetherium_store::RunRef;
@@ -31,16 +32,21 @@ impl Handlers {
         let run = RunRef::Prompt(id);
         let prompt = host.queue.store().prompt(id).await?;
         let workspace = host.queue.store().workspace(workspace_id).await?;
+        let turn = match Turn::of(host, &workspace, &prompt) {
+            Ok(turn) => turn,
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let secrets = turn.secrets().await?;
         if task.state == TaskState::Started {
-            let secrets = workspace.secrets.with(&prompt.secrets);
-            return Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
+            let going_on = self.go_on(run, prompt.vm_id, &secrets, Some(&turn), context);
+            return Box::pin(going_on).await;
         }
         if let Some(fault) = not_prepared(&workspace) {
             return self.end(run, RunState::Failed { fault }).await;
         }
         let ready = async {
             let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
-            let command = command(host, &vm, &workspace, &prompt).await?;
+            let command = command(host, &vm, &turn, secrets).await?;
             Ok::<_, Fault>((vm, hold, command))
         };
         let ready = tokio::select! {
@@ -52,7 +58,7 @@ impl Handlers {
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
+        match Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
@@ -81,17 +87,18 @@ fn not_prepared(workspace: &Workspace) -> Option<Fault> {
 async fn command(
     host: &Arc<Host>,
     vm: &VmHandle,
-    workspace: &Workspace,
-    prompt: &Prompt,
+    turn: &Turn<'_>,
+    secrets: SecretUses,
 ) -> Result<Command, Fault> {
-    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
-    let mut command = assistant.command(&Ask::of(&prompt.prompt));
+    let (workspace, prompt) = (turn.workspace, turn.prompt);
+    let mut command = turn.command();
     command.env.extend(preparation::variables(&preparation::environment(workspace)));
     command.env.extend(preparation::variables(&prompt.options.env));
-    command.secrets = workspace.secrets.with(&prompt.secrets);
+    command.secrets = secrets;
     command.timeout_ms = prompt.timeout_ms;
     command.cwd = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
-    let user = preparation::user(workspace);
+    let user = preparation::user(workspace).or(turn.definition.user.as_ref());
+    command.user = None;
     let setup = &workspace.setup;
     let has_place = command.cwd.is_some();
     let asks_where = setup.working_directory.is_some() || setup.repository.is_some();

@@ -30,6 +30,12 @@ impl Delivered {
         Self { env: Vec::new(), masks: Masks::none() }
     }
 
+    /// The value of a variable that it gets, where that is text.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        let found = self.env.iter().find(|(variable, _)| variable.as_str() == name);
+        found.and_then(|(_, value)| value.reveal_text())
+    }
+
     /// The command as the agent takes it, with its secrets' variables.
     pub(crate) fn spec(&self, command: &Command, stdin: bool) -> ExecSpec {
         let mut spec = exec_spec(command, stdin);

@@ -1,7 +1,7 @@
 //! The grammar of the command line.
 
+mod assistant;
 mod bench;
-mod catalog;
 mod config;
 mod disk;
 mod environment;
@@ -23,10 +23,10 @@ mod watch;
 mod worker;
 mod ws;
 
+pub(crate) use assistant::AssistantCommand;
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
-pub(crate) use catalog::CatalogArgs;
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
 pub(crate) use environment::{AssistantArgs, EnvCommand, EnvironmentArgs, SetupArgs};
@@ -36,7 +36,7 @@ pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
 pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
-pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
+pub(crate) use roles::{CatalogArgs, FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use secrets::{KeysArgs, RoleKeysArgs, RotateArgs, SecretCommand, SecretsArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
@@ -191,6 +191,13 @@ Examples:
         #[command(subcommand)]
         verb: ToolCommand,
     },
+    /// Assistants: what answers the prompts of workspaces.
+    #[command(visible_alias = "assistants")]
+    Assistant {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: AssistantCommand,
+    },
     /// Kernels for templates: look at one, import one, build a lean one.
     Kernel {
         /// What to do with them.
@@ -344,9 +351,9 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) keys: KeysArgs,
     #[command(flatten)]
-    pub(crate) events: EventLogArgs,
-    #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
+    #[command(flatten)]
+    pub(crate) events: EventLogArgs,
 }
 
 /// A command to run in a VM.

@@ -1,7 +1,7 @@
 //! Arguments of the roles that a fleet is made of.
 
 use super::{
-    CatalogArgs, DatabaseArgs, DriverArgs, EventLogArgs, RoleKeysArgs,
+    DatabaseArgs, DriverArgs, EventLogArgs, RoleKeysArgs,
     parse::{duration, label, lease},
 };
 use aetherium_model::{
@@ -12,6 +12,16 @@ use aetherium_model::{
 use aetherium_worker::DEFAULT_MAX_VMS;
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// What workspaces can be given by name.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct CatalogArgs {
+    /// A directory with definitions of assistants and tools, as `assistants/NAME.toml` and
+    /// `tools/NAME.toml`, which go before those of the program; else `catalog` in the data directory, where
+    /// that is there.
+    #[arg(long, env = "AETHERIUM_CATALOG", value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+}
 
 /// What gateways and workers of one fleet share.
 #[derive(Debug, Clone, ClapArgs)]
@@ -29,6 +39,8 @@ pub(crate) struct FleetArgs {
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) secrets: RoleKeysArgs,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
 }
 
 /// Arguments of `gateway`.
@@ -58,8 +70,6 @@ pub(crate) struct GatewayArgs {
     pub(crate) fleet: FleetArgs,
     #[command(flatten)]
     pub(crate) events: EventLogArgs,
-    #[command(flatten)]
-    pub(crate) catalog: CatalogArgs,
 }
 
 /// Arguments of `worker` without a verb.
@@ -94,8 +104,6 @@ pub(crate) struct WorkerArgs {
     /// count it as gone.
     #[arg(long, env = "AETHERIUM_LEASE", default_value = "20s", value_parser = lease, value_name = "TIME")]
     pub(crate) lease: Lease,
-    #[command(flatten)]
-    pub(crate) catalog: CatalogArgs,
     #[command(flatten)]
     pub(crate) registration: RegistrationArgs,
     #[command(flatten)]
