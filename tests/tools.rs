@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::{fs, time::Duration};
 
 /// A build of some steps, and the boot of a workspace's first VM.
-const BUILD: Duration = Duration::from_secs(240);
+const BUILD: Duration = Duration::from_secs(600);
 
 /// A catalogue with `mytool`, of which there are three versions: the third cannot be installed. `slow`
 /// takes a while, and says so first.
@@ -64,7 +64,8 @@ ln -s /bin/true /usr/local/bin/slow
 
 async fn start<'a>(place: &'a Place, driver: DriverKind) -> Server<'a> {
     let catalog = catalogue(place);
-    Server::start_with(place, driver, &["--catalog", &catalog]).await
+    let more = ["--catalog", &catalog, "--boot-deadline", "200s"];
+    Server::start_with(place, driver, &more).await
 }
 
 /// Asks for a workspace with some tools.
