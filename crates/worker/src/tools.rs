@@ -13,7 +13,7 @@ use crate::{WorkerError, build, handler::status, host::Host, preparation, run};
 use aetherium_catalog::{Addition, Ground, Install};
 use aetherium_image::{Holder, ImageError, InstalledTemplate, derived_name};
 use aetherium_model::{
-    Code, Digest, Fault, Name, TaskId, TemplateRef,
+    Code, Digest, Fault, TaskId, TemplateRef,
     recipe::Recipe,
     resources::DriverKind,
     setup::{Preparation, StepReport, StepState, ToolRef},
@@ -122,54 +122,47 @@ async fn template_for(
         DriverKind::Simulated => return Ok(None),
     }
     let base = host.templates.get(workspace.spec.pinned()).map_err(WorkerError::from)?;
-    let Some(recipe) = recipe(host, workspace, &base)? else { return Ok(None) };
-    let name = derived_name(&recipe).map_err(Fault::internal)?;
+    let wanted = recipes(host, workspace, &base)?;
+    let Some(last) = wanted.last() else { return Ok(None) };
     let holder = Holder::Workspace(workspace.id);
-    let template = match host.templates.held(&holder).map_err(WorkerError::from)? {
+    let held = host.templates.held(&holder).map_err(WorkerError::from)?;
+    let there = wanted.iter().find(|it| host.templates.get(&it.place).is_ok());
+    let template = match (held, there) {
         // An earlier process of this worker has come so far.
-        Some(held) if held.manifest.name == name => held,
-        Some(_) => return Err(made_without(workspace)),
-        None => made(host, workspace, &name, &recipe, log, cancelled).await?,
+        (Some(held), _) if wanted.iter().any(|it| it.place.name == held.manifest.name) => held,
+        (Some(_), _) => return Err(made_without(workspace)),
+        (None, Some(there)) => made(host, workspace, there, log, cancelled).await?,
+        (None, None) => {
+            let looked = match wanted.as_slice() {
+                [look, _] => Some(made(host, workspace, look, log, cancelled).await),
+                _ => None,
+            };
+            match looked {
+                Some(Err(fault)) if fault.code != Code::StepFailed => return Err(fault),
+                Some(Ok(template)) => template,
+                Some(Err(_)) | None => made(host, workspace, last, log, cancelled).await?,
+            }
+        }
     };
+    let name = &template.manifest.name;
     tell(host, log, "tools_ready", format!("its VMs start from template {name}")).await;
     Ok(Some(template.digest().map_err(WorkerError::from)?))
 }
 
-/// The template of a name, held for a workspace; it is made first where it is not there.
-async fn made(
-    host: &Arc<Host>,
-    workspace: &Workspace,
-    name: &Name,
-    recipe: &Recipe,
-    log: RunRef,
-    cancelled: &CancellationToken,
-) -> Result<InstalledTemplate, Fault> {
-    let (holder, place) = (Holder::Workspace(workspace.id), TemplateRef::latest(name.clone()));
-    loop {
-        match host.templates.hold(&holder, &place) {
-            Ok(template) => return Ok(template),
-            Err(ImageError::NotFound { .. }) => {}
-            Err(error) => return Err(WorkerError::from(error).into()),
-        }
-        let steps: Vec<_> = recipe.run.iter().filter_map(|it| it.name.as_deref()).collect();
-        let message = format!("making template {name}: {}", steps.join(", "));
-        tell(host, log, "tools_building", message).await;
-        let built = build::derived(host, log, &place, recipe, cancelled).await;
-        // Of two that were asked for at once the second finds the name taken.
-        if let Err(fault) = built
-            && host.templates.get(&place).is_err()
-        {
-            return Err(cannot_have(workspace, fault));
-        }
-    }
+/// A template that a workspace's VMs may start from.
+struct Wanted {
+    place: TemplateRef,
+    recipe: Recipe,
 }
 
-/// How the workspace's template is made; none where its own is all that it needs.
-fn recipe(
+/// The templates that have what a workspace wants: one where its own has the assistant already, which only
+/// looks for it, and one where that must be installed. The last will do in any case; none where the
+/// workspace's own is all that it needs.
+fn recipes(
     host: &Host,
     workspace: &Workspace,
     base: &InstalledTemplate,
-) -> Result<Option<Recipe>, Fault> {
+) -> Result<Vec<Wanted>, Fault> {
     let catalog = &host.settings.catalog;
     let digest = base.digest().map_err(WorkerError::from)?;
     let pinned = TemplateRef::pinned(base.manifest.name.clone(), digest);
@@ -178,9 +171,46 @@ fn recipe(
     let ground = Ground { base: &pinned, env: image.map_or(&none, |it| &it.env) };
     let assistant = catalog.assistant(&workspace.ai_assistant)?;
     let Install { tools, run, check } = &assistant.install;
-    let more = Addition { name: assistant.name.as_str(), tools, run, check: check.as_deref() };
-    let derived = catalog.tools().derive(ground, &workspace.setup.tools, Some(more));
-    derived.map_err(|problem| Fault::new(Code::InvalidRequest, problem))
+    let name = assistant.name.as_str();
+    let installed = Addition { name, tools, run, check: check.as_deref() };
+    let mut wanted = Vec::new();
+    for more in installed.looked_for().into_iter().chain([installed]) {
+        let recipe = catalog.tools().derive(ground, &workspace.setup.tools, Some(more));
+        if let Some(recipe) = recipe.map_err(|it| Fault::new(Code::InvalidRequest, it))? {
+            let name = derived_name(&recipe).map_err(Fault::internal)?;
+            wanted.push(Wanted { place: TemplateRef::latest(name), recipe });
+        }
+    }
+    Ok(wanted)
+}
+
+/// A template, held for a workspace; it is made first where it is not there.
+async fn made(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    wanted: &Wanted,
+    log: RunRef,
+    cancelled: &CancellationToken,
+) -> Result<InstalledTemplate, Fault> {
+    let Wanted { place, recipe } = wanted;
+    let holder = Holder::Workspace(workspace.id);
+    loop {
+        match host.templates.hold(&holder, place) {
+            Ok(template) => return Ok(template),
+            Err(ImageError::NotFound { .. }) => {}
+            Err(error) => return Err(WorkerError::from(error).into()),
+        }
+        let steps: Vec<_> = recipe.run.iter().filter_map(|it| it.name.as_deref()).collect();
+        let message = format!("making template {place}: {}", steps.join(", "));
+        tell(host, log, "tools_building", message).await;
+        let built = build::derived(host, log, place, recipe, cancelled).await;
+        // Of two that were asked for at once the second finds the name taken.
+        if let Err(fault) = built
+            && host.templates.get(place).is_err()
+        {
+            return Err(cannot_have(workspace, fault));
+        }
+    }
 }
 
 fn made_without(workspace: &Workspace) -> Fault {

@@ -42,11 +42,31 @@ pub struct Addition<'a> {
 }
 
 impl Addition<'_> {
+    /// The same where the template has it: nothing is installed, and only looked for.
+    #[must_use]
+    pub const fn looked_for(self) -> Option<Self> {
+        match self.check {
+            Some(_) if !self.run.is_empty() => Some(Self { tools: &[], run: &[], ..self }),
+            _ => None,
+        }
+    }
+
+    const fn is_nothing(&self) -> bool {
+        self.run.is_empty() && self.check.is_none()
+    }
+
+    /// What its script must be able to reach.
+    const fn network(&self) -> NetworkMode {
+        if self.run.is_empty() { NetworkMode::Isolated } else { NetworkMode::Egress }
+    }
+
     fn script(&self) -> String {
         let mut text = String::from("set -eu\n");
         self.run.iter().for_each(|line| text.extend([line, "\n"]));
         // What a manager's tool has installed is not found before the manager was told.
-        text.push_str("if command -v mise >/dev/null; then mise reshim; fi\n");
+        if !self.run.is_empty() {
+            text.push_str("if command -v mise >/dev/null; then mise reshim; fi\n");
+        }
         self.check.iter().for_each(|line| text.extend([line, "\n"]));
         text
     }
@@ -71,15 +91,15 @@ impl Tools {
             .map_err(|problems| format!("an assistant needs what is not there: {problems}"))?;
         let chosen = self.choose(needed.iter().chain(tools));
         let mut steps: Vec<RunStep> = chosen.iter().map(Chosen::step).collect();
-        let more = more.filter(|it| !it.run.is_empty());
+        let more = more.filter(|it| !it.is_nothing());
         steps.extend(more.map(|it| step(format!("assistant {}", it.name), it.script())));
         if steps.is_empty() {
             return Ok(None);
         }
         let scripts: Vec<&Script> = chosen.iter().filter_map(|it| it.way.own_script()).collect();
         let env = env(ground, &scripts)?;
-        let open =
-            more.is_some() || chosen.iter().any(|it| it.way.network() == NetworkMode::Egress);
+        let open = more.is_some_and(|it| it.network() == NetworkMode::Egress)
+            || chosen.iter().any(|it| it.way.network() == NetworkMode::Egress);
         let network = if open { NetworkMode::Egress } else { NetworkMode::Isolated };
         let disk_mib = DiskMib::try_from(ROOM_MIB)?;
         let recipe = Recipe {

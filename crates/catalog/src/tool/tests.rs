@@ -182,4 +182,13 @@ fn an_assistant_comes_last_with_the_tools_that_it_needs_unless_others_were_asked
     let (output, called) = played(&last, &["npm", "mise", "hal"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(called, "npm install hal\nmise reshim\nhal --version\n");
+    let there = tools.derive(Ground { base: &base, env: &env }, &[], more.looked_for());
+    let there = there.unwrap().unwrap();
+    assert_eq!(
+        (labels(&there), there.build.network),
+        (vec!["assistant hal"], NetworkMode::Isolated)
+    );
+    let (output, called) = played(&there, &["hal"]);
+    assert!(output.status.success() && called == "hal --version\n", "{output:?} {called}");
+    assert_ne!(played(&there, &["npm"]).0.status.code(), Some(0));
 }
