@@ -1,6 +1,8 @@
 //! Assistants: definitions that turn prompts into commands, what they say while they work, and the
 //! conversations that go on from prompt to prompt.
 
+mod claude;
+
 use crate::world::{BOOT, Place, Server, id, state};
 use aetherium_model::resources::DriverKind;
 use reqwest::{Method, StatusCode};
