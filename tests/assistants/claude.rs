@@ -59,8 +59,9 @@ impl Drop for Model {
 }
 
 async fn set_key(server: &Server<'_>) {
-    let body = json!({ "value": "sk-scripted-0123456789", "kind": "assistant_credential" });
-    let (status, said) = server.call(Method::PUT, "/secrets/ANTHROPIC_API_KEY", Some(body)).await;
+    let (name, value) = ("ANTHROPIC_API_KEY", "sk-scripted-0123456789");
+    let body = json!({ "name": name, "value": value, "kind": "assistant_credential" });
+    let (status, said) = server.call(Method::POST, "/secrets", Some(body)).await;
     assert!(status.is_success(), "{said:#}");
 }
 
@@ -68,7 +69,7 @@ async fn set_key(server: &Server<'_>) {
 async fn events(server: &Server<'_>, prompt: &str) -> Vec<Value> {
     let end = server.until(prompt, LONG, |it| !["queued", "running"].contains(&state(it))).await;
     let printed = server.get(&format!("{prompt}/output")).await;
-    assert_eq!(end["exit"]["exit_code"], 0, "{end:#}\n{printed}\n{}", server.log());
+    assert_eq!(end["result"]["exit_code"], 0, "{end:#}\n{printed}\n{}", server.log());
     told(server, prompt, "assistant").await
 }
 

@@ -180,10 +180,14 @@ async fn follow(
     let mut terminal = Terminal::waiting("waiting for a VM");
     let path = format!("/workspaces/{workspace}/prompts/{id}/events");
     let followed = client
-        .follow(&path, |event| match &mut told {
-            _ if json => show_json(event),
-            Some(told) if told.show(&mut terminal, event) => {}
-            _ => show(&mut terminal, event),
+        .follow(&path, |event| {
+            if json {
+                return show_json(event);
+            }
+            let shown = told.as_mut().is_some_and(|told| told.show(&mut terminal, event));
+            if !shown {
+                show(&mut terminal, event);
+            }
         })
         .await;
     if let Some(mut told) = told {
