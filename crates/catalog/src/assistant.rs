@@ -2,6 +2,7 @@
 
 use aetherium_model::{
     assistant::{AssistantName, AssistantOptions},
+    recipe::UserName,
     run::Command,
 };
 use serde::Deserialize;
@@ -12,6 +13,9 @@ use serde::Deserialize;
 pub struct AssistantDefinition {
     /// Its name.
     pub name: AssistantName,
+    /// Who it runs as, and whose home has its files; as the template says where absent.
+    #[serde(default)]
+    pub user: Option<UserName>,
     prompt: PromptCommand,
 }
 

@@ -28,11 +28,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod events;
+mod preparation;
 mod secrets;
 mod webhooks;
 
 pub use crate::problem::Problem;
 pub use events::EventLogQuery;
+pub use preparation::PrepareWorkspace;
 pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
 

@@ -11,6 +11,7 @@
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `POST /internal/v1/workspaces/{id}/hibernate`, `…/wake` | hibernates a workspace's VM, or wakes it |
+//! | `POST /internal/v1/workspaces/{id}/execute` | runs a command as a workspace's prompts are run |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/templates/{template}` | one, by name, tag or digest |
 //! | `DELETE /internal/v1/templates/{template}` | takes its tag away |

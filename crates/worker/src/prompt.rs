@@ -17,7 +17,7 @@ use aetherium_model::{
 };
 use aetherium_queue::{Outcome, TaskContext};
 use aetherium_store::RunRef;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Handlers {
     pub(crate) async fn prompt_execute(
@@ -85,24 +85,51 @@ async fn command(
     prompt: &Prompt,
 ) -> Result<Command, Fault> {
     let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
-    let mut command = assistant.command(&Ask::of(&prompt.prompt));
-    command.env.extend(preparation::variables(&preparation::environment(workspace)));
-    command.env.extend(preparation::variables(&prompt.options.env));
-    command.secrets = workspace.secrets.with(&prompt.secrets);
-    command.timeout_ms = prompt.timeout_ms;
-    command.cwd = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
-    let user = preparation::user(workspace);
+    let command = assistant.command(&Ask::of(&prompt.prompt));
+    let place = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
+    let command = Command {
+        env: both(command.env, preparation::variables(&prompt.options.env)),
+        secrets: workspace.secrets.with(&prompt.secrets),
+        timeout_ms: prompt.timeout_ms,
+        cwd: place.or(command.cwd),
+        user: None,
+        ..command
+    };
+    in_workspace(host, vm, workspace, command).await
+}
+
+/// A command as it is run in a workspace: with its variables, and, where it does not say otherwise, as its
+/// user and in its place.
+pub(crate) async fn in_workspace(
+    host: &Arc<Host>,
+    vm: &VmHandle,
+    workspace: &Workspace,
+    command: Command,
+) -> Result<Command, Fault> {
+    let env =
+        both(preparation::variables(&preparation::environment(&workspace.setup)), command.env);
+    let mut command = Command { env, ..command };
     let setup = &workspace.setup;
-    let has_place = command.cwd.is_some();
-    let asks_where = setup.working_directory.is_some() || setup.repository.is_some();
-    if user.is_some() || (asks_where && !has_place) {
+    let asks_who = command.user.is_none() && preparation::user(host, workspace)?.is_some();
+    let asks_where =
+        command.cwd.is_none() && (setup.working_directory.is_some() || setup.repository.is_some());
+    if asks_who || asks_where {
         let guest = Guest { host, workspace, vm, agent: vm.agent().await? };
-        let person = guest.person(user).await?;
-        if !has_place {
+        let person = guest.person(preparation::user(host, workspace)?).await?;
+        if asks_where {
             let place = guest.place_of_prompts(&person).await?;
             command.cwd = place.map(|it| it.display().to_string());
         }
-        command.user = person.user;
+        command.user = command.user.or(person.user);
     }
     Ok(command)
+}
+
+/// The variables of both, of which `over` go before.
+fn both(
+    mut variables: BTreeMap<String, String>,
+    over: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    variables.extend(over);
+    variables
 }

@@ -82,7 +82,7 @@ async fn made_and_prepared(
     let workspace = host.queue.store().workspace(id).await?;
     workspace::make_disk(host, &workspace).await?;
     let log = RunRef::Task(task.id);
-    let plan = plan::plan(&workspace);
+    let plan = plan::plan(&workspace.setup, &workspace.secrets);
     let mut progress = Progress::begin(host, &workspace, &plan, task).await?;
     if !progress.has_work() {
         return Ok(());
@@ -191,8 +191,15 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Who a workspace's steps and prompts run as: as its setup says, else its assistant's definition; else
-/// its template's image.
-pub(crate) fn user(workspace: &Workspace) -> Option<&UserName> {
-    workspace.setup.user.as_ref()
+/// Who a workspace's steps and prompts run as: as its setup says, else its assistant's definition; who its
+/// template says where neither does.
+///
+/// # Errors
+/// There is no such assistant on this worker.
+pub(crate) fn user<'a>(
+    host: &'a Host,
+    workspace: &'a Workspace,
+) -> Result<Option<&'a UserName>, Fault> {
+    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
+    Ok(workspace.setup.user.as_ref().or(assistant.user.as_ref()))
 }
