@@ -31,6 +31,7 @@ mod backlog;
 mod census;
 mod connect;
 mod delivery;
+mod environments;
 mod error;
 mod event_log;
 mod executions;

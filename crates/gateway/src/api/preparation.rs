@@ -1,6 +1,6 @@
 //! What a caller says of a workspace's preparation, and of a command in it.
 
-use super::Check;
+use super::{Check, told};
 use crate::problem::FieldError;
 use aetherium_model::setup::Setup;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ pub struct PrepareWorkspace {
 
 impl Check for PrepareWorkspace {
     fn check(&self) -> Vec<FieldError> {
-        Vec::new()
+        self.setup.as_ref().map_or_else(Vec::new, |setup| {
+            told(setup.objections().into_iter().map(|it| it.within("setup")).collect())
+        })
     }
 }

@@ -8,6 +8,7 @@
 use aetherium_model::{
     Digest, TaskId,
     recipe::{EnvName, Seconds},
+    secret::SecretUses,
     setup::{
         Preparation, Repository, Script, Setup, SetupFile, Step, StepAction, StepReport, StepState,
     },
