@@ -90,6 +90,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
         .routes(routes!(vms::exec))
+        .routes(routes!(preparation::exec))
         .routes(routes!(executions::get))
         .routes(routes!(executions::events))
         .routes(routes!(executions::output))

@@ -4,6 +4,7 @@
 use crate::{
     handler::Handlers,
     host::Host,
+    mcp,
     preparation::{self, Guest},
     vm::VmHandle,
     workspace,
@@ -33,7 +34,11 @@ impl Handlers {
         let workspace = host.queue.store().workspace(workspace_id).await?;
         if task.state == TaskState::Started {
             let secrets = workspace.secrets.with(&prompt.secrets);
-            return Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
+            let gone_on = Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
+            if let Some(vm) = prompt.vm_id.and_then(|vm| host.vms.get(vm).ok()) {
+                mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+            }
+            return gone_on;
         }
         if let Some(fault) = not_prepared(&workspace) {
             return self.end(run, RunState::Failed { fault }).await;
@@ -52,7 +57,9 @@ impl Handlers {
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
+        let end = Box::pin(self.run_in(task, run, &vm, &command, context)).await;
+        mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+        match end? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
@@ -85,17 +92,29 @@ async fn command(
     prompt: &Prompt,
 ) -> Result<Command, Fault> {
     let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
-    let command = assistant.command(&Ask::of(&prompt.prompt));
+    let options = workspace.setup.assistant.with(&prompt.options.assistant);
+    assistant.accepts(&options)?;
     let place = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
-    let command = Command {
-        env: both(command.env, preparation::variables(&prompt.options.env)),
+    // Its arguments come last: they may name a file that is written for its user.
+    let frame = Command {
+        env: preparation::variables(&prompt.options.env),
         secrets: workspace.secrets.with(&prompt.secrets),
         timeout_ms: prompt.timeout_ms,
-        cwd: place.or(command.cwd),
-        user: None,
-        ..command
+        cwd: place,
+        ..Command::new(Vec::<String>::new())
     };
-    in_workspace(host, vm, workspace, command).await
+    let frame = in_workspace(host, vm, workspace, frame).await?;
+    let servers = &workspace.setup.mcp_servers;
+    let mcp_config = if servers.is_empty() {
+        None
+    } else {
+        let (run, user) = (RunRef::Prompt(prompt.id), frame.user.as_deref());
+        let asked = mcp::Asked { servers, env: &frame.env, secrets: &frame.secrets, user };
+        mcp::config(host, vm, &vm.agent().await?, run, assistant, &asked).await?
+    };
+    let ask = Ask { options, mcp_config: mcp_config.as_deref(), ..Ask::of(&prompt.prompt) };
+    let command = assistant.command(&ask);
+    Ok(Command { env: both(command.env, frame.env), argv: command.argv, ..frame })
 }
 
 /// A command as it is run in a workspace: with its variables, and, where it does not say otherwise, as its

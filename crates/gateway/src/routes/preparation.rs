@@ -8,13 +8,18 @@ use crate::{
     extract::{At, Json, WorkspaceRef},
     fleet,
     routes::workspaces,
+    tunnel,
 };
 use aetherium_model::{
     interactive::Captured,
     task::{Task, TaskKind},
 };
 use aetherium_store::Redo;
-use axum::{Extension, extract::State};
+use axum::{
+    Extension,
+    extract::{Request, State},
+    response::Response,
+};
 use http::StatusCode;
 
 /// Prepare a workspace
@@ -67,4 +72,23 @@ pub(crate) async fn execute(
     let workers = gateway.workers();
     let ran = workers.execute_in_workspace(&worker, workspace.id, &command, &request_id).await?;
     Ok(axum::Json(ran))
+}
+
+/// Run a command in a workspace interactively
+///
+/// A WebSocket, as of a VM's command, for a command as `execute` runs it.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/exec", tag = "workspaces",
+    params(("workspace" = String, Path, description = "The workspace's id or name.")),
+    responses((status = 101, description = "Switched to WebSocket"))
+)]
+pub(crate) async fn exec(
+    State(gateway): State<Gateway>,
+    At(given): At<WorkspaceRef>,
+    request: Request,
+) -> Result<Response, Error> {
+    let workspace = workspaces::find(&gateway, given).await?;
+    let worker = gateway.store().worker(workspace.worker_id).await?;
+    let path = format!("/internal/v1/workspaces/{}/exec", workspace.id);
+    tunnel::join(&gateway, &worker, &path, request).await
 }

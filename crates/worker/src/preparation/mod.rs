@@ -28,7 +28,7 @@ use aetherium_model::{
     workspace::{Workspace, WorkspaceState},
 };
 use aetherium_queue::{Outcome, TaskContext};
-use aetherium_store::RunRef;
+use aetherium_store::{RunRef, StoreError};
 use plan::Planned;
 use std::{sync::Arc, time::Duration};
 use steps::Ground;
@@ -69,8 +69,11 @@ pub(crate) async fn from_task(
             }
         }
     };
-    host.queue.set_workspace_state(id, &state, host.now()).await?;
-    Ok(outcome)
+    match host.queue.set_workspace_state(id, &state, host.now()).await {
+        // It is being deleted, for which this was cancelled.
+        Err(StoreError::Conflict { .. }) => Ok(outcome),
+        written => Ok(written.map(|()| outcome)?),
+    }
 }
 
 async fn made_and_prepared(
