@@ -6,6 +6,7 @@ use crate::{
     auth::Acting,
     extract::{At, EnvironmentRef, IdempotencyKey, Json, Query, VersionNumber, page},
     gateway::now,
+    problem::FieldError,
 };
 use aetherium_model::{
     Code, EnvironmentId, Name,
@@ -169,9 +170,17 @@ pub(crate) async fn named(gateway: &Gateway, name: &Name) -> Result<Environment,
 
 /// Refuses what names something that the catalogue does not have.
 pub(crate) fn check(gateway: &Gateway, spec: &EnvironmentSpec) -> Result<(), Error> {
-    let Some(name) = &spec.ai_assistant else { return Ok(()) };
-    let found = gateway.config().catalog.assistant(name).map(drop);
-    found.map_err(|fault| {
-        Error::field("ai_assistant", format!("{}: {}", fault.detail, fault.remedy))
-    })
+    let catalog = &gateway.config().catalog;
+    let mut errors = Vec::new();
+    if let Some(Err(fault)) = spec.ai_assistant.as_ref().map(|name| catalog.assistant(name)) {
+        let problem = format!("{}: {}", fault.detail, fault.remedy);
+        errors.push(FieldError { field: "ai_assistant".to_owned(), problem });
+    }
+    if let Err(problems) = catalog.check_tools(&spec.setup.tools) {
+        errors.extend(problems.0.iter().map(|it| FieldError {
+            field: format!("setup.tools[{}]", it.index),
+            problem: it.to_string(),
+        }));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Error::Invalid { errors }) }
 }

@@ -92,11 +92,14 @@ struct Resolved {
 
 /// What its creator says, over what the environment does that it names.
 async fn resolve(gateway: &Gateway, body: &CreateWorkspace) -> Result<Resolved, Error> {
+    let asked = body.asked();
+    // First by itself, so that an error says where in the request it is.
+    environments::check(gateway, &asked)?;
     let (environment, spec) = match &body.environment {
-        None => (None, body.asked()),
+        None => (None, asked),
         Some(name) => {
             let found = environments::named(gateway, name).await?;
-            let both = found.spec.with(&body.asked());
+            let both = found.spec.with(&asked);
             (Some(found.reference()), both.map_err(|it| Error::field(it.field, it.problem))?)
         }
     };

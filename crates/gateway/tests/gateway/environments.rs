@@ -93,9 +93,10 @@ async fn each_field_that_is_not_allowed_is_named() {
     for (body, field, says) in [
         (json!({"vcpus": 2}), "name", "missing"),
         (json!({"name": "a", "tools": []}), "tools", "unknown"),
-        (json!({"name": "a", "ai_assistant": "hal"}), "ai_assistant", "give shell"),
+        (json!({"name": "a", "ai_assistant": "hal"}), "ai_assistant", "shell"),
         (json!({"name": "a", "idle_timeout_s": 0}), "idle_timeout_s", "1 to 604800"),
         (json!({"name": "a", "setup": {"tools": ["git", "x", "a b"]}}), "setup.tools[2]", "a b"),
+        (json!({"name": "a", "setup": {"tools": ["git", "nodjs"]}}), "setup.tools[1]", "nodejs"),
         (
             json!({"name": "a", "setup": {"repository": {"url": "https://u:p@h/x"}}}),
             "setup.repository.url",
@@ -174,9 +175,11 @@ async fn a_workspace_of_an_unknown_environment_or_of_too_much_is_not_made() {
     let server = Server::start().await;
     let step = json!({"do": {"script": {"run": "true"}}});
     made(&server, json!({"name": "big", "setup": {"preparation": vec![step.clone(); 200]}})).await;
+    made(&server, json!({"name": "tooled", "setup": {"tools": ["git"]}})).await;
     for (body, status, field) in [
         (json!({"environment": "none"}), 404, "environment"),
         (json!({"ai_assistant": "hal"}), 422, "ai_assistant"),
+        (json!({"environment": "tooled", "setup": {"tools": ["nodjs"]}}), 422, "setup.tools[0]"),
         (
             json!({"environment": "big", "setup": {"preparation": vec![step; 100]}}),
             422,
