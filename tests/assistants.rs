@@ -128,7 +128,8 @@ async fn options_reach_the_assistant_and_what_it_says_is_told_beside_what_it_pri
         "assistant": { "model": "small", "permission_mode": "all" },
     });
     let workspace = workspace(&server, "scripted", setup).await;
-    let body = json!({ "prompt": "-one", "assistant": { "model": "large", "system_prompt": "Be brief" } });
+    let body =
+        json!({ "prompt": "-one", "assistant": { "model": "large", "system_prompt": "Be brief" } });
     let prompt = send(&server, &workspace, body).await;
     let events = told(&server, &prompt, "assistant").await;
     assert_eq!(said(&events), ["given --do it --model large --system=Be brief -- -one"]);
@@ -143,7 +144,8 @@ async fn options_reach_the_assistant_and_what_it_says_is_told_beside_what_it_pri
     assert!(printed.starts_with("garbage {") && printed.ends_with("1 of -one\"}"), "{printed}");
 
     let shown = aetherium(&place, &["ws", "prompt", "scripted", "two"]);
-    let (out, err) = (String::from_utf8(shown.stdout).unwrap(), String::from_utf8(shown.stderr).unwrap());
+    let (out, err) =
+        (String::from_utf8(shown.stdout).unwrap(), String::from_utf8(shown.stderr).unwrap());
     assert!(shown.status.success(), "{err}");
     assert!(out.starts_with("garbage {") && out.contains("\ngiven --do it --model small"), "{out}");
     assert!(!out.contains("{\"say\"") && err.contains("cost: $0.2500"), "{out}\n{err}");
@@ -260,15 +262,20 @@ async fn what_an_assistant_cannot_do_is_refused_when_it_is_asked() {
     let body = json!({ "name": "GEMINI_API_KEY", "value": "key", "kind": "assistant_credential" });
     let (status, _) = server.call(Method::POST, "/secrets", Some(body)).await;
     assert!(status.is_success());
-    let (status, problem) =
-        server.call(Method::POST, &format!("{gemini}/prompts"), Some(json!({ "prompt": "x" }))).await;
+    let (status, problem) = server
+        .call(Method::POST, &format!("{gemini}/prompts"), Some(json!({ "prompt": "x" })))
+        .await;
     assert_eq!(status, StatusCode::ACCEPTED, "{problem:#}");
 
     // It may be logged in on its workspace's disk, which is only seen there.
     let codex = workspace(&server, "codex", json!({})).await;
     let prompt = send(&server, &codex, json!({ "prompt": "x" })).await;
     let (end, _) = server.ended(&prompt).await;
-    assert_eq!((state(&end), &end["fault"]["code"]), ("failed", &json!("secret_missing")), "{end:#}");
+    assert_eq!(
+        (state(&end), &end["fault"]["code"]),
+        ("failed", &json!("secret_missing")),
+        "{end:#}"
+    );
     server.stop().await;
 }
 
@@ -281,7 +288,8 @@ async fn assistants_are_listed_and_a_definition_with_a_mistake_is_named_with_its
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     let names: Vec<_> = listed["items"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
     assert_eq!(names, ["amp", "claude-code", "codex", "gemini", "opencode", "scripted", "shell"]);
-    let shown = String::from_utf8(aetherium(&place, &["assistant", "show", "scripted"]).stdout).unwrap();
+    let shown =
+        String::from_utf8(aetherium(&place, &["assistant", "show", "scripted"]).stdout).unwrap();
     assert!(shown.contains("plan (default), all") && shown.contains("A script"), "{shown}");
     server.stop().await;
 

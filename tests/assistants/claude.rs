@@ -78,7 +78,10 @@ fn assert_a_tool_wrote_a_file(events: &[Value]) {
     let one = |kind: &str| events.iter().find(|it| it["kind"] == kind).unwrap();
     assert_eq!(one("tool_use")["name"], "Bash");
     assert_eq!(one("tool_result")["text"], "written by a tool");
-    assert_eq!((&one("result")["text"], &one("result")["is_error"]), (&json!("It is there."), &json!(false)));
+    assert_eq!(
+        (&one("result")["text"], &one("result")["is_error"]),
+        (&json!("It is there."), &json!(false))
+    );
     assert!(one("cost")["output_tokens"].as_u64().unwrap() > 0, "{events:#?}");
 }
 
@@ -100,7 +103,8 @@ async fn claude_answers_a_prompt_and_goes_on_with_its_conversation() {
     assert_a_tool_wrote_a_file(&first);
     assert_eq!(fs::read_to_string(home.join("made")).unwrap(), "written by a tool\n");
 
-    let shown = aetherium(&place, &["ws", "follow", "claude-code", prompt.rsplit('/').next().unwrap()]);
+    let shown =
+        aetherium(&place, &["ws", "follow", "claude-code", prompt.rsplit('/').next().unwrap()]);
     assert_eq!(String::from_utf8(shown.stdout).unwrap(), "I write it.\nIt is there.\n");
     let beside = String::from_utf8(shown.stderr).unwrap();
     assert!(beside.contains("· Bash: echo written by a tool | tee made"), "{beside}");
