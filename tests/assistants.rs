@@ -1,6 +1,8 @@
 //! Assistants: definitions that turn prompts into commands, what they say while they work, and the
 //! conversations that go on from prompt to prompt.
 
+mod claude;
+
 use crate::world::{BOOT, Place, Server, id, state};
 use aetherium_model::resources::DriverKind;
 use reqwest::{Method, StatusCode};
@@ -257,8 +259,8 @@ async fn what_an_assistant_cannot_do_is_refused_when_it_is_asked() {
     let problem = refused(format!("{gemini}/prompts"), json!({ "prompt": "x" })).await;
     assert_eq!(problem["code"], "secret_missing", "{problem:#}");
     assert!(problem["detail"].as_str().unwrap().contains("GEMINI_API_KEY"), "{problem:#}");
-    let body = json!({ "value": "key", "kind": "assistant_credential" });
-    let (status, _) = server.call(Method::PUT, "/secrets/GEMINI_API_KEY", Some(body)).await;
+    let body = json!({ "name": "GEMINI_API_KEY", "value": "key", "kind": "assistant_credential" });
+    let (status, _) = server.call(Method::POST, "/secrets", Some(body)).await;
     assert!(status.is_success());
     let (status, problem) = server
         .call(Method::POST, &format!("{gemini}/prompts"), Some(json!({ "prompt": "x" })))

@@ -128,6 +128,10 @@ fn each_is_told_of_mcp_servers_in_its_own_form() {
         McpConfig::Inline(text) => text,
         McpConfig::File(_) => panic!("{name} takes a file"),
     };
+    let file = |name: &str| match config(name) {
+        McpConfig::File(text) => text,
+        McpConfig::Inline(_) => panic!("{name} takes an argument"),
+    };
     let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let (args, env, headers) = (["-y", "a \"b\""], json!({ "K": "v" }), json!({ "X-Key": "k" }));
     let url = "https://mcp.example.org/";
@@ -135,23 +139,22 @@ fn each_is_told_of_mcp_servers_in_its_own_form() {
         "files": { "type": "stdio", "command": "npx", "args": args, "env": env },
         "web": { "type": "http", "url": url, "headers": headers },
     } });
-    assert_eq!(read(inline("claude-code")), claude);
+    assert_eq!(read(file("claude-code")), claude);
     let amp = json!({
         "files": { "command": "npx", "args": args, "env": env },
         "web": { "url": url, "headers": headers },
     });
-    assert_eq!(read(inline("amp")), amp);
+    assert_eq!(read(file("amp")), amp);
     let opencode = json!({ "mcp": {
         "files": { "type": "local", "command": ["npx", "-y", "a \"b\""], "environment": env },
         "web": { "type": "remote", "url": url, "headers": headers },
     } });
     assert_eq!(read(inline("opencode")), opencode);
-    let McpConfig::File(gemini) = config("gemini") else { panic!("gemini takes a file") };
     let expected = json!({ "mcpServers": {
         "files": { "command": "npx", "args": args, "env": env },
         "web": { "httpUrl": url, "headers": headers },
     } });
-    assert_eq!(read(gemini), expected);
+    assert_eq!(read(file("gemini")), expected);
     let codex: Value = toml::from_str(&format!("it = {}", inline("codex"))).unwrap();
     let expected = json!({
         "files": { "command": "npx", "args": args, "env": env },

@@ -1,19 +1,17 @@
-//! A prompt's assistant on this worker: which conversation its command goes on with, what it is told of MCP
-//! servers, and what its output says.
+//! A prompt's assistant on this worker: which conversation its command goes on with, whether it has
+//! credentials, and what its output says.
 //!
-//! What is only known in the guest, and what needs the values of secrets, is found out when the VM is there
-//! and before the start mark: a prompt that cannot work fails without having run anything.
+//! What is only known in the guest is found out when the VM is there and before the start mark: a prompt that
+//! cannot work fails without having run anything.
 
 use crate::{
     handler::status,
     host::Host,
     run::{self, exec_spec},
-    secrets::Delivered,
     vm::VmHandle,
 };
 use aetherium_agent_client::{AgentClient, AgentError, ProcessEvent};
-use aetherium_agent_proto::system;
-use aetherium_catalog::{Ask, AssistantDefinition, HomePath, McpConfig, OutputParser};
+use aetherium_catalog::{Ask, AssistantDefinition, HomePath, OutputParser};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
     output::{EventBody, Stream},
@@ -22,14 +20,12 @@ use aetherium_model::{
     workspace::{Prompt, Workspace},
 };
 use aetherium_store::RunRef;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// Entries of a log that are read at once.
 const PAGE: u32 = 500;
 /// How long the guest may take to look for files.
 const LOOK_MS: u64 = 60_000;
-/// The variable that a file of MCP servers is named after, beside those of secrets.
-const MCP_FILE: &str = "mcp_config";
 /// Looks below the home for a file by a pattern, and for any of some files.
 const LOOK: &str = r#"cd || exit; IFS=
 [ -n "$1" ] && ls -d -- $1 >/dev/null 2>&1 && echo session
@@ -43,6 +39,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) workspace: &'a Workspace,
     pub(crate) prompt: &'a Prompt,
     pub(crate) definition: &'a AssistantDefinition,
+    /// What its command has of MCP servers; see [`crate::mcp`].
+    pub(crate) mcp_config: Option<String>,
 }
 
 /// What a guest has of an assistant.
@@ -63,12 +61,12 @@ impl<'a> Turn<'a> {
         prompt: &'a Prompt,
     ) -> Result<Self, Fault> {
         let definition = host.settings.catalog.assistant(&workspace.ai_assistant)?;
-        Ok(Self { host, workspace, prompt, definition })
+        Ok(Self { host, workspace, prompt, definition, mcp_config: None })
     }
 
     fn ask(&self) -> Ask<'_> {
         let options = self.workspace.setup.assistant.with(&self.prompt.options.assistant);
-        Ask { options, ..Ask::of(&self.prompt.prompt) }
+        Ask { options, mcp_config: self.mcp_config.as_deref(), ..Ask::of(&self.prompt.prompt) }
     }
 
     /// Its command, as far as it is known outside the guest.
@@ -93,19 +91,16 @@ impl<'a> Turn<'a> {
         Ok(uses.with(&first.map(|name| (name.clone(), name.clone())).collect()))
     }
 
-    /// The command with what is only known in the guest, and with the values of secrets where its MCP servers
-    /// ask for them. It is not to be written down.
+    /// The command with what is only known in the guest.
     ///
     /// # Errors
-    /// `secret_missing` without credentials, or where an MCP server asks for a variable that is not there;
-    /// `secret_not_delivered`; or what the agent said.
+    /// `secret_missing` without credentials; or what the agent said.
     pub(crate) async fn complete(
         &self,
         vm: &VmHandle,
         agent: &AgentClient,
         run: RunRef,
         command: Command,
-        delivered: &Delivered,
     ) -> Result<Command, Fault> {
         let session = self.session();
         let login = self.definition.login.as_ref().map(|it| it.credential_files.as_slice());
@@ -123,9 +118,8 @@ impl<'a> Turn<'a> {
                 format!("the conversation {gone} is not on the disk any more; a new one begins");
             run::append(self.host, run, vec![status("session_lost", message)]).await;
         }
-        let mcp = self.mcp(agent, run, &command, delivered).await?;
         let session = session.filter(|_| gone.is_none());
-        let ask = Ask { session, mcp_config: mcp.as_deref(), ..self.ask() };
+        let ask = Ask { session, ..self.ask() };
         let made = self.definition.command(&ask);
         let env = made.env.into_iter().chain(command.env).collect();
         let command = Command { argv: made.argv, env, ..command };
@@ -170,60 +164,6 @@ impl<'a> Turn<'a> {
         })?;
         let has = |word: &str| said.lines().any(|line| line == word);
         Ok(Found { session: has("session"), credentials: has("credentials") })
-    }
-
-    /// What its command takes of MCP servers: their configuration, or the path of the file in the guest's
-    /// memory that has it.
-    async fn mcp(
-        &self,
-        agent: &AgentClient,
-        run: RunRef,
-        command: &Command,
-        delivered: &Delivered,
-    ) -> Result<Option<String>, Fault> {
-        let mut servers = BTreeMap::new();
-        for (name, server) in &self.workspace.setup.mcp_servers {
-            let value = |variable: &str| {
-                let own = || command.env.get(variable).map(String::as_str);
-                delivered.variable(variable).or_else(own)
-            };
-            let server = server.expanded(value).map_err(|error| {
-                Fault::new(Code::SecretMissing, format!("the MCP server {name}: {error}"))
-                    .remedy("give the workspace such a variable or secret, or correct its setup")
-            })?;
-            servers.insert(name.clone(), server);
-        }
-        match self.definition.mcp_config(&servers) {
-            None => Ok(None),
-            Some(McpConfig::Inline(text)) => Ok(Some(text)),
-            Some(McpConfig::File(text)) => {
-                let user = command.user.as_deref();
-                let written = async {
-                    let name = mcp_file(run)?;
-                    let written = agent.system().write_secret(&name, text.into_bytes(), user).await;
-                    written.map_err(|error| error.to_string())
-                };
-                let path = written.await.map_err(|error| {
-                    let detail = format!("the MCP servers could not be written into the guest's memory: {error}");
-                    Fault::new(Code::SecretNotDelivered, detail)
-                        .remedy("they need a VM of their own, which the process driver has not; else read the VM's console")
-                })?;
-                Ok(Some(path.display().to_string()))
-            }
-        }
-    }
-
-    /// Removes what the command had in files of the guest's memory beside secrets.
-    pub(crate) async fn forget(&self, vm: &VmHandle, run: RunRef) {
-        if self.workspace.setup.mcp_servers.is_empty() || vm.state().is_terminal() {
-            return;
-        }
-        // A VM that cannot be asked any more takes it with it.
-        let (Ok(agent), Ok(name)) = (vm.agent().await, mcp_file(run)) else { return };
-        match agent.system().remove_secret(&name).await {
-            Ok(_) | Err(AgentError::Refused { .. } | AgentError::VmEnded { .. }) => {}
-            Err(error) => tracing::warn!(%run, %error, "a file of MCP servers may be left"),
-        }
     }
 
     /// What reads the output of its command, from the beginning.
@@ -295,13 +235,6 @@ impl Reader {
         let events = self.0.as_mut().map(OutputParser::finish);
         events.into_iter().flatten().map(|event| EventBody::Assistant { event }).collect()
     }
-}
-
-/// The name of a run's file of MCP servers.
-fn mcp_file(run: RunRef) -> Result<system::SecretName, String> {
-    format!("{run}.{MCP_FILE}")
-        .parse()
-        .map_err(|error: system::InvalidSecretName| error.to_string())
 }
 
 /// What a short command of the worker's own prints.

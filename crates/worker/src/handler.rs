@@ -201,19 +201,13 @@ impl Handlers {
             Ok(delivered) => delivered,
             Err(fault) => return Ok(Some(RunState::Failed { fault })),
         };
-        let forget = async |uses: &SecretUses| {
-            secrets::forget(vm, run, uses).await;
-            if let Some(turn) = turn {
-                turn.forget(vm, run).await;
-            }
-        };
         let uses = command.secrets.clone();
         let command = match turn {
             None => command,
-            Some(turn) => match turn.complete(vm, &agent, run, command, &delivered).await {
+            Some(turn) => match turn.complete(vm, &agent, run, command).await {
                 Ok(command) => command,
                 Err(fault) => {
-                    forget(&uses).await;
+                    secrets::forget(vm, run, &uses).await;
                     return Ok(Some(RunState::Failed { fault }));
                 }
             },
@@ -222,7 +216,7 @@ impl Handlers {
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
             Start::Cancelled => {
-                forget(&uses).await;
+                secrets::forget(vm, run, &uses).await;
                 return Ok(Some(RunState::Cancelled));
             }
             Start::NotOurs => return Ok(None),
@@ -238,7 +232,7 @@ impl Handlers {
             }
             Err(error) => run::not_run(&error),
         };
-        forget(&uses).await;
+        secrets::forget(vm, run, &uses).await;
         Ok(Some(end))
     }
 
@@ -294,9 +288,6 @@ impl Handlers {
                     tracing::info!(%run, "found again");
                     let end = self.logged(run, process, &masks, turn, reader, context).await;
                     secrets::forget(&vm, run, uses).await;
-                    if let Some(turn) = turn {
-                        turn.forget(&vm, run).await;
-                    }
                     end
                 }
                 Err(why) => run::lost(&format!("the worker was restarted meanwhile, and {why}")),

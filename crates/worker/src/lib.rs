@@ -43,6 +43,7 @@ mod housekeeping;
 mod journal;
 mod layout;
 mod lease;
+mod mcp;
 mod metrics;
 mod preparation;
 mod prompt;

@@ -5,6 +5,7 @@ use crate::{
     assistant::Turn,
     handler::Handlers,
     host::Host,
+    mcp,
     preparation::{self, Guest},
     vm::VmHandle,
     workspace,
@@ -18,7 +19,7 @@ use aetherium_model::{
 };
 use aetherium_queue::{Outcome, TaskContext};
 use aetherium_store::RunRef;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Handlers {
     pub(crate) async fn prompt_execute(
@@ -32,21 +33,25 @@ impl Handlers {
         let run = RunRef::Prompt(id);
         let prompt = host.queue.store().prompt(id).await?;
         let workspace = host.queue.store().workspace(workspace_id).await?;
-        let turn = match Turn::of(host, &workspace, &prompt) {
+        let mut turn = match Turn::of(host, &workspace, &prompt) {
             Ok(turn) => turn,
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let secrets = turn.secrets().await?;
         if task.state == TaskState::Started {
             let going_on = self.go_on(run, prompt.vm_id, &secrets, Some(&turn), context);
-            return Box::pin(going_on).await;
+            let gone_on = Box::pin(going_on).await;
+            if let Some(vm) = prompt.vm_id.and_then(|vm| host.vms.get(vm).ok()) {
+                mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+            }
+            return gone_on;
         }
         if let Some(fault) = not_prepared(&workspace) {
             return self.end(run, RunState::Failed { fault }).await;
         }
         let ready = async {
             let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
-            let command = command(host, &vm, &turn, secrets).await?;
+            let command = command(host, &vm, &mut turn, secrets).await?;
             Ok::<_, Fault>((vm, hold, command))
         };
         let ready = tokio::select! {
@@ -58,7 +63,9 @@ impl Handlers {
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        match Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await? {
+        let end = Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await;
+        mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+        match end? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
@@ -87,29 +94,65 @@ fn not_prepared(workspace: &Workspace) -> Option<Fault> {
 async fn command(
     host: &Arc<Host>,
     vm: &VmHandle,
-    turn: &Turn<'_>,
+    turn: &mut Turn<'_>,
     secrets: SecretUses,
 ) -> Result<Command, Fault> {
     let (workspace, prompt) = (turn.workspace, turn.prompt);
-    let mut command = turn.command();
-    command.env.extend(preparation::variables(&preparation::environment(workspace)));
-    command.env.extend(preparation::variables(&prompt.options.env));
-    command.secrets = secrets;
-    command.timeout_ms = prompt.timeout_ms;
-    command.cwd = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
-    let user = preparation::user(workspace).or(turn.definition.user.as_ref());
-    command.user = None;
+    let place = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
+    // Its arguments come last: they may name a file that is written for its user.
+    let frame = Command {
+        env: preparation::variables(&prompt.options.env),
+        secrets,
+        timeout_ms: prompt.timeout_ms,
+        cwd: place,
+        ..Command::new(Vec::<String>::new())
+    };
+    let frame = in_workspace(host, vm, workspace, frame).await?;
+    let servers = &workspace.setup.mcp_servers;
+    let mcp_config = if servers.is_empty() {
+        None
+    } else {
+        let (run, user) = (RunRef::Prompt(prompt.id), frame.user.as_deref());
+        let asked = mcp::Asked { servers, env: &frame.env, secrets: &frame.secrets, user };
+        mcp::config(host, vm, &vm.agent().await?, run, turn.definition, &asked).await?
+    };
+    turn.mcp_config = mcp_config;
+    let command = turn.command();
+    Ok(Command { env: both(command.env, frame.env), argv: command.argv, ..frame })
+}
+
+/// A command as it is run in a workspace: with its variables, and, where it does not say otherwise, as its
+/// user and in its place.
+pub(crate) async fn in_workspace(
+    host: &Arc<Host>,
+    vm: &VmHandle,
+    workspace: &Workspace,
+    command: Command,
+) -> Result<Command, Fault> {
+    let env =
+        both(preparation::variables(&preparation::environment(&workspace.setup)), command.env);
+    let mut command = Command { env, ..command };
     let setup = &workspace.setup;
-    let has_place = command.cwd.is_some();
-    let asks_where = setup.working_directory.is_some() || setup.repository.is_some();
-    if user.is_some() || (asks_where && !has_place) {
+    let asks_who = command.user.is_none() && preparation::user(host, workspace)?.is_some();
+    let asks_where =
+        command.cwd.is_none() && (setup.working_directory.is_some() || setup.repository.is_some());
+    if asks_who || asks_where {
         let guest = Guest { host, workspace, vm, agent: vm.agent().await? };
-        let person = guest.person(user).await?;
-        if !has_place {
+        let person = guest.person(preparation::user(host, workspace)?).await?;
+        if asks_where {
             let place = guest.place_of_prompts(&person).await?;
             command.cwd = place.map(|it| it.display().to_string());
         }
-        command.user = person.user;
+        command.user = command.user.or(person.user);
     }
     Ok(command)
+}
+
+/// The variables of both, of which `over` go before.
+fn both(
+    mut variables: BTreeMap<String, String>,
+    over: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    variables.extend(over);
+    variables
 }

@@ -1,6 +1,6 @@
 //! `aetherium ws …`: workspaces and their prompts.
 
-use super::{exit_code, more, page};
+use super::{exec, exit_code, more, page, prepare};
 use crate::{
     args::{Args, PromptArgs, WsCommand, WsCreateArgs},
     attach::{Output, Terminal},
@@ -10,7 +10,7 @@ use crate::{
     progress::Bars,
     told::Told,
 };
-use aetherium_gateway::api::{Assistant, CreatePrompt, CreateWorkspace};
+use aetherium_gateway::api::{Accepted, Assistant, CreatePrompt, CreateWorkspace};
 use aetherium_model::{
     Code, Fault, Name, PromptId,
     output::{EventBody, OutputEvent, Stream},
@@ -49,6 +49,15 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
             } else {
                 println!("{workspace} is being removed ({})", task.id);
             }
+        }
+        WsCommand::Prepare { prepare, force, setup } => {
+            prepare::again(args, &client, prepare, *force, setup.as_deref()).await?;
+        }
+        WsCommand::Retry { prepare } => {
+            prepare::again(args, &client, prepare, false, None).await?;
+        }
+        WsCommand::Exec { workspace, command } => {
+            return exec::in_workspace(&client, workspace, command).await;
         }
         WsCommand::Hibernate { workspace } => {
             rest(args, &client, workspace, "hibernate", "writing its memory").await?;
@@ -101,7 +110,12 @@ async fn create(args: &Args, client: &Client, wanted: &WsCreateArgs) -> Result<(
         ..CreateWorkspace::named(wanted.name.clone())
     };
     let patience = vm.placement.patience();
-    let made: Workspace = client.post_within(patience, "/workspaces", &request).await?;
+    let made: Accepted<Workspace> = client.post_within(patience, "/workspaces", &request).await?;
+    let Accepted { item: made, links } = made;
+    if let Some(task) = links.get("task").filter(|_| wanted.wait) {
+        let task = task.rsplit('/').next().unwrap_or_default();
+        return prepare::follow(args, client, made.name.as_str(), task).await;
+    }
     if args.json {
         return print::json(&made);
     }
@@ -184,7 +198,8 @@ async fn follow(
             if json {
                 return show_json(event);
             }
-            if !told.as_mut().is_some_and(|told| told.show(&mut terminal, event)) {
+            let shown = told.as_mut().is_some_and(|told| told.show(&mut terminal, event));
+            if !shown {
                 show(&mut terminal, event);
             }
         })
@@ -229,7 +244,8 @@ pub(crate) fn show(terminal: &mut impl Output, event: &OutputEvent) {
     }
 }
 
-fn show_json(event: &OutputEvent) {
+/// The same as a line of JSON.
+pub(crate) fn show_json(event: &OutputEvent) {
     // Our own type always encodes.
     if let Ok(line) = serde_json::to_string(event) {
         println!("{line}");

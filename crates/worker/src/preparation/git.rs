@@ -13,60 +13,22 @@ use aetherium_model::{
     Code, Fault,
     run::Command,
     secret::{SecretName, SecretUses},
-    setup::Repository,
+    setup::{
+        Repository,
+        remote::{Remote, Transport},
+    },
 };
 use std::collections::BTreeMap;
 
 /// The variable with the credential, or with the path of its file.
 const CREDENTIAL: &str = "AETHERIUM_GIT_CREDENTIAL";
-/// Who a token's owner is where the URL names nobody: servers that look at it take this.
+/// Who a token's owner is said to be: servers that look at it take this.
 const TOKEN_USER: &str = "x-access-token";
 /// What the script ends with where the guest has not got what it needs.
 pub(super) const NO_GIT: i32 = 90;
 pub(super) const NO_SSH: i32 = 91;
 
 const SCRIPT: &str = include_str!("clone.sh");
-
-/// A remote as its URL says.
-#[derive(Debug, PartialEq, Eq)]
-enum Remote {
-    Http { server: String, user: Option<String> },
-    Ssh,
-}
-
-impl Remote {
-    fn of(url: &str) -> Result<Self, &'static str> {
-        if url.starts_with('-') || url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err("has characters that no URL has");
-        }
-        let Some((scheme, rest)) = url.split_once("://") else {
-            let Some((host, path)) = url.split_once(':') else {
-                return Err("is neither https://…, http://…, ssh://… nor user@host:path");
-            };
-            let plain = !host.is_empty() && !path.is_empty() && !host.contains('/');
-            return if plain { Ok(Self::Ssh) } else { Err("has no host and path") };
-        };
-        let authority = rest.split('/').next().unwrap_or_default();
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, authority),
-        };
-        if host.is_empty() || host.starts_with('-') {
-            return Err("names no host");
-        }
-        if user.is_some_and(|user| user.contains(':')) {
-            return Err("has a password: keep it in a secret, and name that as the credential");
-        }
-        match scheme {
-            "http" | "https" => Ok(Self::Http {
-                server: format!("{scheme}://{host}"),
-                user: user.map(str::to_owned),
-            }),
-            "ssh" => Ok(Self::Ssh),
-            _ => Err("is neither https://…, http://…, ssh://… nor user@host:path"),
-        }
-    }
-}
 
 /// What a branch, tag or commit may be, by its looks.
 fn reference_kind(branch: &str) -> &'static str {
@@ -83,23 +45,24 @@ fn reference_kind(branch: &str) -> &'static str {
 /// # Errors
 /// `invalid_request`: what the repository says cannot be.
 pub(super) fn command(repository: &Repository, path: &str) -> Result<Command, Fault> {
+    let url = repository.url.as_str();
     let wrong = |why: &str| {
-        let url = super::plan::without_password(&repository.url);
+        let url = super::plan::without_password(url);
         Fault::new(Code::InvalidRequest, format!("the repository's url {url:?} {why}"))
     };
-    let remote = Remote::of(&repository.url).map_err(wrong)?;
+    let remote: Remote = url.parse().map_err(|why: String| wrong(&why))?;
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     set("GIT_TERMINAL_PROMPT", "0");
     set("GIT_ALLOW_PROTOCOL", "http:https:ssh");
-    set("AETHERIUM_GIT_URL", &repository.url);
+    set("AETHERIUM_GIT_URL", url);
     set("AETHERIUM_GIT_PATH", path);
-    match &remote {
-        Remote::Http { server, user } => {
-            set("AETHERIUM_GIT_SERVER", server);
-            set("AETHERIUM_GIT_USER", user.as_deref().unwrap_or(TOKEN_USER));
+    match remote.transport {
+        Transport::Http => {
+            set("AETHERIUM_GIT_SERVER", server(url));
+            set("AETHERIUM_GIT_USER", TOKEN_USER);
         }
-        Remote::Ssh => {
+        Transport::Ssh => {
             let hosts = repository.known_hosts.as_deref().map(str::trim);
             let hosts = hosts.filter(|hosts| !hosts.is_empty()).ok_or_else(|| {
                 wrong("is spoken to over ssh, and no known_hosts say how to know its server")
@@ -119,6 +82,13 @@ pub(super) fn command(repository: &Repository, path: &str) -> Result<Command, Fa
     Ok(Command { env, secrets: credential(repository)?, cwd: Some("/".to_owned()), ..command })
 }
 
+/// Scheme and server of a URL: what git takes a helper to be for.
+fn server(url: &str) -> &str {
+    let path =
+        url.find("://").and_then(|scheme| url[scheme + 3..].find('/').map(|at| scheme + 3 + at));
+    &url[..path.unwrap_or(url.len())]
+}
+
 fn credential(repository: &Repository) -> Result<SecretUses, Fault> {
     let Some(secret) = &repository.credential else { return Ok(SecretUses::default()) };
     let variable: SecretName = CREDENTIAL.parse().map_err(Fault::internal)?;
@@ -135,32 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_for_the_server_of_the_url_and_a_password_is_refused() {
-        let of = Remote::of;
-        let http = |server: &str, user: Option<&str>| {
-            Ok(Remote::Http { server: server.to_owned(), user: user.map(str::to_owned) })
-        };
-        assert_eq!(of("https://git.example.org/a.git"), http("https://git.example.org", None));
-        assert_eq!(of("http://me@[::1]:8080/a"), http("http://[::1]:8080", Some("me")));
-        assert_eq!(of("git@example.org:a/b.git"), Ok(Remote::Ssh));
-        assert_eq!(of("ssh://git@example.org:22/a.git"), Ok(Remote::Ssh));
-        for bad in [
-            "",
-            "--upload-pack=x",
-            "/etc",
-            "file:///etc",
-            "ext::sh -c id",
-            "git://example.org/a",
-            "https://me:word@example.org/a",
-            "https:///a",
-            "https://-x/a",
-            "a b:c",
-            ":c",
-            "a:",
-            "ssh://-oProxyCommand=x/a",
-        ] {
-            assert!(of(bad).is_err(), "{bad:?} was accepted as {:?}", of(bad));
-        }
+    fn a_token_is_for_the_server_of_the_url() {
+        assert_eq!(server("https://git.example.org/a/b.git"), "https://git.example.org");
+        assert_eq!(server("http://[::1]:8080/a"), "http://[::1]:8080");
     }
 
     #[test]

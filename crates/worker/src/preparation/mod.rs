@@ -28,7 +28,7 @@ use aetherium_model::{
     workspace::{Workspace, WorkspaceState},
 };
 use aetherium_queue::{Outcome, TaskContext};
-use aetherium_store::RunRef;
+use aetherium_store::{RunRef, StoreError};
 use plan::Planned;
 use std::{sync::Arc, time::Duration};
 use steps::Ground;
@@ -69,8 +69,11 @@ pub(crate) async fn from_task(
             }
         }
     };
-    host.queue.set_workspace_state(id, &state, host.now()).await?;
-    Ok(outcome)
+    match host.queue.set_workspace_state(id, &state, host.now()).await {
+        // It is being deleted, for which this was cancelled.
+        Err(StoreError::Conflict { .. }) => Ok(outcome),
+        written => Ok(written.map(|()| outcome)?),
+    }
 }
 
 async fn made_and_prepared(
@@ -83,7 +86,7 @@ async fn made_and_prepared(
     tools::provide(host, &mut workspace, task.id, stop).await?;
     workspace::make_disk(host, &workspace).await?;
     let log = RunRef::Task(task.id);
-    let plan = plan::plan(&workspace);
+    let plan = plan::plan(&workspace.setup, &workspace.secrets);
     let mut progress = Progress::begin(host, &workspace, &plan, task).await?;
     if !progress.has_work() {
         return Ok(());
@@ -192,8 +195,15 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Who a workspace's steps and prompts run as: as its setup says, else its assistant's definition; else
-/// its template's image.
-pub(crate) fn user(workspace: &Workspace) -> Option<&UserName> {
-    workspace.setup.user.as_ref()
+/// Who a workspace's steps and prompts run as: as its setup says, else its assistant's definition; who its
+/// template says where neither does.
+///
+/// # Errors
+/// There is no such assistant on this worker.
+pub(crate) fn user<'a>(
+    host: &'a Host,
+    workspace: &'a Workspace,
+) -> Result<Option<&'a UserName>, Fault> {
+    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
+    Ok(workspace.setup.user.as_ref().or(assistant.user.as_ref()))
 }

@@ -8,8 +8,10 @@
 use aetherium_model::{
     Digest, TaskId,
     recipe::{EnvName, Seconds},
-    setup::{Preparation, Repository, Script, SetupFile, Step, StepAction, StepReport, StepState},
-    workspace::Workspace,
+    secret::SecretUses,
+    setup::{
+        Preparation, Repository, Script, Setup, SetupFile, Step, StepAction, StepReport, StepState,
+    },
 };
 use serde_json::json;
 use std::{collections::BTreeMap, time::Duration};
@@ -117,17 +119,12 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
-/// Every step of a workspace's setup: the clone of its repository first.
-pub(super) fn plan(workspace: &Workspace) -> Vec<Planned<'_>> {
-    let setup = &workspace.setup;
+/// Every step of a setup: the clone of its repository first. `secrets` are the names of those that each of
+/// its scripts gets.
+pub(super) fn plan<'a>(setup: &'a Setup, secrets: &SecretUses) -> Vec<Planned<'a>> {
     let mut env = setup.env.clone();
-    let mut before = digest(&json!([
-        setup.user,
-        setup.working_directory,
-        setup.env,
-        setup.tools,
-        workspace.secrets,
-    ]));
+    let mut before =
+        digest(&json!([setup.user, setup.working_directory, setup.env, setup.tools, secrets,]));
     let clone = setup.repository.as_ref().map(|it| (Work::Clone(it), None));
     let steps = setup.preparation.iter().map(|step| (Work::from(&step.action), Some(step)));
     let mut planned = Vec::new();
@@ -151,8 +148,7 @@ pub(super) fn plan(workspace: &Workspace) -> Vec<Planned<'_>> {
 }
 
 /// The variables of a workspace's prompts, but for what each brings itself.
-pub(crate) fn environment(workspace: &Workspace) -> BTreeMap<EnvName, String> {
-    let setup = &workspace.setup;
+pub(crate) fn environment(setup: &Setup) -> BTreeMap<EnvName, String> {
     let mut env = setup.env.clone();
     for step in setup.preparation.iter() {
         if let StepAction::Env(more) = &step.action {
@@ -200,4 +196,135 @@ pub(super) fn outset(plan: &[Planned<'_>], last: &Preparation, task: TaskId) -> 
 
 fn digest(of: &serde_json::Value) -> Digest {
     Digest::of(of.to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aetherium_model::{Code, Fault, Timestamp};
+    use proptest::prelude::*;
+
+    fn setup(json: serde_json::Value) -> Setup {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn planned(setup: &Setup) -> Vec<Planned<'_>> {
+        plan(setup, &SecretUses::default())
+    }
+
+    /// Steps of every kind, some of which may fail.
+    fn some_steps() -> impl Strategy<Value = Vec<serde_json::Value>> {
+        let action = prop_oneof![
+            "[a-z ]{1,8}".prop_map(|run| json!({ "script": { "run": run } })),
+            "[A-C]".prop_map(|name| json!({ "env": { name: "1" } })),
+            "/[a-c]"
+                .prop_map(|path| json!({ "files": [{ "path": path, "content": { "text": "" } }] })),
+            "[a-c]".prop_map(|it| json!({ "git_clone": { "url": format!("https://{it}/x") } })),
+        ];
+        let step = (action, any::<bool>())
+            .prop_map(|(action, goes_on)| json!({ "do": action, "continue_on_error": goes_on }));
+        proptest::collection::vec(step, 1..8)
+    }
+
+    fn failed() -> StepState {
+        StepState::Failed { fault: Fault::new(Code::StepFailed, "it failed") }
+    }
+
+    /// What is on record after a preparation in which each step came to this state.
+    fn record(setup: &Setup, task: TaskId, states: impl Fn(usize) -> StepState) -> Preparation {
+        let mut steps = outset(&planned(setup), &Preparation::default(), task);
+        for (number, step) in steps.iter_mut().enumerate() {
+            step.state = states(number);
+            step.finished_at = Some(Timestamp::from_millis(7));
+        }
+        Preparation { task_id: Some(task), steps, template: None }
+    }
+
+    fn waiting(steps: &[StepReport]) -> Vec<bool> {
+        steps.iter().map(|step| step.state == StepState::Waiting).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_done_is_not_done_again_and_a_change_reaches_all_from_there_on(
+            steps in some_steps(), at in any::<proptest::sample::Index>(),
+        ) {
+            let before = setup(json!({ "preparation": steps }));
+            let last = record(&before, TaskId::new(), |_| StepState::Done);
+            let same = outset(&planned(&before), &last, TaskId::new());
+            prop_assert!(same.iter().all(|step| step.state == StepState::Unchanged));
+            prop_assert!(same.iter().all(|step| step.finished_at.is_some()), "when it was done is kept");
+
+            let at = at.index(steps.len());
+            let mut changed = steps.clone();
+            changed[at]["do"] = json!({ "script": { "run": "SOMETHING ELSE" } });
+            let after = setup(json!({ "preparation": changed }));
+            let wanted: Vec<_> = (0..steps.len()).map(|number| number >= at).collect();
+            prop_assert_eq!(waiting(&outset(&planned(&after), &last, TaskId::new())), wanted);
+
+            let other = setup(json!({ "preparation": steps, "env": { "NEW": "1" } }));
+            let all = outset(&planned(&other), &last, TaskId::new());
+            prop_assert!(waiting(&all).iter().all(|it| *it), "all see the variables");
+        }
+
+        #[test]
+        fn a_retry_begins_with_the_first_that_failed_and_a_restart_after_the_last_that_ended(
+            steps in some_steps(), at in any::<proptest::sample::Index>(),
+        ) {
+            let setup = setup(json!({ "preparation": steps }));
+            let at = at.index(steps.len());
+            let task = TaskId::new();
+            let last = record(&setup, task, |number| match number {
+                _ if number == at => failed(),
+                _ if number < at => StepState::Done,
+                _ => StepState::Waiting,
+            });
+            let from = |first: usize| (0..steps.len()).map(|it| it >= first).collect::<Vec<_>>();
+            let retried = outset(&planned(&setup), &last, TaskId::new());
+            prop_assert_eq!(waiting(&retried), from(at));
+            let goes_on = steps[at]["continue_on_error"] == true;
+            let restarted = outset(&planned(&setup), &last, task);
+            prop_assert_eq!(waiting(&restarted), from(if goes_on { at + 1 } else { at }));
+            let running = record(&setup, task, |number| match number {
+                _ if number == at => StepState::Running,
+                _ if number < at => StepState::Done,
+                _ => StepState::Waiting,
+            });
+            prop_assert_eq!(waiting(&outset(&planned(&setup), &running, task)), from(at));
+        }
+
+        #[test]
+        fn what_a_step_is_called_and_how_long_it_may_take_do_not_have_it_done_again(steps in some_steps()) {
+            let before = setup(json!({ "preparation": steps }));
+            let last = record(&before, TaskId::new(), |_| StepState::Done);
+            let named = steps.iter().map(|step| json!({ "name": "n", "do": step["do"], "timeout_s": 5 }));
+            let after = setup(json!({ "preparation": named.collect::<Vec<_>>() }));
+            let same = outset(&planned(&after), &last, TaskId::new());
+            prop_assert!(waiting(&same).iter().all(|waits| !waits));
+            prop_assert!(same.iter().all(|step| step.name == "n"));
+        }
+    }
+
+    #[test]
+    fn the_repository_comes_first_and_variables_are_for_what_follows() {
+        let setup = setup(json!({
+            "repository": { "url": "https://me:word@example.org/a.git" },
+            "env": { "A": "1" },
+            "preparation": [
+                { "do": { "script": { "run": "# why\n\nmake all\n" } } },
+                { "do": { "env": { "A": "2" } }, "timeout_s": 5 },
+                { "do": { "script": { "run": "x".repeat(200) } } },
+            ],
+        }));
+        let plan = planned(&setup);
+        let names: Vec<_> = plan.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names[..3], ["clone https://me@example.org/a.git", "run make all", "set A"]);
+        assert_eq!(names[3].chars().count(), MAX_NAME + 1);
+        let seen: Vec<_> =
+            plan.iter().map(|step| step.env.values().next().unwrap().as_str()).collect();
+        assert_eq!(seen, ["1", "1", "1", "2"]);
+        assert_eq!(environment(&setup), plan[3].env);
+        assert_eq!(plan[1].timeout, DEFAULT_TIMEOUT);
+        assert_eq!(plan[2].timeout, Duration::from_secs(5));
+    }
 }

@@ -90,7 +90,7 @@ impl Ground<'_> {
     }
 
     async fn person(&self, user: Option<&UserName>) -> Result<Person, Fault> {
-        let own = super::user(self.guest.workspace);
+        let own = super::user(self.guest.host, self.guest.workspace)?;
         self.guest.person(user.or(own)).await
     }
 
