@@ -17,6 +17,7 @@ mod fleet;
 mod hibernation;
 mod idempotency;
 mod lists;
+mod logins;
 mod migrations;
 mod model;
 mod postgres;
