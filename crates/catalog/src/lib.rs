@@ -4,10 +4,15 @@
 //! Pure but for reading that directory once: what is done with a definition is the worker's.
 
 mod assistant;
+mod tool;
 
 pub use assistant::{Ask, AssistantDefinition};
+pub use tool::{
+    Addition, Ground, InvalidTool, Others, Packages, Script, ToolDefinition, ToolProblem,
+    ToolProblems, Tools, Versions, Way,
+};
 
-use aetherium_model::{Code, Fault, assistant::AssistantName};
+use aetherium_model::{Code, Fault, assistant::AssistantName, setup::ToolRef};
 use std::collections::BTreeMap;
 
 /// The definitions that come with the program.
@@ -17,6 +22,7 @@ const ASSISTANTS: [&str; 1] = [include_str!("../assistants/shell.toml")];
 #[derive(Debug, Clone)]
 pub struct Catalog {
     assistants: BTreeMap<AssistantName, AssistantDefinition>,
+    tools: Tools,
 }
 
 impl Catalog {
@@ -30,7 +36,20 @@ impl Catalog {
             let it: AssistantDefinition = toml::from_str(text).expect("a tested definition");
             (it.name.clone(), it)
         });
-        Self { assistants: assistants.collect() }
+        Self { assistants: assistants.collect(), tools: Tools::built_in() }
+    }
+
+    /// The tools.
+    pub const fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Sees whether all of some tools can be had, as far as the catalogue can tell.
+    ///
+    /// # Errors
+    /// Each that cannot, with its place in the list and what may have been meant.
+    pub fn check_tools(&self, tools: &[ToolRef]) -> Result<(), ToolProblems> {
+        self.tools.check(tools)
     }
 
     /// The assistant of a name.

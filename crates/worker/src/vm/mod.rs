@@ -15,6 +15,7 @@ mod actor;
 mod base;
 mod disk;
 mod go_on;
+mod guest;
 mod hibernate;
 mod network;
 mod pause;
@@ -30,12 +31,10 @@ mod tune;
 pub(crate) use activity::{Activity, Hold, IdlePolicy};
 pub(crate) use actor::{Origin, spawn};
 pub(crate) use base::{hold_for_adopted, hold_for_workspace};
+pub(crate) use guest::{Bootable, guest_kernel, probe_of, write_initrd};
+pub use guest::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
 pub use preview::preview;
-pub(crate) use start::{
-    Bootable, Machinery, agent_client, await_agent, deadlines, guest_kernel, probe_of, transport,
-    write_initrd,
-};
-pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
+pub(crate) use start::{Machinery, agent_client, await_agent, deadlines, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
