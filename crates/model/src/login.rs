@@ -68,6 +68,9 @@ pub struct Invitation {
     /// The code that the provider asks for there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// What the program said of what it was given before, where it asks again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
 }
 
 /// Where a login stands.
@@ -145,7 +148,9 @@ impl LoginState {
                 None
             }
             (_, Happening::Shown(now)) => Some(Self::Waiting(now)),
-            (Self::Waiting(what), Happening::Submitted) => Some(Self::Submitting(what.clone())),
+            (Self::Waiting(what), Happening::Submitted) => {
+                Some(Self::Submitting(Invitation { refusal: None, ..what.clone() }))
+            }
             (Self::Submitting(what), Happening::Unanswered) => Some(Self::Waiting(what.clone())),
             (_, Happening::Submitted | Happening::Unanswered) => None,
             (_, Happening::Stored) => Some(Self::Succeeded),
@@ -366,7 +371,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn invitation(url: &str) -> Invitation {
-        Invitation { url: url.to_owned(), code: None }
+        Invitation { url: url.to_owned(), code: None, refusal: None }
     }
 
     fn happenings() -> impl Strategy<Value = Happening> {

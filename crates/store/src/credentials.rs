@@ -19,6 +19,8 @@ use aetherium_model::{
 };
 use aetherium_secrets::SecretValue;
 
+const PROJECT_OF: &str = "SELECT project FROM vms WHERE id = $1";
+
 /// Credentials, and which ones they are.
 #[derive(Debug)]
 pub struct StoredCredentials {
@@ -78,9 +80,34 @@ impl Store {
                 Ok(Some(found))
             })
             .await?;
-        let Some(found) = found else { return Ok(None) };
+        found.map(|found| self.open_credentials(&found)).transpose()
+    }
+
+    /// The same for whoever compares them with what the VM has already, and gives it nothing.
+    ///
+    /// # Errors
+    /// As [`Store::read_credentials`].
+    pub async fn compare_credentials(
+        &self,
+        assistant: &AssistantName,
+        vm: VmId,
+    ) -> Result<Option<StoredCredentials>, StoreError> {
+        let project = self.first(sqlx::query(PROJECT_OF).bind(vm.to_string())).await?;
+        let project = project.ok_or_else(|| StoreError::not_found("VM", vm))?;
+        let found = self
+            .first(
+                sqlx::query("SELECT * FROM secrets WHERE scope = $1 AND name = $2")
+                    .bind(scope_of(&row::parsed(&project, "project")?))
+                    .bind(name_of(assistant)?.to_string()),
+            )
+            .await?;
+        let found = found.as_ref().map(Row::decode).transpose()?;
+        found.map(|found| self.open_credentials(&found)).transpose()
+    }
+
+    fn open_credentials(&self, found: &Row) -> Result<StoredCredentials, StoreError> {
         let value = self.keys()?.open(&found.sealed, &found.binding())?;
-        Ok(Some(StoredCredentials { value, generation: Generation(found.secret.updated_at) }))
+        Ok(StoredCredentials { value, generation: Generation(found.secret.updated_at) })
     }
 
     /// Stores an assistant's credentials that a VM has, for its project. Returns which ones they are now;
@@ -188,7 +215,7 @@ fn scope_of(project: &ProjectId) -> String {
 }
 
 async fn place_of(tx: &mut Tx, vm: VmId) -> Result<Place, StoreError> {
-    let found = sqlx::query("SELECT project FROM vms WHERE id = $1")
+    let found = sqlx::query(PROJECT_OF)
         .bind(vm.to_string())
         .fetch_optional(&mut **tx)
         .await?;

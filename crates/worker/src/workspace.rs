@@ -221,7 +221,7 @@ pub(crate) async fn wake(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace,
     Ok(host.queue.store().workspace(id).await?)
 }
 
-async fn ready(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
+pub(crate) async fn ready(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
     let workspace = host.queue.store().workspace(id).await?;
     if workspace.state == WorkspaceState::Ready {
         return Ok(workspace);
