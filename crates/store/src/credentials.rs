@@ -215,10 +215,7 @@ fn scope_of(project: &ProjectId) -> String {
 }
 
 async fn place_of(tx: &mut Tx, vm: VmId) -> Result<Place, StoreError> {
-    let found = sqlx::query(PROJECT_OF)
-        .bind(vm.to_string())
-        .fetch_optional(&mut **tx)
-        .await?;
+    let found = sqlx::query(PROJECT_OF).bind(vm.to_string()).fetch_optional(&mut **tx).await?;
     let found = found.ok_or_else(|| StoreError::not_found("VM", vm))?;
     let project: ProjectId = row::parsed(&found, "project")?;
     Ok(Place { scope: scope_of(&project), workspace_id: None })

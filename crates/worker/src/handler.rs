@@ -2,7 +2,7 @@
 //! this worker did not finish; every step here is either repeatable or behind the start mark. A task
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{build, host::Host, rejoin, run, secrets, vm, workspace};
+use crate::{build, host::Host, login, rejoin, run, secrets, vm, workspace};
 use aetherium_catalog::Ask;
 use aetherium_model::{
     Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
@@ -201,7 +201,18 @@ impl Handlers {
         };
         let command = assistant.command(&Ask::of(&prompt.prompt));
         let command = Command { secrets, timeout_ms: prompt.timeout_ms, ..command };
-        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
+        let restored = tokio::select! {
+            restored = login::restore(host, &vm, run, &workspace, &command) => restored,
+            () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
+        };
+        let logged_in = match restored {
+            Ok(logged_in) => logged_in,
+            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let end = Box::pin(self.run_in(task, run, &vm, &command, context)).await?;
+        login::refresh(host, &vm, run, logged_in).await;
+        match end {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }

@@ -52,7 +52,8 @@ async fn one_login_of_an_assistant_is_under_way_in_a_workspace_and_ends_once(eng
     let other = Login { assistant: AssistantName::SHELL, ..login(one.id) };
     store.create_login(&other, worker).await.unwrap();
 
-    let invitation = Invitation { url: "https://id.example/".into(), code: Some("AB-CD".into()), refusal: None };
+    let invitation =
+        Invitation { url: "https://id.example/".into(), code: Some("AB-CD".into()), refusal: None };
     let waiting = LoginState::Waiting(invitation);
     let now = store.set_login_state(first.id, &waiting, at(2)).await.unwrap();
     assert_eq!((now.revision, now.updated_at, &now.state), (2, at(2), &waiting));

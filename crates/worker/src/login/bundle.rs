@@ -9,7 +9,6 @@
 //! once another VM has renewed it.
 
 use aetherium_secrets::SecretValue;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -54,7 +53,8 @@ impl From<&Seen> for Stored {
 
 /// A value as base64.
 mod base64_text {
-    use super::{Engine as _, STANDARD, SecretValue};
+    use aetherium_secrets::SecretValue;
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
     use zeroize::Zeroizing;
 
@@ -255,13 +255,15 @@ mod tests {
     fn tokens_are_found_among_other_things_and_what_is_stored_reads_back() {
         let json = r#"{"t": {"access": "sk-0123456789abcdef", "scopes": ["short"]}, "url": "https://id.example/abcdef"}"#;
         let bundle = Bundle::of_login(&found(json, 10), None);
-        let tokens: Vec<_> = bundle.tokens().iter().map(|it| it.reveal_text().unwrap().to_owned()).collect();
+        let tokens: Vec<_> =
+            bundle.tokens().iter().map(|it| it.reveal_text().unwrap().to_owned()).collect();
         assert_eq!(tokens, ["sk-0123456789abcdef"]);
         let other = SecretValue::new(b"token=\"0123456789abcdefg\"\nname = x".to_vec());
         assert_eq!(tokens_of(&other).len(), 1);
         let again = Bundle::decode(&bundle.encode().unwrap()).unwrap();
         assert_eq!(content(&again), json);
-        let error = Bundle::decode(&SecretValue::new(b"{\"files\": s3cret".to_vec())).err().unwrap();
+        let error =
+            Bundle::decode(&SecretValue::new(b"{\"files\": s3cret".to_vec())).err().unwrap();
         assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 

@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{WorkerError, host::Host, vm::VmHandle};
 use aetherium_catalog::{AssistantDefinition, HomePath};
-use aetherium_model::{Code, Fault, VmId, assistant::AssistantName, run::Command, workspace::Workspace};
+use aetherium_model::{
+    Code, Fault, VmId, assistant::AssistantName, run::Command, workspace::Workspace,
+};
 use aetherium_secrets::SecretValue;
 use aetherium_store::{Before, Generation, RunRef, StoredCredentials};
 use std::{sync::Arc, time::Duration};
@@ -56,7 +58,8 @@ pub(crate) async fn restore(
 }
 
 /// Stores what a prompt's assistant has renewed. The prompt's own end does not depend on it.
-pub(crate) async fn refresh(host: &Arc<Host>, vm: &VmHandle, run: RunRef, login: LoggedIn) {
+pub(crate) async fn refresh(host: &Arc<Host>, vm: &VmHandle, run: RunRef, login: Option<LoggedIn>) {
+    let Some(login) = login else { return };
     if vm.state().is_terminal() {
         // Its disk has what there is; the workspace's next prompt stores it.
         return;

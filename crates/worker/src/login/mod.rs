@@ -29,9 +29,7 @@ use crate::{host::Host, workspace};
 use aetherium_catalog::AssistantDefinition;
 use aetherium_model::{
     Code, Fault, LoginId, Timestamp, WorkspaceId,
-    login::{
-        CallbackUrl, DEFAULT_TIMEOUT_S, Login, LoginState, Pasted, StartLogin,
-    },
+    login::{CallbackUrl, DEFAULT_TIMEOUT_S, Login, LoginState, Pasted, StartLogin},
 };
 use attempt::Attempt;
 use std::{

@@ -52,7 +52,7 @@ enum Break {
 
 impl Screen {
     /// A terminal so many columns wide.
-    pub(super) const fn new(columns: usize) -> Self {
+    pub(super) fn new(columns: usize) -> Self {
         let (row, held, lines) = (Vec::new(), String::new(), Vec::new());
         Self { columns, mode: Mode::Text, row, held, returned: false, lines }
     }

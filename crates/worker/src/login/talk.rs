@@ -154,9 +154,8 @@ impl<'a> Talk<'a> {
                 self.lines.push_back(line.clone());
             }
             let how = &self.attempt.how;
-            let find = |pattern: &aetherium_catalog::Pattern| {
-                pattern.find_in(line).map(str::to_owned)
-            };
+            let find =
+                |pattern: &aetherium_catalog::Pattern| pattern.find_in(line).map(str::to_owned);
             self.url = find(&how.url).or_else(|| self.url.take());
             self.code = how.code.as_ref().and_then(find).or_else(|| self.code.take());
             if how.success.as_ref().is_some_and(|it| it.is_match(line)) {
