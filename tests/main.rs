@@ -10,6 +10,7 @@ mod command_line;
 mod crash;
 mod deploy;
 mod drivers;
+mod environments;
 mod faults;
 mod fleet;
 mod hibernation;

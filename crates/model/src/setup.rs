@@ -10,6 +10,13 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+mod check;
+pub(crate) mod merge;
+pub mod remote;
+pub mod variables;
+
+pub use check::{Objection, check_env};
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -32,6 +32,7 @@ mod census;
 mod connect;
 mod credentials;
 mod delivery;
+mod environments;
 mod error;
 mod event_log;
 mod executions;

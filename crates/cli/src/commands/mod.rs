@@ -5,6 +5,7 @@ mod build;
 mod config;
 mod disk;
 mod doctor;
+mod environment;
 mod events;
 mod exec;
 mod host;
@@ -41,6 +42,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Run(run) => return exec::run(&args, run).await,
         Command::Exec(exec) => return exec::exec(&args, exec).await,
         Command::Ws { verb } => return ws::dispatch(&args, verb).await,
+        Command::Env { verb } => environment::dispatch(&args, verb).await?,
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
         Command::Events(list) => events::events(&args, list).await?,
         Command::Webhook { verb } => events::webhook(&args, verb).await?,

@@ -2,6 +2,7 @@
 //! and the worker, and nothing of HTTP beyond its status.
 
 pub(crate) mod disks;
+pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod executions;
 pub(crate) mod hibernation;

@@ -4,6 +4,7 @@ use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
     ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    environment::Environment,
     resources::DriverKind,
     room::Room,
     run::{Command, Execution, Exit, ExitReport, RunState},
@@ -269,6 +270,11 @@ impl Server {
         let task = self.task(TaskKind::WorkspaceCreate { workspace_id: workspace.id });
         self.queue.create_workspace(&workspace, &task, None).await.unwrap();
         workspace
+    }
+
+    pub(crate) async fn environment(&self, name: &str) -> Environment {
+        let body = serde_json::json!({ "name": name }).to_string();
+        self.post("/api/v1/environments", &body).await.parse()
     }
 
     pub(crate) async fn prompt(&self, workspace: &Workspace) -> Prompt {

@@ -66,6 +66,9 @@ pub(crate) struct View {
 pub(crate) enum Request {
     /// End the VM, for this reason.
     Stop(Fault),
+    /// End the VM, which nobody uses any more, as when it is idle: with its memory kept where that is
+    /// wanted and can be.
+    Rest(Fault),
     /// Do this to a VM that goes on, and say how it went.
     Do(Verb, oneshot::Sender<Result<(), Fault>>),
     /// Say what the VM uses, as far as its host and its VMM know.
@@ -252,10 +255,11 @@ impl VmHandle {
         let _ = self.requests.try_send(Request::Stop(reason));
     }
 
-    /// Asks for the end if nobody uses the VM; whoever wants to from then on gets another.
-    pub(crate) fn stop_if_unused(&self, reason: Fault) {
+    /// Asks for the end, with its memory kept where its workspace wants that, if nobody uses the VM;
+    /// whoever wants to from then on gets another.
+    pub(crate) fn rest_if_unused(&self, reason: Fault) {
         if self.activity.give_up_if_idle(Duration::ZERO).is_some() {
-            self.ask_to_stop(reason);
+            let _ = self.requests.try_send(Request::Rest(reason));
         }
     }
 
