@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 
 mod environments;
 mod events;
+mod preparation;
 mod prompts;
 mod secrets;
 mod webhooks;
@@ -35,6 +36,7 @@ pub use crate::problem::Problem;
 pub use aetherium_model::environment::MAX_IDLE_TIMEOUT_S;
 pub use environments::{CreateEnvironment, ReplaceEnvironment};
 pub use events::EventLogQuery;
+pub use preparation::PrepareWorkspace;
 pub use prompts::CreatePrompt;
 pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};

@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, environments, events, executions, hibernation, projects, prompts, secrets, status,
-        task_events, tasks, templates, vms, webhooks, workers, workspaces,
+        disks, environments, events, executions, hibernation, preparation, projects, prompts,
+        secrets, status, task_events, tasks, templates, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -90,6 +90,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
         .routes(routes!(vms::exec))
+        .routes(routes!(preparation::exec))
         .routes(routes!(executions::get))
         .routes(routes!(executions::events))
         .routes(routes!(executions::output))
@@ -99,6 +100,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::requeue))
         .routes(routes!(task_events::events))
+        .routes(routes!(preparation::prepare))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
@@ -133,6 +135,7 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::snapshot))
         .routes(routes!(hibernation::hibernate))
         .routes(routes!(hibernation::wake))
+        .routes(routes!(preparation::execute))
         .routes(routes!(disks::grow))
         .routes(routes!(disks::export))
         .routes(routes!(disks::snapshot))

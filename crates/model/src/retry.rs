@@ -43,7 +43,12 @@ impl RetryPolicy {
 /// then that it failed, so it is not tried again.
 pub const fn is_passing(kind: &TaskKind, code: Code) -> bool {
     matches!(code, Code::Busy | Code::NoCapacity | Code::Unavailable)
-        && !matches!(kind, TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. })
+        && !matches!(
+            kind,
+            TaskKind::VmCreate { .. }
+                | TaskKind::WorkspaceCreate { .. }
+                | TaskKind::WorkspacePrepare { .. }
+        )
 }
 
 #[cfg(test)]

@@ -280,10 +280,10 @@ impl Task {
             (_, TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. }) => {
                 Err(NotAgain::Create)
             }
+            (_, TaskKind::WorkspacePrepare { .. }) => Err(NotAgain::Prepare),
             (
                 TaskState::Failed,
                 TaskKind::VmDelete { .. }
-                | TaskKind::WorkspacePrepare { .. }
                 | TaskKind::WorkspaceDelete { .. }
                 | TaskKind::TemplateBuild { .. },
             ) => Ok(()),
@@ -316,6 +316,9 @@ pub enum NotAgain {
     /// It was to make something that has ended as failed since.
     #[error("what it was to make is recorded as failed, and stays so")]
     Create,
+    /// It prepared a workspace, which another task goes on with.
+    #[error("another task goes on where it ended")]
+    Prepare,
 }
 
 impl NotAgain {
@@ -325,6 +328,7 @@ impl NotAgain {
             Self::NotFailed => "wait for its end",
             Self::Run => "submit the prompt or command again",
             Self::Create => "delete what failed and create another",
+            Self::Prepare => "prepare the workspace again (`aetherium ws retry`)",
         }
     }
 }

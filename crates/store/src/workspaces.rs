@@ -4,7 +4,7 @@ use crate::{
     Store, StoreError,
     event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, quotas, reservations, row, tasks,
+    page, quotas, reservations, row, task_log, tasks,
     transact::Tx,
 };
 use aetherium_model::{
@@ -82,6 +82,7 @@ impl Store {
             let disk = Room::of_workspace(workspace.spec.resources.disk_mib);
             reservations::take(&mut tx, workspace.worker_id, disk).await?;
             self.enqueue(&mut tx, task).await?;
+            task_log::begin(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(workspace.clone()))
         })
@@ -348,7 +349,7 @@ pub(crate) async fn clear_vm(
     Ok(())
 }
 
-fn being_deleted(workspace: &Workspace) -> StoreError {
+pub(crate) fn being_deleted(workspace: &Workspace) -> StoreError {
     StoreError::Conflict {
         detail: format!("workspace {} ({}) is being deleted", workspace.id, workspace.name),
         remedy: "create another workspace",
@@ -378,8 +379,8 @@ pub(crate) async fn lock_for_work(
         }
         WorkspaceState::Deleting => Err(being_deleted(&workspace)),
         WorkspaceState::Failed { fault } => Err(StoreError::Conflict {
-            detail: format!("workspace {id} ({}) could not be made: {fault}", workspace.name),
-            remedy: "delete it and create another",
+            detail: format!("workspace {id} ({}) has failed: {fault}", workspace.name),
+            remedy: "correct what failed and prepare it again (`aetherium ws retry`), or delete it",
         }),
     }
 }

@@ -44,12 +44,16 @@ mod journal;
 mod layout;
 mod lease;
 mod login;
+mod mcp;
 mod metrics;
+mod preparation;
+mod prompt;
 mod reconcile;
 mod rejoin;
 mod remote;
 mod run;
 mod secrets;
+mod tail;
 mod vm;
 mod workspace;
 

@@ -41,7 +41,7 @@ pub(crate) use tuning::{LimitArgs, TuningArgs};
 pub(crate) use vm::{VmArgs, VmCommand};
 pub(crate) use watch::{TopArgs, TopOrder};
 pub(crate) use worker::WorkerCommand;
-pub(crate) use ws::{PromptArgs, WsCommand, WsCreateArgs};
+pub(crate) use ws::{AgainArgs, PromptArgs, WsCommand, WsCreateArgs};
 
 use aetherium_model::resources::DriverChoice;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};

@@ -1,7 +1,8 @@
 //! Arguments of workspaces and their prompts.
 
 use super::{
-    AssistantArgs, DiskCommand, ListArgs, ScheduleArgs, SecretsArgs, SetupArgs, VmArgs,
+    AssistantArgs, CommandArgs, DiskCommand, ListArgs, ScheduleArgs, SecretsArgs, SetupArgs,
+    VmArgs,
     parse::{duration, env_variable, of},
 };
 use aetherium_model::{
@@ -11,7 +12,7 @@ use aetherium_model::{
     workspace::IdleAction,
 };
 use clap::{Args as ClapArgs, Subcommand};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Verbs on workspaces.
 #[derive(Debug, Subcommand)]
@@ -23,7 +24,7 @@ What is said here goes before what the environment says; tools and steps come af
 Examples:
   aetherium ws create demo
   aetherium ws create demo --environment web --branch fix/login --repository https://git.example.org/web.git
-  aetherium ws create demo --tool nodejs@20 --env STAGE=test --prepare 'npm ci'")]
+  aetherium ws create demo --tool nodejs@20 --env STAGE=test --prepare 'npm ci' --wait")]
     Create(Box<WsCreateArgs>),
     /// List them.
     List(ListArgs),
@@ -36,6 +37,38 @@ Examples:
     Delete {
         /// Its name or id.
         workspace: String,
+    },
+    /// Have done what one's setup asks for, from the first step that failed or has changed, and follow it.
+    #[command(after_help = "\
+Examples:
+  aetherium ws prepare demo
+  aetherium ws prepare demo --force                 a secret has another value: every step
+  aetherium ws prepare demo --setup setup.json      another setup, in place of the one it has")]
+    Prepare {
+        #[command(flatten)]
+        prepare: AgainArgs,
+        /// Do every step again, also those that have not changed.
+        #[arg(long)]
+        force: bool,
+        /// The setup that it has from now on, in place of all its setup said, as JSON.
+        #[arg(long, value_name = "FILE")]
+        setup: Option<PathBuf>,
+    },
+    /// Go on with one that has failed, from the step that did, and follow it.
+    Retry {
+        #[command(flatten)]
+        prepare: AgainArgs,
+    },
+    /// Run a command in one as its prompts are run, waking it if it sleeps; exits with the command's exit code.
+    #[command(after_help = "\
+Examples:
+  aetherium ws exec demo -- git status
+  aetherium ws exec demo --user root -- apt-get update")]
+    Exec {
+        /// The workspace's name or id.
+        workspace: String,
+        #[command(flatten)]
+        command: CommandArgs,
     },
     /// Keep what runs in one's VM beside its disk, and end the VM; the next prompt goes on with it.
     Hibernate {
@@ -100,12 +133,25 @@ pub(crate) struct WsCreateArgs {
     /// keeps the disk alone. Without it VMs hibernate that can as they are.
     #[arg(long, value_name = "ACTION")]
     pub(crate) idle_action: Option<IdleAction>,
+    /// Wait until it is ready, and show the steps of its preparation meanwhile.
+    #[arg(long)]
+    pub(crate) wait: bool,
     #[command(flatten)]
     pub(crate) setup: SetupArgs,
     #[command(flatten)]
     pub(crate) secrets: SecretsArgs,
     #[command(flatten)]
     pub(crate) vm: VmArgs,
+}
+
+/// Arguments of `ws prepare` and `ws retry`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct AgainArgs {
+    /// The workspace's name or id.
+    pub(crate) workspace: String,
+    /// Only ask for it and print its task's id.
+    #[arg(long)]
+    pub(crate) detach: bool,
 }
 
 /// Arguments of `ws prompt`.

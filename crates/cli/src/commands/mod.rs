@@ -12,6 +12,7 @@ mod host;
 mod kernel;
 mod migrate;
 mod plan;
+mod prepare;
 mod quickstart;
 mod remote_build;
 mod roles;

@@ -1,6 +1,6 @@
 //! `aetherium ws …`: workspaces and their prompts.
 
-use super::{exit_code, more, page};
+use super::{exec, exit_code, more, page, prepare};
 use crate::{
     args::{Args, PromptArgs, WsCommand, WsCreateArgs},
     attach::{Output, Terminal},
@@ -9,7 +9,7 @@ use crate::{
     print,
     progress::Bars,
 };
-use aetherium_gateway::api::{CreatePrompt, CreateWorkspace};
+use aetherium_gateway::api::{Accepted, CreatePrompt, CreateWorkspace};
 use aetherium_model::{
     Code, Fault, Name, PromptId,
     output::{EventBody, OutputEvent, Stream},
@@ -48,6 +48,15 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
             } else {
                 println!("{workspace} is being removed ({})", task.id);
             }
+        }
+        WsCommand::Prepare { prepare, force, setup } => {
+            prepare::again(args, &client, prepare, *force, setup.as_deref()).await?;
+        }
+        WsCommand::Retry { prepare } => {
+            prepare::again(args, &client, prepare, false, None).await?;
+        }
+        WsCommand::Exec { workspace, command } => {
+            return exec::in_workspace(&client, workspace, command).await;
         }
         WsCommand::Hibernate { workspace } => {
             rest(args, &client, workspace, "hibernate", "writing its memory").await?;
@@ -100,7 +109,12 @@ async fn create(args: &Args, client: &Client, wanted: &WsCreateArgs) -> Result<(
         ..CreateWorkspace::named(wanted.name.clone())
     };
     let patience = vm.placement.patience();
-    let made: Workspace = client.post_within(patience, "/workspaces", &request).await?;
+    let made: Accepted<Workspace> = client.post_within(patience, "/workspaces", &request).await?;
+    let Accepted { item: made, links } = made;
+    if let Some(task) = links.get("task").filter(|_| wanted.wait) {
+        let task = task.rsplit('/').next().unwrap_or_default();
+        return prepare::follow(args, client, made.name.as_str(), task).await;
+    }
     if args.json {
         return print::json(&made);
     }
@@ -207,7 +221,8 @@ pub(crate) fn show(terminal: &mut impl Output, event: &OutputEvent) {
     }
 }
 
-fn show_json(event: &OutputEvent) {
+/// The same as a line of JSON.
+pub(crate) fn show_json(event: &OutputEvent) {
     // Our own type always encodes.
     if let Ok(line) = serde_json::to_string(event) {
         println!("{line}");

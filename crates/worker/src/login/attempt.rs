@@ -1,10 +1,10 @@
 //! One login, from the wait for its VM to its end.
 
 use super::{Submission, home::Home, keep, talk::Talk};
-use crate::{host::Host, run, workspace};
+use crate::{host::Host, prompt, run, workspace};
 use aetherium_agent_client::AgentClient;
 use aetherium_agent_proto::ExecSpec;
-use aetherium_catalog::{AssistantDefinition, Login as HowToLogIn};
+use aetherium_catalog::Login as HowToLogIn;
 use aetherium_model::{
     Code, Fault,
     login::{Happening, Login, LoginState},
@@ -28,27 +28,10 @@ const END_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Attempt {
     pub(super) host: Arc<Host>,
     pub(super) how: HowToLogIn,
-    /// Its program, with who runs it.
-    pub(super) command: Command,
+    pub(super) workspace: Workspace,
     /// As it was written last.
     pub(super) login: Login,
     pub(super) submissions: mpsc::Receiver<Submission>,
-}
-
-/// The program of a login, as who the workspace's prompts run as.
-pub(super) fn command_of(
-    workspace: &Workspace,
-    definition: &AssistantDefinition,
-    how: &HowToLogIn,
-) -> Command {
-    let setup = &workspace.setup;
-    let env = setup.env.iter().map(|(name, value)| (name.as_str().to_owned(), value.clone()));
-    let user = setup.user.as_ref().or(definition.user.as_ref());
-    Command {
-        env: env.collect(),
-        user: user.map(|user| user.as_str().to_owned()),
-        ..Command::new(how.argv.iter().cloned())
-    }
 }
 
 impl Attempt {
@@ -80,7 +63,9 @@ impl Attempt {
         let agent = vm.agent().await?;
         // What the guest is about to have must not be written with its memory.
         keep::mark(&host, vm.id())?;
-        let command = vm.complete(&self.command);
+        let program = Command::new(self.how.argv.iter().cloned());
+        let command = prompt::in_workspace(&host, &vm, &self.workspace, program).await?;
+        let command = vm.complete(&command);
         let home = Home::of(&agent, &command).await?;
         let before = home.read(&self.how.credential_files).await?;
         let process = start(&agent, &command).await?;

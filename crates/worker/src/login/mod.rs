@@ -135,8 +135,8 @@ pub(crate) async fn start(
     host.logins.lock().insert(login.id, control);
     let attempt = Attempt {
         host: Arc::clone(host),
-        command: attempt::command_of(&workspace, definition, how),
         how: how.clone(),
+        workspace,
         login: login.clone(),
         submissions: incoming,
     };
