@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 
 mod environments;
 mod events;
+mod logins;
 mod preparation;
 mod prompts;
 mod secrets;

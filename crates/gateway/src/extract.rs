@@ -5,8 +5,9 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
-    WorkerId, WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, LoginId, Name, PromptId, TaskId, TemplateRef, VmId,
+    WebhookId, WorkerId, WorkspaceId,
+    assistant::AssistantName,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
@@ -188,6 +189,8 @@ path_params! {
     WorkspaceRef = "workspace";
     EnvironmentRef = "environment";
     SecretName = "secret";
+    LoginId = "login";
+    AssistantName = "assistant";
     PromptId = "prompt";
     VmId = "vm";
     ExecutionId = "execution";
