@@ -204,6 +204,12 @@ pub(crate) async fn start_worker(
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         hibernation_budget: u64::from(args.hibernation_mib) << 20,
         agent_binary: agent_binary(args),
+        catalog: {
+            // TEMPORARY
+            let dir = data.path().join("catalog");
+            let catalog = aetherium_catalog::Catalog::with_directory(&dir);
+            std::sync::Arc::new(catalog.map_err(|error| Fault::internal(error))?)
+        },
         ..settings
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };

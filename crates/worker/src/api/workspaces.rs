@@ -6,7 +6,12 @@ use crate::{
     host::Host,
     workspace,
 };
-use aetherium_model::{WorkspaceId, interactive::Captured, run::Command, workspace::Workspace};
+use aetherium_model::{
+    WorkspaceId,
+    interactive::{Captured, MAX_FRAME_BYTES},
+    run::Command,
+    workspace::Workspace,
+};
 use axum::{
     Json, Router,
     extract::{Path, State, WebSocketUpgrade},
