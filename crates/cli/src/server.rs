@@ -7,6 +7,7 @@ use crate::{
     error::{CliError, local},
     operations::{Bound, Serving},
 };
+use aetherium_catalog::Catalog;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_image::TemplateStore;
 use aetherium_model::{
@@ -20,7 +21,7 @@ use aetherium_secrets::MasterKeys;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
 use aetherium_worker::{Layout, Parts, Remote, Settings, SlotChoice, Worker};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -204,16 +205,18 @@ pub(crate) async fn start_worker(
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         hibernation_budget: u64::from(args.hibernation_mib) << 20,
         agent_binary: agent_binary(args),
-        catalog: {
-            // TEMPORARY
-            let dir = data.path().join("catalog");
-            let catalog = aetherium_catalog::Catalog::with_directory(&dir);
-            std::sync::Arc::new(catalog.map_err(|error| Fault::internal(error))?)
-        },
+        catalog: Arc::new(catalog(data)?),
         ..settings
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };
     Ok((Box::pin(Worker::start(parts)).await.map_err(Fault::from)?, found))
+}
+
+/// What comes with the program, and what the data directory's `catalog` defines besides.
+fn catalog(data: &DataDir) -> Result<Catalog, Fault> {
+    Catalog::with_directory(&data.path().join("catalog")).map_err(|error| {
+        Fault::new(Code::InvalidRequest, error.to_string()).remedy("correct the definition")
+    })
 }
 
 /// Serves the gateway until it is told to stop.
