@@ -125,7 +125,8 @@ fn assert_nothing_has_a_token(place: &Place) {
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments);
         // Searches have the mark alone.
-        let shows = |(at, _)| arguments[at + PLANTED.len()..].starts_with(|c: char| c.is_ascii_hexdigit());
+        let shows =
+            |(at, _)| arguments[at + PLANTED.len()..].starts_with(|c: char| c.is_ascii_hexdigit());
         assert!(!arguments.match_indices(PLANTED).any(shows), "{arguments}");
     }
 }
@@ -174,7 +175,8 @@ async fn a_device_code_is_shown_and_the_login_reaches_every_workspace_and_comes_
 
     // Another workspace has it without a login, in a file of its own, and does not show it.
     let second = workspace(&server, "second", &two).await;
-    let shown = server.answer(&second, "cat ~/.coder/auth.json; stat -c ' %a' ~/.coder/auth.json").await;
+    let shown =
+        server.answer(&second, "cat ~/.coder/auth.json; stat -c ' %a' ~/.coder/auth.json").await;
     assert_eq!(shown, "{\"tokens\": {\"access\": \"***\"}} 600\n");
     let file = |home: &Path| fs::read_to_string(home.join(".coder/auth.json")).unwrap();
     assert_eq!(file(&two), file(&one));
@@ -185,7 +187,10 @@ async fn a_device_code_is_shown_and_the_login_reaches_every_workspace_and_comes_
     let renew = "printf '{\"tokens\": {\"access\": \"%s\"}}' \"$(cat ~/new)\" > ~/.coder/auth.json";
     server.answer(&second, renew).await;
     assert!(file(&two).contains(&renewed) && !file(&one).contains(&renewed));
-    assert_eq!(server.answer(&first, "cat ~/.coder/auth.json").await, "{\"tokens\": {\"access\": \"***\"}}");
+    assert_eq!(
+        server.answer(&first, "cat ~/.coder/auth.json").await,
+        "{\"tokens\": {\"access\": \"***\"}}"
+    );
     assert_eq!(file(&one), file(&two));
     server.answer(&second, "true").await;
     assert!(file(&two).contains(&renewed), "what was put into the first is not newer");
@@ -222,7 +227,8 @@ async fn a_pasted_code_logs_in_and_a_wrong_one_fails_with_the_programs_own_words
     let detail = failed["fault"]["detail"].as_str().unwrap();
     assert_eq!(failed["fault"]["code"], "login_failed");
     assert!(detail.contains("exit code 3") && detail.contains("Invalid code ***"), "{failed:#}");
-    let over = server.call(Method::POST, &format!("{login}/code"), Some(json!({"code": "x"}))).await;
+    let over =
+        server.call(Method::POST, &format!("{login}/code"), Some(json!({"code": "x"}))).await;
     assert_eq!(over.0, StatusCode::CONFLICT, "{}", over.1);
 
     // On the command line, where the code comes from standard input.
@@ -289,7 +295,10 @@ async fn a_callback_is_asked_of_the_programs_own_server_and_of_no_other_machine(
     for refused in ["http://169.254.169.254/", elsewhere.as_str(), "https://localhost/"] {
         let body = Some(json!({ "url": refused }));
         let (status, why) = server.call(Method::POST, &format!("{login}/callback"), body).await;
-        assert_eq!((status, &why["errors"][0]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("url")));
+        assert_eq!(
+            (status, &why["errors"][0]["field"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!("url"))
+        );
     }
     let code = token();
     let wanted = format!("GET /callback?code={code}&state=s HTTP/1.1");
@@ -301,7 +310,9 @@ async fn a_callback_is_asked_of_the_programs_own_server_and_of_no_other_machine(
         fs::create_dir(home.join(".coder")).unwrap();
         fs::write(home.join("auth.json"), "{\"a\": 1}").unwrap();
         fs::rename(home.join("auth.json"), home.join(".coder/auth.json")).unwrap();
-        browser.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").unwrap();
+        browser
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            .unwrap();
         let _ = browser.shutdown(std::net::Shutdown::Write);
         let _ = browser.read_to_end(&mut Vec::new());
     });
@@ -325,7 +336,10 @@ async fn a_login_ends_with_its_time_its_cancellation_and_its_worker_and_so_does_
 
     let body = Some(json!({"timeout_s": 1}));
     let (status, why) = server.call(Method::POST, &format!("{demo}/logins"), body).await;
-    assert_eq!((status, &why["errors"][0]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("timeout_s")));
+    assert_eq!(
+        (status, &why["errors"][0]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("timeout_s"))
+    );
     let login = log_in(&server, &demo, json!({"timeout_s": 15})).await;
     until_it_is(&server, &login, "waiting").await;
     until_it_is(&server, &login, "expired").await;
@@ -391,7 +405,7 @@ async fn a_vm_that_has_a_login_keeps_it_out_of_its_memorys_files_and_the_next_vm
         server.call(Method::POST, &format!("{first}/hibernate"), Some(json!({}))).await;
     assert_eq!(status, StatusCode::CONFLICT, "{why:#}");
     assert!(why["detail"].as_str().unwrap().contains("was given secrets"), "{why:#}");
-    let look = "cat ~/.coder/auth.json; grep -c 'planted-login-[0-9a-f]*"' ~/.coder/auth.json; \
+    let look = "cat ~/.coder/auth.json; grep -c 'planted-login-[0-9a-f]*' ~/.coder/auth.json; \
                 stat -c '%a %U' ~/.coder/auth.json";
     let shown = server.answer(&second, look).await;
     assert_eq!(shown, "{\"tokens\": {\"access\": \"***\"}}1\n600 root\n");
