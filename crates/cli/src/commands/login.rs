@@ -55,7 +55,7 @@ pub(crate) async fn log_in(
             Some(line) = next(&mut lines), if matches!(state, LoginState::Waiting(_)) => {
                 if let Err(error) = submit(client, &path, login.accepts, &line).await {
                     bars.clear();
-                    eprintln!("not taken: {error}");
+                    eprintln!("not taken: {}", error.fault());
                 }
             }
             followed = &mut following, if is_followed => {
