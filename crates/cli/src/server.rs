@@ -107,7 +107,9 @@ impl Server {
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
+        let gateway_config =
+            GatewayConfig { catalog: Arc::new(catalog(&data)?), ..GatewayConfig::new(keys) };
+        let gateway_config = config.events.applied_to(gateway_config);
         let gateway = Gateway::new(gateway_config, Queue::new(store.clone(), bus));
         let operations = operations.map(|bound| {
             bound.serve("up", |parts| {
