@@ -188,8 +188,8 @@ async fn a_device_code_is_shown_and_the_login_reaches_every_workspace_and_comes_
     server.answer(&second, renew).await;
     assert!(file(&two).contains(&renewed) && !file(&one).contains(&renewed));
     assert_eq!(
-        server.answer(&first, "cat ~/.coder/auth.json").await,
-        "{\"tokens\": {\"access\": \"***\"}}"
+        server.answer(&first, "cat ~/.coder/auth.json; echo .").await,
+        "{\"tokens\": {\"access\": \"***\"}}.\n"
     );
     assert_eq!(file(&one), file(&two));
     server.answer(&second, "true").await;
