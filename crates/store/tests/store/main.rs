@@ -22,6 +22,7 @@ mod logins;
 mod migrations;
 mod model;
 mod postgres;
+mod preparation;
 mod quotas;
 mod runs;
 mod secrets;
