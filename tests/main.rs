@@ -22,6 +22,7 @@ mod indicators;
 mod kernels;
 mod layout;
 mod lifetimes;
+mod login;
 mod operations;
 mod postgres;
 mod preparation;

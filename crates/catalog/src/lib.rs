@@ -13,7 +13,7 @@ mod tool;
 
 pub use assistant::{Ask, AssistantDefinition, Credential, Install, McpConfig};
 pub use load::CatalogError;
-pub use login::{Accepts, HomePath, Keys, Login, Pattern, Token};
+pub use login::{HomePath, Keys, Login, Pattern, Token};
 pub use output::OutputParser;
 pub use tool::{
     Addition, Ground, InvalidTool, Others, Packages, Script, ToolDefinition, ToolProblem,

@@ -1,5 +1,6 @@
 //! How somebody logs in to an assistant's provider, by the assistant's own command in a terminal.
 
+use aetherium_model::login::Accepts;
 use regex::Regex;
 use serde::Deserialize;
 use std::ops::Deref;
@@ -52,19 +53,6 @@ pub struct Token {
     pub pattern: Pattern,
     /// The secret that it is the value of: one of the assistant's credentials.
     pub secret: aetherium_model::secret::SecretName,
-}
-
-/// What comes back from the browser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Accepts {
-    /// Nothing: the command learns by itself that it may go on.
-    None,
-    /// A code that the browser shows, to be typed.
-    Code,
-    /// The address that the browser is sent to: the command listens on the guest's loopback, where it
-    /// must be asked for.
-    Callback,
 }
 
 /// A regular expression.

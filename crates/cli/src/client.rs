@@ -9,6 +9,7 @@ use aetherium_gateway::api::Problem;
 use aetherium_model::{
     Code, Fault,
     event::Event,
+    login::Login,
     output::{EventBody, OutputEvent},
     run::RunState,
 };
@@ -16,6 +17,7 @@ use futures::StreamExt as _;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How long an answer may take that waits for nothing.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -174,6 +176,36 @@ impl Client {
         }
         Err(Fault::new(Code::Unavailable, format!("the event stream {path} broke {RESUMES} times"))
             .remedy("see whether the server runs, then follow it again")
+            .into())
+    }
+
+    /// Follows a login to its end, across broken connections, and tells each change.
+    pub(crate) async fn follow_login(
+        &self,
+        path: &str,
+        changes: &mpsc::Sender<Login>,
+    ) -> Result<(), CliError> {
+        let mut seen = 0;
+        for _ in 0..RESUMES {
+            let request = self
+                .request(Method::GET, path)
+                .header("accept", "text/event-stream")
+                .header("last-event-id", seen.to_string());
+            let mut chunks = self.send(request).await?.bytes_stream();
+            let mut lines = Lines::default();
+            while let Some(Ok(chunk)) = chunks.next().await {
+                for data in lines.push(&chunk) {
+                    let login: Login = serde_json::from_str(&data).map_err(Fault::internal)?;
+                    seen = login.revision;
+                    let is_over = login.state.is_over();
+                    if changes.send(login).await.is_err() || is_over {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(Fault::new(Code::Unavailable, format!("the event stream {path} broke {RESUMES} times"))
+            .remedy("see whether the server runs, then log in again")
             .into())
     }
 

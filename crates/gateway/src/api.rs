@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 mod assistants;
 mod environments;
 mod events;
+mod logins;
 mod preparation;
 mod prompts;
 mod secrets;

@@ -5,8 +5,8 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
-    WorkerId, WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, LoginId, Name, PromptId, TaskId, TemplateRef, VmId,
+    WebhookId, WorkerId, WorkspaceId,
     assistant::AssistantName,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
@@ -190,6 +190,8 @@ path_params! {
     WorkspaceRef = "workspace";
     EnvironmentRef = "environment";
     SecretName = "secret";
+    LoginId = "login";
+    AssistantName = "assistant";
     PromptId = "prompt";
     VmId = "vm";
     ExecutionId = "execution";
@@ -200,7 +202,6 @@ path_params! {
     ProjectId = "project";
     TemplateRef = "template";
     ToolRef = "tool";
-    AssistantName = "assistant";
 }
 
 /// The name of a disk's snapshot.

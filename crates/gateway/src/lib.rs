@@ -35,6 +35,7 @@ mod events;
 mod extract;
 mod fleet;
 mod gateway;
+mod login_feed;
 mod metrics;
 pub mod placement;
 mod problem;

@@ -77,7 +77,8 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::CommandNotExecutable
         | Code::SpawnFailed
         | Code::SecretMissing
-        | Code::SecretNotDelivered => StatusCode::UNPROCESSABLE_ENTITY,
+        | Code::SecretNotDelivered
+        | Code::LoginFailed => StatusCode::UNPROCESSABLE_ENTITY,
         Code::AgentLost | Code::AgentSilent | Code::Interrupted => StatusCode::BAD_GATEWAY,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -3,9 +3,9 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        assistants, disks, environments, events, executions, hibernation, preparation, projects,
-        prompts, secrets, status, task_events, tasks, templates, tools, vms, webhooks, workers,
-        workspaces,
+        assistants, disks, environments, events, executions, hibernation, logins, preparation,
+        projects, prompts, secrets, status, task_events, tasks, templates, tools, vms, webhooks,
+        workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -122,6 +122,11 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(secrets::delete))
         .routes(routes!(secrets::list_own, secrets::put_own))
         .routes(routes!(secrets::delete_own))
+        .routes(routes!(logins::list))
+        .routes(routes!(logins::get, logins::cancel))
+        .routes(routes!(logins::events))
+        .routes(routes!(logins::credentials))
+        .routes(routes!(logins::forget))
         .routes(routes!(projects::get))
         .routes(routes!(projects::limit))
         .routes(routes!(workers::cordon))
@@ -141,6 +146,9 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(hibernation::hibernate))
         .routes(routes!(hibernation::wake))
         .routes(routes!(preparation::execute))
+        .routes(routes!(logins::start))
+        .routes(routes!(logins::code))
+        .routes(routes!(logins::callback))
         .routes(routes!(disks::grow))
         .routes(routes!(disks::export))
         .routes(routes!(disks::snapshot))
@@ -192,6 +200,7 @@ fn preface() -> OpenApi {
             (name = "assistants", description = "What answers prompts."),
             (name = "webhooks", description = "Addresses that are told of events."),
             (name = "secrets", description = "What commands get without its being written down."),
+            (name = "logins", description = "Assistants that users log in to by their browser."),
             (name = "projects", description = "Who shares a quota."),
             (name = "workers", description = "The hosts that own VMs."),
             (name = "service", description = "The gateway itself."),

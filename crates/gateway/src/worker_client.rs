@@ -6,6 +6,7 @@
 //! one that cannot be reached is `unavailable`.
 
 mod disks;
+mod logins;
 mod rest;
 
 pub(crate) use disks::DiskVerb;

@@ -156,6 +156,8 @@ codes! {
     SecretUnreadable = "secret_unreadable",
     /// A secret could not be handed to the guest.
     SecretNotDelivered = "secret_not_delivered",
+    /// An assistant's login came to nothing; the evidence has its own words.
+    LoginFailed = "login_failed",
 }
 
 impl fmt::Display for Code {

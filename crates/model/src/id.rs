@@ -100,6 +100,8 @@ ids! {
     WebhookId = "wh", "a webhook";
     /// What workspaces are made from.
     EnvironmentId = "en", "an environment";
+    /// One login of an assistant.
+    LoginId = "lg", "a login";
     /// One secret.
     SecretId = "sc", "a secret";
     /// One event for one webhook.

@@ -17,6 +17,7 @@ pub mod id;
 pub mod interactive;
 pub mod kernel;
 pub mod limits;
+pub mod login;
 pub mod metrics;
 pub mod name;
 pub mod output;
@@ -47,8 +48,8 @@ pub mod workspace;
 pub use fault::{Code, Fault};
 pub use held_template::HeldTemplate;
 pub use id::{
-    DeliveryId, EnvironmentId, ExecutionId, PromptId, SecretId, TaskId, VmId, WebhookId, WorkerId,
-    WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, LoginId, PromptId, SecretId, TaskId, VmId, WebhookId,
+    WorkerId, WorkspaceId,
 };
 pub use name::Name;
 pub use template_ref::{Digest, TemplateRef};

@@ -2,8 +2,9 @@
 
 use crate::{Bus, Topic, metrics::QueueMetrics};
 use aetherium_model::{
-    PromptId, TaskId, Timestamp, VmId, WorkspaceId,
+    LoginId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
     event::By,
+    login::{Login, LoginState},
     output::EventBody,
     resources::DiskMib,
     run::{Execution, RunState},
@@ -354,6 +355,42 @@ impl Queue {
     ) -> Result<()> {
         self.store.set_hibernation(id, hibernation, now).await?;
         self.bus.announce(Topic::Workspace(id));
+        Ok(())
+    }
+
+    /// See [`Store::create_login`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn create_login(&self, login: &Login, worker: WorkerId) -> Result<()> {
+        self.store.create_login(login, worker).await?;
+        self.bus.announce(Topic::Workspace(login.workspace_id));
+        Ok(())
+    }
+
+    /// See [`Store::set_login_state`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_login_state(
+        &self,
+        id: LoginId,
+        state: &LoginState,
+        now: Timestamp,
+    ) -> Result<Login> {
+        let login = self.store.set_login_state(id, state, now).await?;
+        self.bus.announce(Topic::Workspace(login.workspace_id));
+        Ok(login)
+    }
+
+    /// See [`Store::interrupt_logins`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn interrupt_logins(&self, worker: WorkerId, now: Timestamp) -> Result<()> {
+        for workspace in self.store.interrupt_logins(worker, now).await? {
+            self.bus.announce(Topic::Workspace(workspace));
+        }
         Ok(())
     }
 

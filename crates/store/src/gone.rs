@@ -6,6 +6,7 @@
 //! | tasks with a start mark | interrupted |
 //! | tasks in hand without one | they wait, like those that waited |
 //! | tasks of VMs alone | failed: there is no VM any more |
+//! | logins under way | interrupted |
 //! | workspaces with a disk | they stay: nobody else has their disk; their prompts wait, then fail |
 //! | workspaces whose disk is not made yet | another worker may have them ([`Store::move_workspace`]) |
 //!
@@ -16,7 +17,7 @@ use crate::{
     delivery::write_recovery,
     event_log::{self, Note},
     fence::{next_epoch, with_clock},
-    reservations, row, runs, tasks,
+    logins, reservations, row, runs, tasks,
     transact::Tx,
     vms, workspaces,
 };
@@ -85,6 +86,7 @@ impl Store {
             let mut ended = recover_tasks(&mut tx, id, now).await?;
             ended.extend(end_vm_tasks(&mut tx, id, now).await?);
             interrupt_interactive(&mut tx, &vms, now).await?;
+            logins::interrupt(&mut tx, id, now).await?;
             let reserved = reservations::sum(&mut tx, id).await?;
             reservations::write(&mut tx, id, reserved).await?;
             tx.commit().await?;

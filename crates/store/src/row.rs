@@ -94,6 +94,6 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| corrupt("(to be written)", error))
 }
 
-fn corrupt(column: &str, problem: impl Display) -> StoreError {
+pub(crate) fn corrupt(column: &str, problem: impl Display) -> StoreError {
     StoreError::Corrupt { column: column.to_owned(), problem: problem.to_string() }
 }

@@ -128,15 +128,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.change(|| async {
             let mut tx = self.begin().await?;
-            let deleted =
-                sqlx::query("DELETE FROM secrets WHERE scope = $1 AND name = $2 RETURNING *")
-                    .bind(scope_text(scope, &tx.by.project))
-                    .bind(name.as_str())
-                    .fetch_optional(&mut *tx)
-                    .await?;
+            let scope = scope_text(scope, &tx.by.project);
+            let deleted = remove(&mut tx, &scope, name).await?;
             let deleted = deleted.ok_or_else(|| StoreError::not_found("secret", name))?;
-            let note = noted(EventType::SecretDeleted, &decode(&deleted)?);
-            event_log::note(&mut tx, note, now).await?;
+            event_log::note(&mut tx, noted(EventType::SecretDeleted, &deleted), now).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -186,9 +181,9 @@ impl Store {
 }
 
 /// Where a secret belongs.
-struct Place {
-    scope: String,
-    workspace_id: Option<WorkspaceId>,
+pub(crate) struct Place {
+    pub(crate) scope: String,
+    pub(crate) workspace_id: Option<WorkspaceId>,
 }
 
 impl Place {
@@ -210,7 +205,7 @@ impl Place {
         Ok(Self { scope: scope_text(scope, &tx.by.project), workspace_id })
     }
 
-    fn binding(&self, id: SecretId, name: &SecretName, kind: SecretKind) -> Binding {
+    pub(crate) fn binding(&self, id: SecretId, name: &SecretName, kind: SecretKind) -> Binding {
         binding(id, &self.scope, name, kind)
     }
 }
@@ -273,7 +268,11 @@ async fn find(tx: &mut Tx, scopes: &[String; 2], name: &SecretName) -> Result<Ro
 }
 
 /// Reads what is known of a secret and holds its row until the transaction ends.
-async fn hold(tx: &mut Tx, place: &Place, name: &SecretName) -> Result<Option<Secret>, StoreError> {
+pub(crate) async fn hold(
+    tx: &mut Tx,
+    place: &Place,
+    name: &SecretName,
+) -> Result<Option<Secret>, StoreError> {
     let held =
         sqlx::query("UPDATE secrets SET name = name WHERE scope = $1 AND name = $2 RETURNING *")
             .bind(&place.scope)
@@ -283,7 +282,25 @@ async fn hold(tx: &mut Tx, place: &Place, name: &SecretName) -> Result<Option<Se
     held.as_ref().map(decode).transpose()
 }
 
-async fn replace(tx: &mut Tx, secret: &Secret, sealed: &Sealed) -> Result<(), StoreError> {
+/// Removes a secret's row, and says what it was.
+pub(crate) async fn remove(
+    tx: &mut Tx,
+    scope: &str,
+    name: &SecretName,
+) -> Result<Option<Secret>, StoreError> {
+    let deleted = sqlx::query("DELETE FROM secrets WHERE scope = $1 AND name = $2 RETURNING *")
+        .bind(scope)
+        .bind(name.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+    deleted.as_ref().map(decode).transpose()
+}
+
+pub(crate) async fn replace(
+    tx: &mut Tx,
+    secret: &Secret,
+    sealed: &Sealed,
+) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE secrets SET kind = $2, key_id = $3, envelope = $4, updated_at = $5 WHERE id = $1",
     )
@@ -297,7 +314,7 @@ async fn replace(tx: &mut Tx, secret: &Secret, sealed: &Sealed) -> Result<(), St
     Ok(())
 }
 
-async fn insert(
+pub(crate) async fn insert(
     tx: &mut Tx,
     place: &Place,
     secret: &Secret,
@@ -338,11 +355,11 @@ async fn insert(
     Ok(())
 }
 
-fn named(secret: &Secret) -> EventData {
+pub(crate) fn named(secret: &Secret) -> EventData {
     EventData { secret: Some(secret.name.clone()), ..EventData::default() }
 }
 
-fn noted(kind: EventType, secret: &Secret) -> Note {
+pub(crate) fn noted(kind: EventType, secret: &Secret) -> Note {
     Note::new(kind, Subject::Secret(secret.id)).within(secret.workspace_id).with(named(secret))
 }
 

@@ -11,6 +11,7 @@
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `POST /internal/v1/workspaces/{id}/hibernate`, `…/wake` | hibernates a workspace's VM, or wakes it |
+//! | `POST /internal/v1/workspaces/{id}/logins…` | logs an assistant in: see [`logins`] |
 //! | `…/internal/v1/workspaces/{id}/execute`, `…/exec` | the same in a workspace, which is woken for it |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/templates/{template}` | one, by name, tag or digest |
@@ -21,6 +22,7 @@
 //! fleet over a network too (see `remote.rs`).
 
 mod disks;
+mod logins;
 mod workspaces;
 
 use crate::{WorkerError, execution, heartbeat, host::Host, vm::Verb};
@@ -93,6 +95,7 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         .route("/internal/v1/health", get(health))
         .merge(disks::routes())
         .merge(workspaces::routes())
+        .merge(logins::routes())
         .layer(from_fn(traced))
         .with_state(host)
 }

@@ -9,6 +9,7 @@ use crate::{
     journal::Journal,
     layout::{Layout, replace_file},
     lease::Tenure,
+    login::Logins,
     metrics::WorkerMetrics,
     vm::{VmHandle, probe_guest},
 };
@@ -140,6 +141,8 @@ pub(crate) struct Host {
     pub(crate) driver: Result<Chosen, Fault>,
     /// Networks for VMs, or why there are none.
     pub(crate) slots: Result<Slots, String>,
+    /// Logins under way.
+    pub(crate) logins: Logins,
     /// Whether it may still work.
     pub(crate) tenure: Tenure,
     /// What the store knows of its templates.

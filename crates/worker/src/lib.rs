@@ -18,6 +18,7 @@
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
+//! - `login/` logs assistants in, and carries their logins from VM to VM.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
 //!   `lease.rs` ends everything when it has not been heard of in time; `housekeeping.rs` prunes, and
@@ -43,6 +44,7 @@ mod housekeeping;
 mod journal;
 mod layout;
 mod lease;
+mod login;
 mod mcp;
 mod metrics;
 mod preparation;
@@ -149,6 +151,7 @@ impl Worker {
             queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
             vms: Registry::default(),
+            logins: login::Logins::default(),
             metrics: WorkerMetrics::new(driver.as_ref().ok().map(|it| it.vmm.kind())),
             driver,
             tenure,
@@ -171,6 +174,7 @@ impl Worker {
         disk::sweep(&host.layout);
         let report = reconcile::reconcile(&host).await?;
         tracing::info!(worker = %host.id, ?report, "reconciled");
+        host.queue.interrupt_logins(host.id, host.now()).await?;
         hibernation::sweep(&host).await?;
         build::sweep(&host).await?;
         let listener = api::bind(&host)?;
@@ -231,6 +235,7 @@ impl Worker {
     pub async fn drain(self) {
         let began = Instant::now();
         self.host.draining.cancel();
+        self.host.logins.end().await;
         heartbeat::announce(&self.host, WorkerState::Draining).await;
         self.stop_consumer.cancel();
         join("the task consumer", self.consumer).await;

@@ -5,7 +5,7 @@ use crate::{
     assistant::Turn,
     handler::Handlers,
     host::Host,
-    mcp,
+    login, mcp,
     preparation::{self, Guest},
     vm::VmHandle,
     workspace,
@@ -52,19 +52,21 @@ impl Handlers {
         let ready = async {
             let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
             let command = command(host, &vm, &mut turn, secrets).await?;
-            Ok::<_, Fault>((vm, hold, command))
+            let logged_in = login::restore(host, &vm, run, &workspace, &command).await?;
+            Ok::<_, Fault>((vm, hold, command, logged_in))
         };
         let ready = tokio::select! {
             ready = Box::pin(ready) => ready,
             () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
         };
-        let (vm, _hold, command) = match ready {
+        let (vm, _hold, command, logged_in) = match ready {
             Ok(ready) => ready,
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let end = Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await;
         mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+        login::refresh(host, &vm, run, logged_in).await;
         match end? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),

@@ -4,7 +4,7 @@
 //! A value is here from the start of its run to the end of it, and goes nowhere but to the agent. It is
 //! never part of a [`Command`], which is written down.
 
-use crate::{WorkerError, host::Host, run::exec_spec, vm::VmHandle};
+use crate::{WorkerError, host::Host, login, run::exec_spec, vm::VmHandle};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::{ExecSpec, system};
 use aetherium_model::{
@@ -54,13 +54,14 @@ pub(crate) async fn deliver(
     run: RunRef,
     command: &Command,
 ) -> Result<Delivered, Fault> {
+    let tokens = host.vms.get(vm).map(|vm| vm.given().tokens()).unwrap_or_default();
     if command.secrets.is_empty() {
-        return Ok(Delivered::nothing());
+        return Ok(Delivered { masks: Masks::of(&tokens), ..Delivered::nothing() });
     }
     let mark = host.layout.secrets_mark(vm);
     std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
     let read = host.queue.store().read_secrets(run, vm, &command.secrets, host.now()).await?;
-    let masks = Masks::of(read.iter().map(|it| &it.value));
+    let masks = Masks::of(read.iter().map(|it| &it.value).chain(&tokens));
     let mut env = Vec::with_capacity(read.len());
     for ReadSecret { variable, secret, value } in read {
         let value = match secret.kind.delivery() {
@@ -143,11 +144,12 @@ pub(crate) async fn masks_again(
     run: RunRef,
     uses: &SecretUses,
 ) -> Result<Masks, Fault> {
+    let tokens = login::tokens_again(host, vm, run).await?;
     if uses.is_empty() {
-        return Ok(Masks::none());
+        return Ok(Masks::of(&tokens));
     }
     let read = host.queue.store().read_secrets(run, vm, uses, host.now()).await?;
-    Ok(Masks::of(read.iter().map(|it| &it.value)))
+    Ok(Masks::of(read.iter().map(|it| &it.value).chain(&tokens)))
 }
 
 /// Removes from the guest's memory what a run had in files there.

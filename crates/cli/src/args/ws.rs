@@ -70,6 +70,32 @@ Examples:
         #[command(flatten)]
         command: CommandArgs,
     },
+    /// Log an assistant in, from one's VM: shows the address to open, and asks for what comes back.
+    #[command(after_help = "\
+What the browser shows at the end is pasted here, or given on standard input; never as an argument, which
+everybody on the machine can read. Every workspace of the project is logged in then.
+
+Examples:
+  aetherium ws login demo
+  aetherium ws login demo --assistant codex --timeout 5m
+  aetherium ws login demo --json < code-from-the-browser")]
+    Login {
+        /// The workspace's name or id.
+        workspace: String,
+        /// Who logs in; the workspace's assistant where nobody says.
+        #[arg(long)]
+        assistant: Option<AssistantName>,
+        /// When it is given up.
+        #[arg(long, value_parser = duration, value_name = "TIME", default_value = "15m")]
+        timeout: Duration,
+    },
+    /// List who is logged in, for every workspace of the project.
+    Logins,
+    /// Forget what an assistant is logged in with. Workspaces that had it keep their files.
+    Logout {
+        /// The assistant's name.
+        assistant: AssistantName,
+    },
     /// Keep what runs in one's VM beside its disk, and end the VM; the next prompt goes on with it.
     Hibernate {
         /// Its name or id.

@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod host;
 mod kernel;
+mod login;
 mod migrate;
 mod plan;
 mod prepare;

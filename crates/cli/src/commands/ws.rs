@@ -1,6 +1,6 @@
 //! `aetherium ws …`: workspaces and their prompts.
 
-use super::{exec, exit_code, more, page, prepare};
+use super::{exec, exit_code, login, more, page, prepare};
 use crate::{
     args::{Args, PromptArgs, WsCommand, WsCreateArgs},
     attach::{Output, Terminal},
@@ -56,6 +56,11 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
         WsCommand::Retry { prepare } => {
             prepare::again(args, &client, prepare, false, None).await?;
         }
+        WsCommand::Login { workspace, assistant, timeout } => {
+            login::log_in(args, &client, workspace, assistant.clone(), *timeout).await?;
+        }
+        WsCommand::Logins => login::list(args, &client).await?,
+        WsCommand::Logout { assistant } => login::log_out(args, &client, assistant).await?,
         WsCommand::Exec { workspace, command } => {
             return exec::in_workspace(&client, workspace, command).await;
         }

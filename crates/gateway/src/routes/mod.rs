@@ -7,6 +7,7 @@ pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod executions;
 pub(crate) mod hibernation;
+pub(crate) mod logins;
 pub(crate) mod preparation;
 pub(crate) mod projects;
 pub(crate) mod prompts;

@@ -19,6 +19,7 @@ mod fleet;
 mod hibernation;
 mod idempotency;
 mod lists;
+mod logins;
 mod migrations;
 mod model;
 mod postgres;

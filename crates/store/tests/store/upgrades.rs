@@ -133,6 +133,13 @@ async fn what_was_there_is_there(store: &Store, version: usize) {
         let read = store.read_secrets(run, vm, &uses, at(5)).await.unwrap();
         assert_eq!(read[0].value.reveal(), b"kept-token");
     }
+
+    if version >= number_of("0010_logins.sql") {
+        let under_way = store.interrupt_logins(worker, at(5)).await.unwrap();
+        assert_eq!(under_way, [workspace.id]);
+        let logins = store.logins(workspace.id, &PageRequest::default()).await.unwrap().items;
+        assert_eq!((logins[0].state.as_str(), logins[0].revision), ("failed", 3));
+    }
 }
 
 /// The version of the schema that a file makes.

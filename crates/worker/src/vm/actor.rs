@@ -7,7 +7,7 @@ use super::{
     record::Record,
     start::{self, Beginning, Machinery},
 };
-use crate::host::Host;
+use crate::{host::Host, login::Given};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
     template::ImageDefaults,
@@ -57,6 +57,7 @@ pub(crate) fn spawn(
         view,
         activity: Arc::clone(&activity),
         image: Arc::clone(&image),
+        given: Given::default(),
     };
     let actor = Actor {
         host: Arc::clone(host),

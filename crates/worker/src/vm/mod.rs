@@ -36,6 +36,7 @@ pub use guest::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_p
 pub use preview::preview;
 pub(crate) use start::{Machinery, agent_client, await_agent, deadlines, transport};
 
+use crate::login::Given;
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
     Code, Fault, VmId,
@@ -114,9 +115,15 @@ pub(crate) struct VmHandle {
     activity: Arc<Activity>,
     /// What the template's image says about commands, once the VM runs.
     image: Arc<OnceLock<ImageDefaults>>,
+    given: Given,
 }
 
 impl VmHandle {
+    /// What it has of logins.
+    pub(crate) const fn given(&self) -> &Given {
+        &self.given
+    }
+
     /// Which VM it is.
     pub(crate) fn id(&self) -> VmId {
         self.id
