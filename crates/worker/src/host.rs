@@ -18,7 +18,7 @@ use aetherium_model::{
     Code, Fault, Name, Timestamp, VmId, WorkerId,
     finding::Finding,
     resources::DriverKind,
-    room::{Overcommit, Room},
+    room::Overcommit,
     vm::{AgentTransport, VmState},
     worker::{Labels, Lease},
 };
@@ -78,8 +78,6 @@ pub struct Settings {
     pub overcommit: Overcommit,
     /// VMs at once, at most.
     pub max_vms: u32,
-    /// What its machine has, where that is not for it to measure: its VMs are simulated.
-    pub capacity: Option<Room>,
 }
 
 /// VMs of one worker, where nobody says otherwise.
@@ -112,7 +110,6 @@ impl Default for Settings {
             labels: Labels::new(),
             overcommit: Overcommit::OWNERS_CHOICE,
             max_vms: DEFAULT_MAX_VMS,
-            capacity: None,
         }
     }
 }
