@@ -1,8 +1,7 @@
 //! Prompts: requests to a workspace's assistant, run in order.
 
 use crate::{
-    RunRef, Store, StoreError,
-    event_log,
+    RunRef, Store, StoreError, event_log,
     idempotency::{self, Created, Idempotency},
     page, quotas, row, runs, tasks,
     transact::Tx,

@@ -195,11 +195,7 @@ pub(crate) async fn kill_all_of(
 }
 
 /// Kills what the scan has of it. A number that means another process by now is left alone.
-fn kill_once(
-    scan: &Scan,
-    vm_id: VmId,
-    leader: Option<u32>,
-) -> Result<Vec<ProcessRef>, VmmError> {
+fn kill_once(scan: &Scan, vm_id: VmId, leader: Option<u32>) -> Result<Vec<ProcessRef>, VmmError> {
     let marked = scan.marked.iter().filter(|it| it.vm_id == vm_id);
     let mut targets: Vec<ProcessRef> = marked.map(|it| it.process).collect();
     if let Some(leader) = leader {
@@ -221,7 +217,7 @@ fn kill_once(
 /// The living members of the leader's session, and its descendants whatever their session.
 fn family(all: &[Stat], leader: u32) -> Vec<Stat> {
     let mut members: HashSet<u32> =
-        all.iter().filter(|it| it.session == leader).map(|it| it.pid).collect();
+        all.iter().filter(|it| it.session == Some(leader)).map(|it| it.pid).collect();
     members.insert(leader);
     loop {
         let more: Vec<u32> = all
@@ -245,7 +241,15 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32, session: u32, state: char) -> Stat {
-        Stat { pid, state, parent, session, cpu_ticks: 0, threads: 1, start_ticks: 1 }
+        Stat {
+            pid,
+            state,
+            parent,
+            session: Some(session),
+            cpu_ticks: 0,
+            threads: 1,
+            start_ticks: 1,
+        }
     }
 
     #[tokio::test]
