@@ -114,14 +114,22 @@ async fn a_gateway_takes_the_keys_of_a_file_and_refuses_a_file_that_lets_nobody_
             ["--database", &database, "--fleet-key-file", &fleet_key, "--api-keys-file", keys];
         [&fixed[..], &named].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    for (content, wanted) in [("", "no API key"), ("# none\n\n", "no API key"), ("short", "16 or")]
-    {
+    for (content, wanted) in [
+        ("", "no API key"),
+        ("# none\n\n", "no API key"),
+        ("# one\nshort", "line 2"),
+        ("short", "16 or"),
+        ("team/a the-first-of-the-keys", "line 1"),
+    ] {
         let keys = file("keys", content);
         let ran = place.aetherium().args(role(&keys)).output().unwrap();
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(!ran.status.success() && said.contains(wanted), "{content:?}: {said}");
     }
-    let keys = file("keys", "# two of them\nthe-first-of-the-keys\n\n the-second-of-the-keys \n");
+    let keys = file(
+        "keys",
+        "# two of them\nthe-first-of-the-keys\n\n the-second-of-the-keys \nteam-a the-key-of-team-a\n",
+    );
     // The data directory's own key is somebody's who runs a client here, and opens nothing.
     file("api-key", "the-key-of-the-directory");
     let command = role(&keys);
@@ -130,11 +138,16 @@ async fn a_gateway_takes_the_keys_of_a_file_and_refuses_a_file_that_lets_nobody_
     for (key, status) in [
         ("the-first-of-the-keys", StatusCode::OK),
         ("the-second-of-the-keys", StatusCode::OK),
+        ("the-key-of-team-a", StatusCode::OK),
         ("the-key-of-the-directory", StatusCode::UNAUTHORIZED),
     ] {
         let asked = crate::world::http().get(format!("{}/api/v1/workers", gateway.url()));
         assert_eq!(asked.bearer_auth(key).send().await.unwrap().status(), status, "{key}");
     }
+    let limits = format!("{}/api/v1/projects/team-a/limits", gateway.url());
+    let asked = crate::world::http().post(limits).json(&serde_json::json!({ "vms": 1 }));
+    let refused = asked.bearer_auth("the-key-of-team-a").send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN, "only keys of `default` set limits");
     gateway.stop().await;
 }
 

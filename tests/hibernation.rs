@@ -223,3 +223,19 @@ pub(crate) async fn a_hibernated_workspace_goes_on_or_says_why_not(subject: &Sub
     it.server.stop().await;
     subject.place.assert_no_vm_is_left();
 }
+
+#[tokio::test]
+async fn a_worker_that_is_drained_keeps_the_memory_of_what_nobody_uses() {
+    let place = Place::new();
+    let it = Sleeper::new(&place, json!({ "idle_action": "hibernate" })).await;
+    let process = it.answer(COUNT).await.trim().to_owned();
+    let workers = it.server.get("/workers").await;
+    let worker = format!("/workers/{}", id(&workers["items"][0]));
+    it.server.post(&format!("{worker}/drain"), json!({})).await;
+    it.server.until(&worker, BOOT, |worker| state(worker) == "drained").await;
+    assert_eq!(it.lifecycle().await, "hibernated");
+    it.server.post(&format!("{worker}/activate"), json!({})).await;
+    it.assert_counts_on(&process).await;
+    it.server.stop().await;
+    place.assert_no_vm_is_left();
+}

@@ -137,3 +137,40 @@ fn file_of_archive(dir: &Path) -> String {
     run(Command::new("tar").args(["-xf", "full.tar"]));
     run(Command::new("debugfs").args(["-R", "cat /upper/root/file", "disk.ext4"]))
 }
+
+#[tokio::test]
+async fn a_hundred_workspaces_that_work_at_once_keep_each_its_order_and_to_themselves() {
+    const PROMPTS: usize = 20;
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Process).await;
+    let shared = tempfile::tempdir().unwrap();
+    // Each prompt tells how many of its workspace went before it, and that none is at it now.
+    let one_after_another = |number: usize, turn: usize| {
+        let own = shared.path().join(number.to_string());
+        let own = own.display();
+        format!(
+            "mkdir {own}.busy && echo {turn} >>{own} && echo {number}: $(wc -l <{own}) && rmdir {own}.busy"
+        )
+    };
+    let work = async |number: usize| {
+        let workspace = server.workspace(&format!("busy-{number}")).await;
+        let mut prompts = Vec::new();
+        for turn in 1..=PROMPTS {
+            prompts.push(server.prompt(&workspace, &one_after_another(number, turn)).await);
+        }
+        for (turn, prompt) in (1..).zip(&prompts) {
+            // Ends with the prompt; a hundred who ask again and again would be the test's own load.
+            server.get(&format!("{prompt}/events")).await;
+            let (end, output) = server.ended(prompt).await;
+            assert_eq!(state(&end), "completed", "{end:#}");
+            assert_eq!(output, format!("{number}: {turn}\n"), "{end:#}");
+        }
+        let done = std::fs::read_to_string(shared.path().join(number.to_string())).unwrap();
+        let order: Vec<usize> = done.lines().map(|it| it.parse().unwrap()).collect();
+        assert_eq!(order, (1..=PROMPTS).collect::<Vec<_>>(), "workspace {number}");
+    };
+    futures::future::join_all((0..100).map(work)).await;
+    assert_eq!(place.processes().len(), 100, "each has a VM of its own");
+    server.stop().await;
+    place.assert_no_vm_is_left();
+}

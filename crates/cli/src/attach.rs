@@ -96,22 +96,22 @@ pub(crate) enum Input {
     Standard,
 }
 
-/// Runs a command in a VM, live, and returns how it ended. The first Ctrl-C goes to the command as
+/// Runs a command in a place of the API, such as `vms/ID`, live, and returns how it ended. The first Ctrl-C goes to the command as
 /// SIGINT; the second gives up on it.
 pub(crate) async fn run(
     client: &Client,
-    vm: &str,
+    place: &str,
     command: &Command,
     input: Input,
     output: &mut impl Output,
 ) -> Result<ExitReport, CliError> {
-    let mut request = format!("{}/api/v1/vms/{vm}/exec", client.base().replacen("http", "ws", 1))
+    let mut request = format!("{}/api/v1/{place}/exec", client.base().replacen("http", "ws", 1))
         .into_client_request()
         .map_err(|error| system(format!("the server's URL: {error}")))?;
     let key = HeaderValue::from_str(&format!("Bearer {}", client.key()))
         .map_err(|_| system("the API key has characters that no header may carry"))?;
     request.headers_mut().insert("authorization", key);
-    let (socket, _) = connect_async(request).await.map_err(|error| refused(vm, &error))?;
+    let (socket, _) = connect_async(request).await.map_err(|error| refused(place, &error))?;
     let (mut to_server, from_server) = socket.split();
     let open = Open { command: command.clone(), stdin: input == Input::Standard };
     to_server.send(frame(&open)?).await.map_err(|error| system(error.to_string()))?;
@@ -245,7 +245,7 @@ fn frame(value: &impl serde::Serialize) -> Result<Message, CliError> {
     Ok(Message::Text(serde_json::to_string(value).map_err(Fault::internal)?.into()))
 }
 
-fn refused(vm: &str, error: &WebSocketError) -> CliError {
+fn refused(place: &str, error: &WebSocketError) -> CliError {
     if let WebSocketError::Http(answer) = error
         && let Some(body) = answer.body()
         && let Ok(problem) = serde_json::from_slice::<aetherium_gateway::api::Problem>(body)
@@ -254,7 +254,7 @@ fn refused(vm: &str, error: &WebSocketError) -> CliError {
         fault.remedy = problem.remedy;
         return CliError::new(fault).exiting_with(EXIT_SYSTEM);
     }
-    CliError::new(system(format!("no connection to {vm}: {error}"))).exiting_with(EXIT_SYSTEM)
+    CliError::new(system(format!("no connection to {place}: {error}"))).exiting_with(EXIT_SYSTEM)
 }
 
 fn system(detail: impl Into<String>) -> Fault {

@@ -6,10 +6,8 @@
 use crate::problem::FieldError;
 use aetherium_model::{
     Name, TemplateRef,
-    assistant::Assistant,
     disk::{GrowDisk, TakeDiskSnapshot},
     finding::Finding,
-    limits::{MAX_PROMPT_BYTES, MAX_TIMEOUT},
     output::Stream,
     placement::{Placement, WhenFull},
     project::Limits,
@@ -17,23 +15,32 @@ use aetherium_model::{
     resources::{DiskMib, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
     run::Command,
     secret::{MAX_USES, SecretUses},
+    setup::Objection,
     task::{Schedule, TaskState},
     template_ref::Version,
     tuning::{HugePages, IoLimits, Tuning},
     vm::{ChangeVm, SnapshotKind, TakeSnapshot},
-    workspace::IdleAction,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod environments;
 mod events;
+mod preparation;
+mod prompts;
 mod secrets;
 mod webhooks;
+mod workspaces;
 
 pub use crate::problem::Problem;
+pub use aetherium_model::environment::MAX_IDLE_TIMEOUT_S;
+pub use environments::{CreateEnvironment, ReplaceEnvironment};
 pub use events::EventLogQuery;
+pub use preparation::PrepareWorkspace;
+pub use prompts::CreatePrompt;
 pub use secrets::{PutSecret, ValueEncoding, WrittenValue};
 pub use webhooks::{ChangeWebhook, CreateWebhook, CreatedWebhook};
+pub use workspaces::CreateWorkspace;
 
 /// A request type's own bounds, beyond those its fields' types hold.
 pub trait Check {
@@ -45,123 +52,6 @@ pub trait Check {
 
 /// The template of VMs whose creator does not say.
 pub const DEFAULT_TEMPLATE: &str = "default";
-/// The longest idle timeout: a week, in seconds.
-pub const MAX_IDLE_TIMEOUT_S: u32 = 7 * 24 * 3600;
-
-/// Asks for a workspace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "demo", "ai_assistant": "shell"}))]
-pub struct CreateWorkspace {
-    /// Its name, unique among workspaces.
-    pub name: Name,
-    /// What turns its prompts into commands.
-    #[serde(default)]
-    pub ai_assistant: Assistant,
-    /// The template of its VMs; `default` where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<TemplateRef>,
-    /// Virtual CPUs; the template's default where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vcpus: Option<Vcpus>,
-    /// Guest memory in MiB; the template's default where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_mib: Option<MemoryMib>,
-    /// Writable disk in MiB; the template's default where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk_mib: Option<DiskMib>,
-    /// Memory that the guest goes without until it is given back, in MiB; the template's default, or
-    /// none, where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1_048_560)]
-    pub balloon_mib: Option<u32>,
-    /// What pages of the host its memory is made of; as the template says, or ordinary ones, where
-    /// absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub huge_pages: Option<HugePages>,
-    /// What its I/O is held to; what is absent, as the template says, or not at all.
-    #[serde(default, skip_serializing_if = "IoLimits::is_empty")]
-    pub limits: IoLimits,
-    /// What its VMs may reach; nothing where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<NetworkMode>,
-    /// How devices are attached; as the template says, or as fits best, where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transport: Option<VirtioTransport>,
-    /// The snapshots its VMs are made ready for; as the template says where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshots: Option<SnapshotKind>,
-    /// Secrets that each of its prompts gets.
-    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
-    pub secrets: SecretUses,
-    /// Its VM is hibernated or stopped after so many seconds without work; 900 where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 604_800)]
-    pub idle_timeout_s: Option<u32>,
-    /// Which of the two. With `hibernate` its VMs are made ready for it (`snapshots` is `full` where
-    /// absent); where absent they are as they are, and hibernated where that can be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idle_action: Option<IdleAction>,
-    /// Which workers may have it, and which are liked best.
-    #[serde(default, skip_serializing_if = "Placement::is_empty")]
-    pub placement: Placement,
-    /// What becomes of it where no worker has room for its disk (it fails where absent), and of its
-    /// prompts where its worker has none for its VM (they wait a minute where absent).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub when_full: Option<WhenFull>,
-}
-
-impl CreateWorkspace {
-    /// A workspace of which everything but the name is left to the defaults.
-    pub fn named(name: Name) -> Self {
-        Self {
-            name,
-            ai_assistant: Assistant::default(),
-            template: None,
-            vcpus: None,
-            memory_mib: None,
-            disk_mib: None,
-            balloon_mib: None,
-            huge_pages: None,
-            limits: IoLimits::default(),
-            network: None,
-            transport: None,
-            snapshots: None,
-            secrets: SecretUses::default(),
-            idle_timeout_s: None,
-            idle_action: None,
-            placement: Placement::default(),
-            when_full: None,
-        }
-    }
-}
-
-impl CreateWorkspace {
-    /// What its VMs are made ready for: what cannot be saved would keep them from hibernating.
-    pub fn snapshots(&self) -> Option<SnapshotKind> {
-        let wanted =
-            (self.idle_action == Some(IdleAction::Hibernate)).then_some(SnapshotKind::Full);
-        self.snapshots.or(wanted)
-    }
-
-    /// What it says of what its VMs take beyond their size.
-    pub fn tuning(&self) -> Tuning {
-        let Self { balloon_mib, huge_pages, limits, .. } = *self;
-        Tuning { balloon_mib, huge_pages, limits }
-    }
-}
-
-impl Check for CreateWorkspace {
-    fn check(&self) -> Vec<FieldError> {
-        let mut errors = check_when_full(self.when_full);
-        errors.extend(check_uses(&self.secrets));
-        if let Some(s) = self.idle_timeout_s.filter(|s| *s == 0 || *s > MAX_IDLE_TIMEOUT_S) {
-            let problem = format!("{s} is not allowed: give 1 to {MAX_IDLE_TIMEOUT_S} seconds");
-            errors.extend(wrong("idle_timeout_s", problem));
-        }
-        errors
-    }
-}
 
 /// Asks for a VM that belongs to no workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -344,47 +234,6 @@ impl Check for BuildTemplate {
     }
 }
 
-/// Sends a prompt to a workspace's assistant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"prompt": "echo hello"}))]
-pub struct CreatePrompt {
-    /// The text.
-    #[schema(min_length = 1, max_length = 262_144)]
-    pub prompt: String,
-    /// Secrets that it gets, besides its workspace's and before them.
-    #[serde(default, skip_serializing_if = "SecretUses::is_empty")]
-    pub secrets: SecretUses,
-    /// Time it may take, in milliseconds; one hour where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 86_400_000)]
-    pub timeout_ms: Option<u64>,
-    /// When it may run, and how soon.
-    #[serde(default, skip_serializing_if = "Schedule::is_default")]
-    pub schedule: Schedule,
-}
-
-impl Check for CreatePrompt {
-    fn check(&self) -> Vec<FieldError> {
-        let mut errors = check_uses(&self.secrets);
-        errors.extend(unmet(self.schedule));
-        match self.prompt.len() {
-            0 => errors.extend(wrong("prompt", "is empty")),
-            bytes if bytes > MAX_PROMPT_BYTES => errors
-                .extend(wrong("prompt", format!("has {bytes} bytes; at most {MAX_PROMPT_BYTES}"))),
-            _ => {}
-        }
-        if self.prompt.contains('\0') {
-            errors.extend(wrong("prompt", "contains a NUL byte"));
-        }
-        let most = u64::try_from(MAX_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        if let Some(ms) = self.timeout_ms.filter(|ms| !(1..=most).contains(ms)) {
-            errors.extend(wrong("timeout_ms", format!("{ms} is not allowed: give 1 to {most}")));
-        }
-        errors
-    }
-}
-
 /// Runs a command in a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -457,6 +306,11 @@ fn unmet(schedule: Schedule) -> Vec<FieldError> {
         return Vec::new();
     }
     wrong("schedule.deadline", "must be later than `run_at`")
+}
+
+/// What the domain objects to, as an answer says it.
+fn told(objections: Vec<Objection>) -> Vec<FieldError> {
+    objections.into_iter().map(FieldError::from).collect()
 }
 
 fn wrong(field: &str, problem: impl Into<String>) -> Vec<FieldError> {

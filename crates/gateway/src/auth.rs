@@ -78,6 +78,11 @@ impl ApiKeys {
         Ok(self)
     }
 
+    /// Whether there is none, so that nobody could speak.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `key` is one of them. Takes as long for a wrong key as for a right one.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.caller(key).is_some()

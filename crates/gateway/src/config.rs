@@ -1,9 +1,10 @@
 //! What the gateway may be told, with a default for everything but the keys.
 
 use crate::{ApiKeys, WebhookPolicy};
+use aetherium_catalog::Catalog;
 use aetherium_model::pass::FleetKey;
 use aetherium_store::LogBounds;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// How the gateway behaves.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct GatewayConfig {
     pub webhooks: WebhookPolicy,
     /// How long prompts wait for a worker that is gone before they fail.
     pub gone_patience: Duration,
+    /// The assistants and tools that workspaces may name.
+    pub catalog: Arc<Catalog>,
     /// What requests in flight may still take when the gateway is told to stop.
     pub shutdown_grace: Duration,
 }
@@ -48,6 +51,7 @@ impl GatewayConfig {
             keep_alive: Duration::from_secs(15),
             event_log: LogBounds::default(),
             webhooks: WebhookPolicy::default(),
+            catalog: Arc::new(Catalog::built_in()),
             gone_patience: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(10),
         }

@@ -36,6 +36,16 @@ pub enum Error {
         /// As it was asked for.
         id: String,
     },
+    /// A field that names what does not exist.
+    #[error("{field}: there is no {what} {id:?}")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// What kind of thing it names.
+        what: &'static str,
+        /// As it was named.
+        id: String,
+    },
     /// No such route.
     #[error("there is no route {path:?}")]
     NoRoute {
@@ -105,7 +115,9 @@ impl From<Error> for Fault {
                 Code::Unauthorized,
                 "send the header Authorization: Bearer KEY, or X-API-Key: KEY",
             ),
-            Error::NotFound { .. } => fault(Code::NotFound, "list what there is, and use its id"),
+            Error::NotFound { .. } | Error::Unknown { .. } => {
+                fault(Code::NotFound, "list what there is, and use its id")
+            }
             Error::NoRoute { .. } => {
                 fault(Code::NotFound, "GET /api/v1/openapi.json lists the routes")
             }

@@ -72,6 +72,7 @@ fn sse(event: &OutputEvent) -> Result<Event, axum::Error> {
     let kind = match &event.body {
         EventBody::Status { .. } => "status",
         EventBody::Output { .. } => "output",
+        EventBody::Assistant { .. } => "assistant",
         EventBody::OutputBytes { .. } => "output_bytes",
         EventBody::Build { .. } => "build",
         EventBody::Missing { .. } => "missing",

@@ -5,8 +5,8 @@
 
 use crate::{Error, api::Check};
 use aetherium_model::{
-    DeliveryId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId, WorkerId,
-    WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
+    WorkerId, WorkspaceId,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
@@ -134,14 +134,17 @@ pub(crate) trait PathParam: FromStr {
     const NAME: &'static str;
 }
 
-/// A workspace as callers name it.
+/// A thing as callers name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum WorkspaceRef {
-    Id(WorkspaceId),
+pub(crate) enum Ref<Id> {
+    Id(Id),
     Name(Name),
 }
 
-impl FromStr for WorkspaceRef {
+pub(crate) type WorkspaceRef = Ref<WorkspaceId>;
+pub(crate) type EnvironmentRef = Ref<EnvironmentId>;
+
+impl<Id: FromStr> FromStr for Ref<Id> {
     type Err = aetherium_model::name::InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -150,6 +153,27 @@ impl FromStr for WorkspaceRef {
             Err(_) => text.parse().map(Self::Name),
         }
     }
+}
+
+impl<Id: FromStr> From<Name> for Ref<Id> {
+    fn from(name: Name) -> Self {
+        name.as_str().parse().map_or(Self::Name(name), Self::Id)
+    }
+}
+
+/// The number of an environment's version.
+pub(crate) struct VersionNumber(pub(crate) u32);
+
+impl FromStr for VersionNumber {
+    type Err = <u32 as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl PathParam for VersionNumber {
+    const NAME: &'static str = "version";
 }
 
 macro_rules! path_params {
@@ -162,6 +186,7 @@ macro_rules! path_params {
 
 path_params! {
     WorkspaceRef = "workspace";
+    EnvironmentRef = "environment";
     SecretName = "secret";
     PromptId = "prompt";
     VmId = "vm";

@@ -5,7 +5,7 @@
 //! layer turns into bytes, because only there the request id is known. Nothing else writes problems.
 
 use crate::Error;
-use aetherium_model::{Code, Fault};
+use aetherium_model::{Code, Fault, setup::Objection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,12 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong with it.
     pub problem: String,
+}
+
+impl From<Objection> for FieldError {
+    fn from(Objection { field, problem }: Objection) -> Self {
+        Self { field, problem }
+    }
 }
 
 /// The body of every answer with a status of 400 and above.
@@ -38,7 +44,7 @@ pub struct Problem {
     pub remedy: String,
     /// The request's id, under which the server's log speaks of it.
     pub request_id: String,
-    /// The fields that are not allowed, with code `invalid_request`.
+    /// The fields that are not allowed, with code `invalid_request`; with `not_found`, the one that names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
     /// The lines that decided the verdict, such as those of a guest's console.
@@ -134,6 +140,10 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let errors = match &self {
             Self::Invalid { errors } => errors.clone(),
+            Self::Unknown { field, what, id } => {
+                let problem = format!("there is no {what} {id:?}");
+                vec![FieldError { field: (*field).to_owned(), problem }]
+            }
             _ => Vec::new(),
         };
         let fault = Fault::from(self);

@@ -3,8 +3,8 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, events, executions, hibernation, projects, prompts, secrets, status, task_events,
-        tasks, templates, vms, webhooks, workers, workspaces,
+        disks, environments, events, executions, hibernation, preparation, projects, prompts,
+        secrets, status, task_events, tasks, templates, vms, webhooks, workers, workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -50,7 +50,8 @@ pub fn openapi() -> OpenApi {
         RefOr::T(doc)
     };
     for (path, item) in &mut document.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+        let operations =
+            [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             // Handlers are named within their file, operations within the whole API.
             let tag = operation.tags.iter().flatten().next();
@@ -89,6 +90,7 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::executions))
         .routes(routes!(vms::console))
         .routes(routes!(vms::exec))
+        .routes(routes!(preparation::exec))
         .routes(routes!(executions::get))
         .routes(routes!(executions::events))
         .routes(routes!(executions::output))
@@ -98,10 +100,15 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::requeue))
         .routes(routes!(task_events::events))
+        .routes(routes!(preparation::prepare))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(workers::list))
         .routes(routes!(workers::get))
+        .routes(routes!(environments::list, environments::create))
+        .routes(routes!(environments::get, environments::replace, environments::delete))
+        .routes(routes!(environments::versions))
+        .routes(routes!(environments::version))
         .routes(routes!(webhooks::list, webhooks::create))
         .routes(routes!(webhooks::get, webhooks::change, webhooks::delete))
         .routes(routes!(webhooks::deliveries))
@@ -128,6 +135,7 @@ fn patient_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(vms::snapshot))
         .routes(routes!(hibernation::hibernate))
         .routes(routes!(hibernation::wake))
+        .routes(routes!(preparation::execute))
         .routes(routes!(disks::grow))
         .routes(routes!(disks::export))
         .routes(routes!(disks::snapshot))
@@ -167,6 +175,7 @@ fn preface() -> OpenApi {
         security(("bearer" = []), ("api_key" = [])),
         tags(
             (name = "workspaces", description = "What users own; they outlive their VMs."),
+            (name = "environments", description = "What workspaces are made from, in versions."),
             (name = "disks", description = "Workspaces' disks, which outlive their VMs."),
             (name = "prompts", description = "Requests to a workspace's assistant, run in order."),
             (name = "vms", description = "MicroVMs."),

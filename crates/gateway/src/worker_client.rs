@@ -100,13 +100,25 @@ impl WorkerClient {
         command: &Command,
         request_id: &HeaderValue,
     ) -> Result<Captured, Fault> {
+        let path = format!("/internal/v1/vms/{vm}/execute");
+        self.run(worker, &path, EXECUTE_GRACE, command, request_id).await
+    }
+
+    /// Runs a command at `path`, which may take its own time and so much more until it runs.
+    async fn run(
+        &self,
+        worker: &Worker,
+        path: &str,
+        grace: Duration,
+        command: &Command,
+        request_id: &HeaderValue,
+    ) -> Result<Captured, Fault> {
         let own = command.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         let body = serde_json::to_vec(command).map_err(Fault::internal)?;
-        let path = format!("/internal/v1/vms/{vm}/execute");
-        let mut request = self.request(worker, Method::POST, &path, body.into())?;
+        let mut request = self.request(worker, Method::POST, path, body.into())?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         request.headers_mut().insert(crate::edge::REQUEST_ID, request_id.clone());
-        let answer = self.call(worker, request, own.saturating_add(EXECUTE_GRACE)).await?;
+        let answer = self.call(worker, request, own.saturating_add(grace)).await?;
         parse(worker, &answer)
     }
 

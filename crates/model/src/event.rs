@@ -4,8 +4,9 @@
 //! without the other. It has no output and no secrets: who wants to know more reads its subject.
 
 use crate::{
-    Code, ExecutionId, Fault, Name, PromptId, SecretId, TaskId, Timestamp, VmId, WorkerId,
-    WorkspaceId,
+    Code, EnvironmentId, ExecutionId, Fault, Name, PromptId, SecretId, TaskId, Timestamp, VmId,
+    WorkerId, WorkspaceId,
+    environment::MadeFrom,
     run::{Exit, RunState},
     secret::SecretName,
     task::TaskState,
@@ -74,6 +75,8 @@ words! {
         Template = "template",
         /// A secret.
         Secret = "secret",
+        /// An environment.
+        Environment = "environment",
     }
 }
 
@@ -82,6 +85,8 @@ words! {
     EventType, "a type of event" {
         /// It was asked for.
         WorkspaceCreating = "workspace.creating",
+        /// What its setup asks for is being put into it.
+        WorkspacePreparing = "workspace.preparing",
         /// It takes prompts.
         WorkspaceReady = "workspace.ready",
         /// Its removal was asked for.
@@ -172,6 +177,12 @@ words! {
         SecretRead = "secret.read",
         /// It is gone.
         SecretDeleted = "secret.deleted",
+        /// It was made.
+        EnvironmentCreated = "environment.created",
+        /// It has another version.
+        EnvironmentChanged = "environment.changed",
+        /// It is gone; workspaces that were made from it stay.
+        EnvironmentDeleted = "environment.deleted",
     }
 }
 
@@ -202,6 +213,7 @@ impl EventType {
     pub const fn of_workspace(state: &WorkspaceState) -> Self {
         match state {
             WorkspaceState::Creating => Self::WorkspaceCreating,
+            WorkspaceState::Preparing => Self::WorkspacePreparing,
             WorkspaceState::Ready => Self::WorkspaceReady,
             WorkspaceState::Deleting => Self::WorkspaceDeleting,
             WorkspaceState::Failed { .. } => Self::WorkspaceFailed,
@@ -277,6 +289,8 @@ pub enum Subject {
     Template(Name),
     /// A secret.
     Secret(SecretId),
+    /// An environment.
+    Environment(EnvironmentId),
 }
 
 impl Subject {
@@ -291,6 +305,7 @@ impl Subject {
             Self::Worker(_) => SubjectKind::Worker,
             Self::Template(_) => SubjectKind::Template,
             Self::Secret(_) => SubjectKind::Secret,
+            Self::Environment(_) => SubjectKind::Environment,
         }
     }
 
@@ -305,6 +320,7 @@ impl Subject {
             Self::Worker(id) => id.to_string(),
             Self::Template(name) => name.to_string(),
             Self::Secret(id) => id.to_string(),
+            Self::Environment(id) => id.to_string(),
         }
     }
 }
@@ -390,6 +406,9 @@ pub struct EventData {
     /// A secret's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretName>,
+    /// An environment's version, with its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<MadeFrom>,
     /// The prompt or execution that a secret was read for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,

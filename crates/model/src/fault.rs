@@ -144,7 +144,7 @@ codes! {
     CommandNotExecutable = "command_not_executable",
     /// The command could not be started in the guest for another reason, which the detail names.
     SpawnFailed = "spawn_failed",
-    /// A step of a template's recipe failed; the detail names it.
+    /// A step of a template's recipe, or of a workspace's preparation, failed; the detail names it.
     StepFailed = "step_failed",
     /// The VM that the work was for is gone.
     VmGone = "vm_gone",

@@ -98,6 +98,8 @@ ids! {
     WorkerId = "wk", "a worker";
     /// One address that is told of events.
     WebhookId = "wh", "a webhook";
+    /// What workspaces are made from.
+    EnvironmentId = "en", "an environment";
     /// One secret.
     SecretId = "sc", "a secret";
     /// One event for one webhook.

@@ -8,6 +8,7 @@ pub mod assistant;
 pub mod boot_test;
 pub mod build;
 pub mod disk;
+pub mod environment;
 pub mod event;
 pub mod fault;
 pub mod finding;
@@ -30,6 +31,7 @@ pub mod room;
 pub mod run;
 pub mod schedule;
 pub mod secret;
+pub mod setup;
 pub mod status;
 pub mod task;
 pub mod template;
@@ -45,7 +47,8 @@ pub mod workspace;
 pub use fault::{Code, Fault};
 pub use held_template::HeldTemplate;
 pub use id::{
-    DeliveryId, ExecutionId, PromptId, SecretId, TaskId, VmId, WebhookId, WorkerId, WorkspaceId,
+    DeliveryId, EnvironmentId, ExecutionId, PromptId, SecretId, TaskId, VmId, WebhookId, WorkerId,
+    WorkspaceId,
 };
 pub use name::Name;
 pub use template_ref::{Digest, TemplateRef};

@@ -1,6 +1,6 @@
 //! The output log of a prompt or an execution: append-only, numbered from 1, bounded.
 
-use crate::{Timestamp, build::BuildEvent, run::RunState};
+use crate::{Timestamp, assistant::AssistantEvent, build::BuildEvent, run::RunState};
 use serde::{Deserialize, Serialize};
 
 /// Which of a process's two output streams.
@@ -14,7 +14,7 @@ pub enum Stream {
 }
 
 /// What one entry of the log says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventBody {
     /// Something about the run's progress, such as `vm_booting` or `running`.
@@ -37,6 +37,12 @@ pub enum EventBody {
         /// What.
         #[serde(flatten)]
         event: BuildEvent,
+    },
+    /// What an assistant says and does, read from its output, which stays in the log as it is.
+    Assistant {
+        /// What.
+        #[serde(flatten)]
+        event: AssistantEvent,
     },
     /// Output that is not valid UTF-8.
     OutputBytes {
@@ -74,7 +80,7 @@ pub enum EventBody {
 }
 
 /// One entry of the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OutputEvent {
     /// Its number, from 1 without gaps; `Last-Event-ID` takes it.
     pub seq: i64,
@@ -157,6 +163,7 @@ impl EventBody {
             }
             Self::Status { .. }
             | Self::Build { .. }
+            | Self::Assistant { .. }
             | Self::Truncated { .. }
             | Self::End { .. } => None,
         }

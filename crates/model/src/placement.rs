@@ -1,6 +1,6 @@
 //! Where something is to run, and what becomes of it where there is no room: as its creator says.
 
-use crate::{name::Name, worker::Labels};
+use crate::{name::Name, setup::merge::both, worker::Labels};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -24,6 +24,19 @@ impl Placement {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// This, with what `over` says going before it.
+    #[must_use]
+    pub fn with(&self, over: &Self) -> Self {
+        Self {
+            zone: over.zone.clone().or_else(|| self.zone.clone()),
+            labels: both(&self.labels, &over.labels),
+            preferred: Preference {
+                zone: over.preferred.zone.clone().or_else(|| self.preferred.zone.clone()),
+                labels: both(&self.preferred.labels, &over.preferred.labels),
+            },
+        }
     }
 }
 

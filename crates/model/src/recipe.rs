@@ -21,6 +21,25 @@ pub use values::{
 
 /// Seconds that a ready command's success is waited for where the recipe does not say.
 pub const DEFAULT_READY_DEADLINE_S: u32 = 60;
+/// A script for the guest's `/bin/sh -e`: installs its arguments, which are packages, with whichever
+/// package manager there is, and leaves no lists behind.
+pub const INSTALL_PACKAGES: &str = "\
+if command -v apt-get >/dev/null; then
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update
+  apt-get install -y --no-install-recommends \"$@\"
+  apt-get clean
+  rm -rf /var/lib/apt/lists/*
+elif command -v apk >/dev/null; then
+  apk add --no-cache \"$@\"
+elif command -v dnf >/dev/null; then
+  dnf install -y --setopt=install_weak_deps=False \"$@\"
+  dnf clean all
+else
+  echo \"the base has none of apt-get, apk and dnf\" >&2
+  exit 127
+fi
+";
 /// What runs a command that is given as a line.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
@@ -129,6 +148,9 @@ pub struct BuildVm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunStep {
+    /// What it is called in the build's log; its first line where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What is run.
     pub command: Program,
     /// Who runs it; root where absent.

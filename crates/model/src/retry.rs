@@ -22,9 +22,9 @@ impl RetryPolicy {
             TaskKind::PromptExecute { .. } | TaskKind::VmExecute { .. } => {
                 (MAX_ATTEMPTS, 250, 5_000)
             }
-            TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. } => {
-                (MAX_ATTEMPTS, 500, 15_000)
-            }
+            TaskKind::VmCreate { .. }
+            | TaskKind::WorkspaceCreate { .. }
+            | TaskKind::WorkspacePrepare { .. } => (MAX_ATTEMPTS, 500, 15_000),
             TaskKind::VmDelete { .. } | TaskKind::WorkspaceDelete { .. } => (10, 500, 60_000),
             TaskKind::TemplateBuild { .. } => (3, 5_000, 60_000),
         };
@@ -43,7 +43,12 @@ impl RetryPolicy {
 /// then that it failed, so it is not tried again.
 pub const fn is_passing(kind: &TaskKind, code: Code) -> bool {
     matches!(code, Code::Busy | Code::NoCapacity | Code::Unavailable)
-        && !matches!(kind, TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. })
+        && !matches!(
+            kind,
+            TaskKind::VmCreate { .. }
+                | TaskKind::WorkspaceCreate { .. }
+                | TaskKind::WorkspacePrepare { .. }
+        )
 }
 
 #[cfg(test)]

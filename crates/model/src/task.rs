@@ -54,6 +54,12 @@ pub enum TaskKind {
         /// The workspace.
         workspace_id: WorkspaceId,
     },
+    /// Put into a workspace what its setup asks for, where that has changed or failed before.
+    #[serde(rename = "workspace:prepare")]
+    WorkspacePrepare {
+        /// The workspace.
+        workspace_id: WorkspaceId,
+    },
     /// Remove a workspace, its VM and its disk.
     #[serde(rename = "workspace:delete")]
     WorkspaceDelete {
@@ -82,11 +88,12 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Every type's name.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 8] = [
         "vm:create",
         "vm:execute",
         "vm:delete",
         "workspace:create",
+        "workspace:prepare",
         "workspace:delete",
         "prompt:execute",
         "template:build",
@@ -99,6 +106,7 @@ impl TaskKind {
             Self::VmExecute { .. } => "vm:execute",
             Self::VmDelete { .. } => "vm:delete",
             Self::WorkspaceCreate { .. } => "workspace:create",
+            Self::WorkspacePrepare { .. } => "workspace:prepare",
             Self::WorkspaceDelete { .. } => "workspace:delete",
             Self::PromptExecute { .. } => "prompt:execute",
             Self::TemplateBuild { .. } => "template:build",
@@ -114,6 +122,7 @@ impl TaskKind {
     pub fn serial_key(&self) -> Option<String> {
         match self {
             Self::WorkspaceCreate { workspace_id }
+            | Self::WorkspacePrepare { workspace_id }
             | Self::WorkspaceDelete { workspace_id }
             | Self::PromptExecute { workspace_id, .. } => Some(workspace_id.to_string()),
             Self::VmCreate { vm_id } | Self::VmDelete { vm_id } => Some(vm_id.to_string()),
@@ -271,6 +280,7 @@ impl Task {
             (_, TaskKind::VmCreate { .. } | TaskKind::WorkspaceCreate { .. }) => {
                 Err(NotAgain::Create)
             }
+            (_, TaskKind::WorkspacePrepare { .. }) => Err(NotAgain::Prepare),
             (
                 TaskState::Failed,
                 TaskKind::VmDelete { .. }
@@ -306,6 +316,9 @@ pub enum NotAgain {
     /// It was to make something that has ended as failed since.
     #[error("what it was to make is recorded as failed, and stays so")]
     Create,
+    /// It prepared a workspace, which another task goes on with.
+    #[error("another task goes on where it ended")]
+    Prepare,
 }
 
 impl NotAgain {
@@ -315,6 +328,7 @@ impl NotAgain {
             Self::NotFailed => "wait for its end",
             Self::Run => "submit the prompt or command again",
             Self::Create => "delete what failed and create another",
+            Self::Prepare => "prepare the workspace again (`aetherium ws retry`)",
         }
     }
 }

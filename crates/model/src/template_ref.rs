@@ -16,6 +16,12 @@ pub struct Digest(String);
 pub struct InvalidDigest(String);
 
 impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let hash = <sha2::Sha256 as sha2::Digest>::digest(bytes);
+        Self(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// A digest from its 64 hexadecimal digits.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! What a user owns: the workspace, and the prompts sent to it. Both outlive every VM.
 //!
 //! ```text
-//! creating ─► ready ─► deleting          what the workspace is: its state
-//!     └─────► failed(reason)
+//! creating ─► preparing ─► ready ─► deleting   what the workspace is: its state
+//!     └───────────┴──────► failed(reason)
 //!
 //!            prompt, wake                what there is of it besides its disk: its lifecycle
 //!   stopped ─────────────► active ◄──────────────┐ prompt, wake
@@ -17,15 +17,18 @@
 
 use crate::{
     Fault, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
-    assistant::Assistant,
+    assistant::{AssistantName, AssistantOptions},
+    environment::MadeFrom,
     name::Name,
     placement::{Placement, WhenFull},
+    recipe::{EnvName, GuestPath},
     run::RunState,
     secret::SecretUses,
+    setup::{Preparation, Setup},
     vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// Where a workspace stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -33,6 +36,8 @@ use std::{fmt, str::FromStr};
 pub enum WorkspaceState {
     /// Its disk is being made.
     Creating,
+    /// What its setup asks for is being put into it.
+    Preparing,
     /// It takes prompts.
     Ready,
     /// It is being removed.
@@ -49,6 +54,7 @@ impl WorkspaceState {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Creating => "creating",
+            Self::Preparing => "preparing",
             Self::Ready => "ready",
             Self::Deleting => "deleting",
             Self::Failed { .. } => "failed",
@@ -144,7 +150,19 @@ pub struct Workspace {
     /// Its name, unique among workspaces.
     pub name: Name,
     /// What turns a prompt into a command.
-    pub ai_assistant: Assistant,
+    pub ai_assistant: AssistantName,
+    /// What it was made from; absent where its creator named no environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<MadeFrom>,
+    /// What is put into it before its first prompt, and given to each.
+    #[serde(default, skip_serializing_if = "Setup::is_empty")]
+    pub setup: Setup,
+    /// How far that is.
+    #[serde(default, skip_serializing_if = "Preparation::is_empty")]
+    pub preparation: Preparation,
+    /// The conversation of its assistant that the next prompt goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// What its VMs are to be.
     #[serde(flatten)]
     pub spec: VmSpec,
@@ -189,6 +207,31 @@ impl Workspace {
 /// The idle timeout of a workspace whose creator does not say, in seconds.
 pub const DEFAULT_IDLE_TIMEOUT_S: u32 = 900;
 
+/// What a prompt asks for besides its text. What is absent is as its workspace says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PromptOptions {
+    /// Environment, before the workspace's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub env: BTreeMap<EnvName, String>,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<GuestPath>,
+    /// How its assistant works.
+    #[serde(default, skip_serializing_if = "AssistantOptions::is_empty")]
+    pub assistant: AssistantOptions,
+    /// Whether it begins a conversation, instead of going on with the last prompt's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_session: bool,
+}
+
+impl PromptOptions {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One request to a workspace's assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Prompt {
@@ -206,6 +249,9 @@ pub struct Prompt {
     /// Time it may take, in milliseconds; one hour where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What else it asks for.
+    #[serde(flatten)]
+    pub options: PromptOptions,
     /// The VM it ran in, once one was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_id: Option<VmId>,

@@ -7,11 +7,12 @@ use aetherium_model::{
     output::EventBody,
     resources::DiskMib,
     run::{Execution, RunState},
+    setup::{Preparation, Setup},
     task::Task,
     vm::Vm,
     workspace::{Hibernation, Prompt, Workspace, WorkspaceState},
 };
-use aetherium_store::{Created, Finish, Idempotency, RunRef, Start, Store, StoreError};
+use aetherium_store::{Created, Finish, Idempotency, Redo, RunRef, Start, Store, StoreError};
 
 /// The store and the bus together: each method is the store's of the same name, then tells whom
 /// it concerns. Its errors are the store's.
@@ -70,6 +71,25 @@ impl Queue {
     pub async fn begin_delete_workspace(&self, id: WorkspaceId, task: &Task) -> Result<Task> {
         let asked = task.id;
         let task = self.store.begin_delete_workspace(id, task).await?;
+        self.metrics.accepted(&task, task.id == asked);
+        self.bus.announce(Topic::Workspace(id));
+        self.enqueued(&task);
+        Ok(task)
+    }
+
+    /// See [`Store::begin_prepare_workspace`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn begin_prepare_workspace(
+        &self,
+        id: WorkspaceId,
+        setup: Option<&Setup>,
+        redo: Redo,
+        task: &Task,
+    ) -> Result<Task> {
+        let asked = task.id;
+        let task = self.store.begin_prepare_workspace(id, setup, redo, task).await?;
         self.metrics.accepted(&task, task.id == asked);
         self.bus.announce(Topic::Workspace(id));
         self.enqueued(&task);
@@ -273,6 +293,21 @@ impl Queue {
         now: Timestamp,
     ) -> Result<()> {
         self.store.set_workspace_state(id, state, now).await?;
+        self.bus.announce(Topic::Workspace(id));
+        Ok(())
+    }
+
+    /// See [`Store::set_preparation`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_preparation(
+        &self,
+        id: WorkspaceId,
+        preparation: &Preparation,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.store.set_preparation(id, preparation, now).await?;
         self.bus.announce(Topic::Workspace(id));
         Ok(())
     }

@@ -12,7 +12,7 @@ use aetherium_model::{task::Task, workspace::Prompt};
 /// A workspace that takes prompts, of a project that does not bound how many wait.
 macro_rules! takes_work {
     () => {
-        "id = $1 AND state IN ('creating', 'ready') AND NOT EXISTS (SELECT 1 FROM projects \
+        "id = $1 AND state IN ('creating', 'preparing', 'ready') AND NOT EXISTS (SELECT 1 FROM projects \
          WHERE projects.id = workspaces.project AND max_queued_prompts IS NOT NULL)"
     };
 }
@@ -47,8 +47,8 @@ macro_rules! event {
 macro_rules! run {
     () => {
         "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, state, state_json, \
-         last_seq, output_bytes, truncated, created_at, secrets_json) \
-         SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11, $26 FROM "
+         last_seq, output_bytes, truncated, created_at, secrets_json, options_json) \
+         SELECT $13, $1, id, $14, $15, $16, $17, 0, 0, 0, $11, $26, $27 FROM "
     };
 }
 
@@ -126,7 +126,8 @@ impl Store {
                 .bind(entry.request_id.as_deref())
                 .bind(entry.actor_json.as_str())
                 .bind(entry.data_json.as_str())
-                .bind(row::to_json(&prompt.secrets)?);
+                .bind(row::to_json(&prompt.secrets)?)
+                .bind(row::to_json(&prompt.options)?);
             let written = match self.engine {
                 Engine::Postgres => accept.execute(&self.write).await?,
                 Engine::Sqlite => {

@@ -12,7 +12,7 @@ use aetherium_model::Timestamp;
 use std::time::Duration;
 
 /// Every version in order, from 1 without gaps.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_vm_devices.sql"),
     include_str!("../migrations/0003_tasks.sql"),
@@ -21,6 +21,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/0006_task_trace.sql"),
     include_str!("../migrations/0007_secrets.sql"),
     include_str!("../migrations/0008_hibernation.sql"),
+    include_str!("../migrations/0009_environments.sql"),
 ];
 
 /// What PostgreSQL gets besides, with the version it belongs to: what SQLite has no words for and,

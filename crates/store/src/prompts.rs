@@ -45,8 +45,8 @@ impl Store {
             self.enqueue(&mut tx, task).await?;
             sqlx::query(
                 "INSERT INTO runs (id, workspace_id, task_id, prompt_json, timeout_ms, vm_id, state, \
-                 state_json, last_seq, output_bytes, truncated, created_at, secrets_json) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9, $10)",
+                 state_json, last_seq, output_bytes, truncated, created_at, secrets_json, options_json) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9, $10, $11)",
             )
             .bind(id)
             .bind(prompt.workspace_id.to_string())
@@ -58,6 +58,7 @@ impl Store {
             .bind(row::to_json(&prompt.state)?)
             .bind(prompt.created_at.as_millis())
             .bind(row::to_json(&prompt.secrets)?)
+            .bind(row::to_json(&prompt.options)?)
             .execute(&mut *tx)
             .await?;
             let (run, workspace) = (RunRef::Prompt(prompt.id), Some(prompt.workspace_id));
@@ -135,6 +136,7 @@ fn decode(from: &AnyRow) -> Result<Prompt, StoreError> {
         prompt: row::json(from, "prompt_json")?,
         secrets: row::maybe_json(from, "secrets_json")?.unwrap_or_default(),
         timeout_ms: row::maybe_number(from, "timeout_ms")?,
+        options: row::maybe_json(from, "options_json")?.unwrap_or_default(),
         vm_id: row::maybe_parsed(from, "vm_id")?,
         state: row::json(from, "state_json")?,
         created_at: row::time(from, "created_at")?,

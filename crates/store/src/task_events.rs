@@ -77,6 +77,7 @@ fn noted(kind: EventType, task: &Task, fault: Option<&Fault>) -> Note {
 const fn workspace(kind: &TaskKind) -> Option<WorkspaceId> {
     match kind {
         TaskKind::WorkspaceCreate { workspace_id }
+        | TaskKind::WorkspacePrepare { workspace_id }
         | TaskKind::WorkspaceDelete { workspace_id }
         | TaskKind::PromptExecute { workspace_id, .. } => Some(*workspace_id),
         _ => None,

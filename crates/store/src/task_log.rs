@@ -21,7 +21,12 @@ impl RunRef {
 
 /// Whether tasks of a kind tell how they go, without a run that would.
 const fn has_own(kind: &TaskKind) -> bool {
-    matches!(kind, TaskKind::TemplateBuild { .. })
+    matches!(
+        kind,
+        TaskKind::TemplateBuild { .. }
+            | TaskKind::WorkspaceCreate { .. }
+            | TaskKind::WorkspacePrepare { .. }
+    )
 }
 
 /// Begins the log of a task that has one of its own.

@@ -9,7 +9,7 @@ use aetherium_model::{
     Code, Fault, TaskId, Timestamp, WorkerId,
     page::{Page, PageRequest},
     run::RunState,
-    task::{Task, TaskState},
+    task::{Task, TaskKind, TaskState},
 };
 use sqlx::any::AnyRow;
 
@@ -355,7 +355,7 @@ pub(crate) async fn cancel(tx: &mut Tx, task: Task, now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Cancels every task of a serial key that runs a user's command.
+/// Cancels every task of a serial key that runs what a user wrote: a command, or a preparation's steps.
 pub(crate) async fn cancel_runs_of(
     tx: &mut Tx,
     serial_key: &str,
@@ -369,7 +369,11 @@ pub(crate) async fn cancel_runs_of(
     .await?;
     for row in &rows {
         let task = decode(row)?;
-        if !task.kind.is_idempotent() {
+        let prepares = matches!(
+            task.kind,
+            TaskKind::WorkspaceCreate { .. } | TaskKind::WorkspacePrepare { .. }
+        );
+        if prepares || !task.kind.is_idempotent() {
             cancel(tx, task, now).await?;
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     Store, StoreError,
     event_log::{self, Note},
     idempotency::{self, Created, Idempotency},
-    page, quotas, reservations, row, tasks,
+    page, quotas, reservations, row, task_log, tasks,
     transact::Tx,
 };
 use aetherium_model::{
@@ -43,8 +43,10 @@ impl Store {
             let inserted = sqlx::query(
                 "INSERT INTO workspaces (id, name, ai_assistant, spec_json, worker_id, vm_id, \
                  idle_timeout_s, state, state_json, created_at, updated_at, disk_mib, \
-                 placement_json, when_full_json, project, idle_action, secrets_json) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+                 placement_json, when_full_json, project, idle_action, secrets_json, environment_json, \
+                 setup_json, session) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+                 $18, $19, $20) \
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(id)
@@ -64,6 +66,9 @@ impl Store {
             .bind(project.as_str())
             .bind(workspace.idle_action.as_str())
             .bind(row::to_json(&workspace.secrets)?)
+            .bind(workspace.environment.as_ref().map(row::to_json).transpose()?)
+            .bind(row::to_json(&workspace.setup)?)
+            .bind(workspace.session.as_deref())
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() == 0 {
@@ -77,6 +82,7 @@ impl Store {
             let disk = Room::of_workspace(workspace.spec.resources.disk_mib);
             reservations::take(&mut tx, workspace.worker_id, disk).await?;
             self.enqueue(&mut tx, task).await?;
+            task_log::begin(&mut tx, task).await?;
             tx.commit().await?;
             Ok(Created::New(workspace.clone()))
         })
@@ -343,7 +349,7 @@ pub(crate) async fn clear_vm(
     Ok(())
 }
 
-fn being_deleted(workspace: &Workspace) -> StoreError {
+pub(crate) fn being_deleted(workspace: &Workspace) -> StoreError {
     StoreError::Conflict {
         detail: format!("workspace {} ({}) is being deleted", workspace.id, workspace.name),
         remedy: "create another workspace",
@@ -368,11 +374,13 @@ pub(crate) async fn lock_for_work(
     let row = row.ok_or_else(|| StoreError::not_found("workspace", id))?;
     let workspace = decode(&row)?;
     match &workspace.state {
-        WorkspaceState::Creating | WorkspaceState::Ready => row::maybe_parsed(&row, "limited_by"),
+        WorkspaceState::Creating | WorkspaceState::Preparing | WorkspaceState::Ready => {
+            row::maybe_parsed(&row, "limited_by")
+        }
         WorkspaceState::Deleting => Err(being_deleted(&workspace)),
         WorkspaceState::Failed { fault } => Err(StoreError::Conflict {
-            detail: format!("workspace {id} ({}) could not be made: {fault}", workspace.name),
-            remedy: "delete it and create another",
+            detail: format!("workspace {id} ({}) has failed: {fault}", workspace.name),
+            remedy: "correct what failed and prepare it again (`aetherium ws retry`), or delete it",
         }),
     }
 }
@@ -417,7 +425,10 @@ pub(crate) async fn write_state(
 fn noted(id: WorkspaceId, state: &WorkspaceState) -> Note {
     let fault = match state {
         WorkspaceState::Failed { fault } => Some(fault),
-        WorkspaceState::Creating | WorkspaceState::Ready | WorkspaceState::Deleting => None,
+        WorkspaceState::Creating
+        | WorkspaceState::Preparing
+        | WorkspaceState::Ready
+        | WorkspaceState::Deleting => None,
     };
     Note::new(EventType::of_workspace(state), Subject::Workspace(id))
         .with(EventData::because(fault))
@@ -451,6 +462,10 @@ pub(crate) fn decode(from: &AnyRow) -> Result<Workspace, StoreError> {
         id: row::parsed(from, "id")?,
         name: row::parsed(from, "name")?,
         ai_assistant: row::parsed(from, "ai_assistant")?,
+        environment: row::maybe_json(from, "environment_json")?,
+        setup: row::maybe_json(from, "setup_json")?.unwrap_or_default(),
+        preparation: row::maybe_json(from, "preparation_json")?.unwrap_or_default(),
+        session: row::maybe_text(from, "session")?,
         spec: row::json(from, "spec_json")?,
         worker_id: row::parsed(from, "worker_id")?,
         lifecycle: lifecycle(from)?,

@@ -11,6 +11,7 @@
 //! | `GET /internal/v1/vms/{id}/metrics` | what a VM uses |
 //! | `…/internal/v1/workspaces/{id}/disk…` | works on a workspace's disk: see [`disks`] |
 //! | `POST /internal/v1/workspaces/{id}/hibernate`, `…/wake` | hibernates a workspace's VM, or wakes it |
+//! | `…/internal/v1/workspaces/{id}/execute`, `…/exec` | the same in a workspace, which is woken for it |
 //! | `GET /internal/v1/templates` | the templates this worker holds |
 //! | `GET /internal/v1/templates/{template}` | one, by name, tag or digest |
 //! | `DELETE /internal/v1/templates/{template}` | takes its tag away |
@@ -132,7 +133,7 @@ async fn execute(
     Path(id): Path<VmId>,
     Json(command): Json<Command>,
 ) -> Result<Json<Captured>, Refused> {
-    Ok(Json(execution::captured(&host, id, command).await?))
+    Ok(Json(execution::captured(&host, execution::Place::Vm(id), command).await?))
 }
 
 async fn exec(
@@ -147,7 +148,7 @@ async fn exec(
     Ok(upgrade
         .max_frame_size(MAX_FRAME_BYTES)
         .max_message_size(MAX_FRAME_BYTES)
-        .on_upgrade(move |socket| execution::interactive(host, id, socket)))
+        .on_upgrade(move |socket| execution::interactive(host, execution::Place::Vm(id), socket)))
 }
 
 #[derive(serde::Deserialize)]

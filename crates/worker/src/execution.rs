@@ -2,13 +2,15 @@
 
 use crate::{
     host::Host,
+    prompt,
     run::{self, PIECES, Piece},
     secrets,
-    vm::VmHandle,
+    vm::{Hold, VmHandle},
+    workspace,
 };
 use aetherium_agent_client::{Process, Signaller, Stdin};
 use aetherium_model::{
-    Code, ExecutionId, Fault, VmId,
+    Code, ExecutionId, Fault, VmId, WorkspaceId,
     interactive::{
         CHANNEL_STDERR, CHANNEL_STDIN, CHANNEL_STDOUT, Captured, ClientFrame, Open, ServerFrame,
     },
@@ -33,11 +35,10 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Runs a command and collects its output.
 pub(crate) async fn captured(
     host: &Arc<Host>,
-    vm_id: VmId,
+    place: Place,
     command: Command,
 ) -> Result<Captured, Fault> {
-    let vm = host.vm_to_come(vm_id).await?;
-    let _hold = vm.hold()?;
+    let (vm, _hold, command) = Box::pin(place.take(host, &command)).await?;
     let (id, process, masks) = begin(host, &vm, &command, false).await?;
     let cancelled = CancellationToken::new();
     let (pieces, incoming) = mpsc::channel(PIECES);
@@ -146,10 +147,42 @@ async fn collect(mut incoming: mpsc::Receiver<Piece>) -> Output {
     output
 }
 
+/// Where a command runs that somebody is attached to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// In a VM.
+    Vm(VmId),
+    /// In a workspace, which is woken for it, as its prompts do.
+    Workspace(WorkspaceId),
+}
+
+impl Place {
+    /// Its VM, held, and the command as it is run there.
+    async fn take(
+        self,
+        host: &Arc<Host>,
+        command: &Command,
+    ) -> Result<(VmHandle, Hold, Command), Fault> {
+        match self {
+            Self::Vm(vm) => {
+                let vm = host.vm_to_come(vm).await?;
+                let hold = vm.hold()?;
+                Ok((vm, hold, command.clone()))
+            }
+            Self::Workspace(id) => {
+                let workspace = workspace::ready(host, id).await?;
+                let (vm, hold) = workspace::ensure_vm(host, id, None).await?;
+                let command = prompt::in_workspace(host, &vm, &workspace, command.clone()).await?;
+                Ok((vm, hold, command))
+            }
+        }
+    }
+}
+
 /// Serves one interactive command over a WebSocket. A client that goes away ends the command.
-pub(crate) async fn interactive(host: Arc<Host>, vm: VmId, socket: WebSocket) {
+pub(crate) async fn interactive(host: Arc<Host>, place: Place, socket: WebSocket) {
     let (mut to_client, mut from_client) = socket.split();
-    let last = match Box::pin(converse(&host, vm, &mut to_client, &mut from_client)).await {
+    let last = match Box::pin(converse(&host, place, &mut to_client, &mut from_client)).await {
         Ok(Some(frame)) => frame,
         Ok(None) => return,
         Err(fault) => ServerFrame::Fault { fault },
@@ -166,14 +199,13 @@ type FromClient = SplitStream<WebSocket>;
 /// The whole conversation; returns the last frame, or none if the client has gone.
 async fn converse(
     host: &Arc<Host>,
-    vm: VmId,
+    place: Place,
     to_client: &mut ToClient,
     from_client: &mut FromClient,
 ) -> Result<Option<ServerFrame>, Fault> {
     let Some(open) = opening(from_client).await? else { return Ok(None) };
-    let vm = host.vm_to_come(vm).await?;
-    let _hold = vm.hold()?;
-    let (id, mut process, masks) = begin(host, &vm, &open.command, open.stdin).await?;
+    let (vm, _hold, command) = Box::pin(place.take(host, &open.command)).await?;
+    let (id, mut process, masks) = begin(host, &vm, &command, open.stdin).await?;
     let started = ServerFrame::Started { execution_id: id, pid: process.pid() };
     let stdin = process.stdin();
     let signaller = process.signaller();
@@ -182,7 +214,7 @@ async fn converse(
     } else {
         RunState::Cancelled
     };
-    secrets::forget(&vm, RunRef::Execution(id), &open.command.secrets).await;
+    secrets::forget(&vm, RunRef::Execution(id), &command.secrets).await;
     settle(host, id, state.clone()).await;
     Ok(match state {
         RunState::Completed { exit } => Some(ServerFrame::Exit { result: exit }),

@@ -2,9 +2,9 @@
 //! this worker did not finish; every step here is either repeatable or behind the start mark. A task
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{build, host::Host, rejoin, run, secrets, vm, workspace};
+use crate::{build, host::Host, preparation, rejoin, run, secrets, vm, workspace};
 use aetherium_model::{
-    Code, ExecutionId, Fault, PromptId, VmId, WorkspaceId,
+    Code, ExecutionId, Fault, VmId, WorkspaceId,
     output::EventBody,
     run::{Command, RunState},
     secret::SecretUses,
@@ -46,7 +46,8 @@ impl Handler for Handlers {
             TaskKind::VmCreate { vm_id } => {
                 workspace::end_vm(&self.host, *vm_id, fault.clone()).await
             }
-            TaskKind::WorkspaceCreate { workspace_id } => {
+            TaskKind::WorkspaceCreate { workspace_id }
+            | TaskKind::WorkspacePrepare { workspace_id } => {
                 let state = WorkspaceState::Failed { fault: fault.clone() };
                 let now = self.host.now();
                 let written = self.host.queue.set_workspace_state(*workspace_id, &state, now).await;
@@ -68,7 +69,12 @@ impl Handlers {
             TaskKind::VmExecute { vm_id, execution_id } => {
                 Box::pin(self.vm_execute(&task, vm_id, execution_id, &context)).await
             }
-            TaskKind::WorkspaceCreate { workspace_id } => self.workspace_create(workspace_id).await,
+            TaskKind::WorkspaceCreate { workspace_id } => {
+                self.workspace_create(workspace_id, &task, &context).await
+            }
+            TaskKind::WorkspacePrepare { workspace_id } => {
+                preparation::from_task(&self.host, workspace_id, &task, &context).await
+            }
             TaskKind::WorkspaceDelete { workspace_id } => self.workspace_delete(workspace_id).await,
             TaskKind::PromptExecute { workspace_id, prompt_id } => {
                 Box::pin(self.prompt_execute(&task, workspace_id, prompt_id, &context)).await
@@ -117,18 +123,19 @@ impl Handlers {
         Ok(Outcome::Done)
     }
 
-    async fn workspace_create(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
+    async fn workspace_create(
+        &self,
+        id: WorkspaceId,
+        task: &Task,
+        context: &TaskContext,
+    ) -> Result<Outcome, Fault> {
         let workspace = self.host.queue.store().workspace(id).await?;
-        if workspace.state != WorkspaceState::Creating {
-            return Ok(Outcome::Done);
+        match workspace.state {
+            WorkspaceState::Creating | WorkspaceState::Preparing => {
+                preparation::from_task(&self.host, id, task, context).await
+            }
+            _ => Ok(Outcome::Done),
         }
-        let made = workspace::make_disk(&self.host, &workspace).await;
-        let state = match &made {
-            Ok(()) => WorkspaceState::Ready,
-            Err(fault) => WorkspaceState::Failed { fault: fault.clone() },
-        };
-        self.host.queue.set_workspace_state(id, &state, self.host.now()).await?;
-        made.map(|()| Outcome::Done)
     }
 
     async fn workspace_delete(&self, id: WorkspaceId) -> Result<Outcome, Fault> {
@@ -160,41 +167,9 @@ impl Handlers {
         }
     }
 
-    async fn prompt_execute(
-        &self,
-        task: &Task,
-        workspace_id: WorkspaceId,
-        id: PromptId,
-        context: &TaskContext,
-    ) -> Result<Outcome, Fault> {
-        let host = &self.host;
-        let run = RunRef::Prompt(id);
-        let prompt = host.queue.store().prompt(id).await?;
-        let workspace = host.queue.store().workspace(workspace_id).await?;
-        let secrets = workspace.secrets.with(&prompt.secrets);
-        if task.state == TaskState::Started {
-            return Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
-        }
-        let vm = tokio::select! {
-            vm = workspace::ensure_vm(host, workspace_id, Some(run)) => vm,
-            () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
-        };
-        let (vm, _hold) = match vm {
-            Ok(held) => held,
-            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
-            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
-        };
-        let command = workspace.ai_assistant.command(&prompt.prompt, prompt.timeout_ms);
-        let command = Command { secrets, ..command };
-        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
-            Some(end) => self.end(run, end).await,
-            None => Ok(Outcome::Settled),
-        }
-    }
-
     /// Waits for the VM, writes the start mark and runs the command with its output logged. Returns
     /// how it ended, or nothing where the run is no longer this task's to end.
-    async fn run_in(
+    pub(crate) async fn run_in(
         &self,
         task: &Task,
         run: RunRef,
@@ -242,7 +217,7 @@ impl Handlers {
 
     /// Goes on with a run that an earlier process of this worker had started in `vm`, or says that its
     /// end is unknown.
-    async fn go_on(
+    pub(crate) async fn go_on(
         &self,
         run: RunRef,
         vm: Option<VmId>,
@@ -279,7 +254,7 @@ impl Handlers {
 
     /// Writes how a run ended, and with it its task's end. It is tried for a while, as nothing else tells
     /// what the guest has done; an end that is written changes nothing when it is written again.
-    async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
+    pub(crate) async fn end(&self, run: RunRef, end: RunState) -> Result<Outcome, Fault> {
         let mut tried = 1;
         let finish = loop {
             match self.host.queue.finish_run(run, end.clone(), self.host.now()).await {
@@ -318,7 +293,9 @@ fn span(host: &Host, task: &Task) -> Span {
             note("vm", vm_id);
             note("execution", execution_id);
         }
-        TaskKind::WorkspaceCreate { workspace_id } | TaskKind::WorkspaceDelete { workspace_id } => {
+        TaskKind::WorkspaceCreate { workspace_id }
+        | TaskKind::WorkspacePrepare { workspace_id }
+        | TaskKind::WorkspaceDelete { workspace_id } => {
             note("workspace", workspace_id);
         }
         TaskKind::PromptExecute { workspace_id, prompt_id } => {

@@ -146,7 +146,8 @@ pub(crate) async fn beat(host: &Arc<Host>) -> Option<Orders> {
     }
 }
 
-/// Ends what a drained worker need not keep: workspaces' VMs in which nothing runs, and all of them when
+/// Ends what a drained worker need not keep: workspaces' VMs in which nothing runs, which are hibernated
+/// where their workspaces want that and stopped elsewhere, and all of them when
 /// no time is left.
 async fn drain(host: &Arc<Host>, left: Option<Duration>) {
     let rows = match host.queue.store().live_vms(host.id).await {
@@ -163,7 +164,7 @@ async fn drain(host: &Arc<Host>, left: Option<Duration>) {
         if left.is_some_and(|left| left.is_zero()) {
             handle.ask_to_stop(reason);
         } else if row.workspace_id.is_some() && row.state == VmState::Running {
-            handle.stop_if_unused(reason);
+            handle.rest_if_unused(reason);
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     vm::{VmHandle, probe_guest},
 };
 use aetherium_agent_proto::config::GuestNet;
+use aetherium_catalog::Catalog;
 use aetherium_image::{BlankDisks, Holder, InstalledTemplate, TemplateStore};
 use aetherium_model::{
     Code, Fault, Name, Timestamp, VmId, WorkerId,
@@ -78,6 +79,8 @@ pub struct Settings {
     pub overcommit: Overcommit,
     /// VMs at once, at most.
     pub max_vms: u32,
+    /// The assistants and tools that workspaces may name.
+    pub catalog: Arc<Catalog>,
 }
 
 /// VMs of one worker, where nobody says otherwise.
@@ -110,6 +113,7 @@ impl Default for Settings {
             labels: Labels::new(),
             overcommit: Overcommit::OWNERS_CHOICE,
             max_vms: DEFAULT_MAX_VMS,
+            catalog: Arc::new(Catalog::built_in()),
         }
     }
 }

@@ -42,12 +42,16 @@ mod housekeeping;
 mod journal;
 mod layout;
 mod lease;
+mod mcp;
 mod metrics;
+mod preparation;
+mod prompt;
 mod reconcile;
 mod rejoin;
 mod remote;
 mod run;
 mod secrets;
+mod tail;
 mod vm;
 mod workspace;
 

@@ -12,6 +12,7 @@
 
 use crate::{host::Host, secrets::Delivered, vm::VmHandle};
 use aetherium_agent_client::{AgentClient, AgentError, Process, ProcessEvent, Role, StreamOffsets};
+use aetherium_agent_proto::ExecSpec;
 use aetherium_model::{
     Code, Fault,
     output::{EventBody, Stream},
@@ -58,7 +59,7 @@ impl Followed {
                 other => return other,
             };
             let Some(way_back) = self.way_back.clone() else { return Err(lost) };
-            tracing::info!(run = %way_back.run, error = %lost, "its command is looked for again");
+            tracing::info!(tag = way_back.tag, error = %lost, "its command is looked for again");
             *self = way_back.find(self.process.offsets()).await?;
         }
     }
@@ -77,9 +78,18 @@ pub(crate) async fn start(
     command: &Command,
     secrets: &Delivered,
 ) -> Result<Followed, AgentError> {
-    let way_back = WayBack { vm: vm.clone(), run };
-    let spec = secrets.spec(command, false);
-    match agent.exec(spec.clone().detached().tag(way_back.tag())).await {
+    start_as(vm, agent, run.to_string(), secrets.spec(command, false)).await
+}
+
+/// Starts a command so that it can be found again by this tag, which no other command has.
+pub(crate) async fn start_as(
+    vm: &VmHandle,
+    agent: &AgentClient,
+    tag: String,
+    spec: ExecSpec,
+) -> Result<Followed, AgentError> {
+    let way_back = WayBack { vm: vm.clone(), tag };
+    match agent.exec(spec.clone().detached().tag(way_back.tag.clone())).await {
         Ok(process) => Ok(Followed { process, gone: None, way_back: Some(way_back) }),
         // An agent from before commands could be found again.
         Err(AgentError::Unsupported { .. }) => agent.exec(spec).await.map(Followed::from),
@@ -87,7 +97,7 @@ pub(crate) async fn start(
         Err(lost @ (AgentError::ConnectionLost { .. } | AgentError::DeadlineExceeded { .. })) => {
             let found = way_back.find(StreamOffsets::default()).await;
             found.map_err(|error| {
-                tracing::warn!(%run, %error, "a command that may have started was not found");
+                tracing::warn!(tag = way_back.tag, %error, "a command that may have started was not found");
                 lost
             })
         }
@@ -102,7 +112,7 @@ pub(crate) async fn start(
 /// Why it cannot be found: the VM has ended, or its agent does not know it.
 pub(crate) async fn find_again(host: &Host, vm: &VmHandle, run: RunRef) -> Result<Followed, Fault> {
     let at = end_of_log(host, run).await?;
-    let way_back = WayBack { vm: vm.clone(), run };
+    let way_back = WayBack { vm: vm.clone(), tag: run.to_string() };
     way_back.find(at).await.map_err(|error| Fault::new(Code::AgentLost, error.to_string()))
 }
 
@@ -130,15 +140,11 @@ async fn end_of_log(host: &Host, run: RunRef) -> Result<StreamOffsets, StoreErro
 #[derive(Clone)]
 struct WayBack {
     vm: VmHandle,
-    run: RunRef,
+    /// The command's name in its guest.
+    tag: String,
 }
 
 impl WayBack {
-    /// The command's name in its guest.
-    fn tag(&self) -> String {
-        self.run.to_string()
-    }
-
     /// Finds the command and follows it from `at`, or from what is left after that. A paused VM is
     /// waited for as long as somebody keeps it so; one that runs has a deadline.
     async fn find(&self, at: StreamOffsets) -> Result<Followed, AgentError> {
@@ -154,10 +160,10 @@ impl WayBack {
                 Err(fault) => return Err(AgentError::VmEnded { reason: fault.to_string() }),
             };
             let until = *deadline.get_or_insert_with(|| Instant::now() + DEADLINE);
-            match agent.attach(self.tag().as_str(), Some(at), Role::Starter).await {
+            match agent.attach(self.tag.as_str(), Some(at), Role::Starter).await {
                 Ok(process) => return Ok(self.follow(process, at)),
                 Err(error) if may_pass(&error) && Instant::now() < until => {
-                    tracing::debug!(run = %self.run, %error, "not found yet");
+                    tracing::debug!(tag = self.tag, %error, "not found yet");
                     sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error),

@@ -7,7 +7,7 @@
 //! What is logged runs detached in the guest under its run's id, and is found again by that: see
 //! [`crate::rejoin`]. What somebody waits for ends when nobody waits any more.
 
-use crate::{host::Host, rejoin::Followed};
+use crate::{host::Host, rejoin::Followed, tail::Tail};
 use aetherium_agent_client::{AgentError, ProcessEvent, StreamOffsets};
 use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
@@ -93,9 +93,28 @@ pub(crate) async fn log_to_end(
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (end, ()) = tokio::join!(
         follow(process, masks, pieces, cancelled, host.settings.cancel_grace),
-        write_log(host, run, incoming),
+        write_log(host, run, incoming, |_| {}),
     );
     end
+}
+
+/// The same for one of several commands of a log; returns the last lines of its output besides.
+pub(crate) async fn log_with_tail(
+    host: &Arc<Host>,
+    run: RunRef,
+    process: Followed,
+    masks: &Masks,
+    cancelled: &CancellationToken,
+) -> (RunState, Tail) {
+    let (pieces, incoming) = mpsc::channel(PIECES);
+    let mut tail = Tail::default();
+    let (end, ()) = tokio::join!(
+        follow(process, masks, pieces, cancelled, host.settings.cancel_grace),
+        write_log(host, run, incoming, |piece| {
+            tail.push(&String::from_utf8_lossy(piece.bytes()));
+        }),
+    );
+    (end, tail)
 }
 
 /// Passes a process's output on until it ends, and sees to it that it does when `cancelled`.
@@ -201,10 +220,16 @@ async fn pass_on(
 }
 
 /// Writes output to a run's log as it comes, as much at a time as has come.
-async fn write_log(host: &Arc<Host>, run: RunRef, mut incoming: mpsc::Receiver<Piece>) {
+async fn write_log(
+    host: &Arc<Host>,
+    run: RunRef,
+    mut incoming: mpsc::Receiver<Piece>,
+    mut seen: impl FnMut(&Piece),
+) {
     let mut entries = Entries::new();
     let mut batch: Vec<Piece> = Vec::with_capacity(BATCH);
     while incoming.recv_many(&mut batch, BATCH).await > 0 {
+        batch.iter().for_each(&mut seen);
         append(host, run, entries.of(&batch)).await;
         batch.clear();
     }

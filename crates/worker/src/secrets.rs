@@ -14,7 +14,7 @@ use aetherium_model::{
 };
 use aetherium_secrets::{Masks, SecretValue};
 use aetherium_store::{ReadSecret, RunRef};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What a run's command gets beyond what its record says.
 #[derive(Debug)]
@@ -75,6 +75,47 @@ pub(crate) async fn deliver(
         env.push((variable, value));
     }
     Ok(Delivered { env, masks })
+}
+
+/// The texts of some secrets of a run, by their variables, for what is written about them into the guest's
+/// memory with [`write_text`].
+///
+/// # Errors
+/// `secret_missing`, `secret_unreadable`, or `invalid_request` for one that is a file.
+pub(crate) async fn texts(
+    host: &Arc<Host>,
+    vm: VmId,
+    run: RunRef,
+    uses: &SecretUses,
+) -> Result<BTreeMap<String, SecretValue>, Fault> {
+    if uses.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mark = host.layout.secrets_mark(vm);
+    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
+    let read = host.queue.store().read_secrets(run, vm, uses, host.now()).await?;
+    let text = |ReadSecret { variable, secret, value }: ReadSecret| match secret.kind.delivery() {
+        Delivery::Variable => Ok((variable.to_string(), value)),
+        Delivery::File => {
+            let detail = format!("the secret {} is a file, and no text", secret.name);
+            Err(Fault::new(Code::InvalidRequest, detail).remedy("give a secret of another kind"))
+        }
+    };
+    read.into_iter().map(text).collect()
+}
+
+/// Writes a text with secrets in it into the guest's memory, for one run and one user. Returns its path.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn write_text(
+    agent: &AgentClient,
+    run: RunRef,
+    name: &SecretName,
+    text: &SecretValue,
+    user: Option<&str>,
+) -> Result<String, String> {
+    write_file(agent, run, name, text, user).await
 }
 
 /// Refuses to write the memory of a VM that was given secrets: the guest may have them anywhere in it,

@@ -18,6 +18,7 @@ use aetherium_model::{
 };
 use aetherium_store::{RunRef, StoreError};
 use std::{
+    fmt::Write as _,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -221,13 +222,24 @@ pub(crate) async fn wake(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace,
     Ok(host.queue.store().workspace(id).await?)
 }
 
-async fn ready(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
+/// A workspace that can be worked in.
+///
+/// # Errors
+/// [`Code::Conflict`]: it is not made or prepared, or has failed.
+pub(crate) async fn ready(host: &Arc<Host>, id: WorkspaceId) -> Result<Workspace, Fault> {
     let workspace = host.queue.store().workspace(id).await?;
     if workspace.state == WorkspaceState::Ready {
         return Ok(workspace);
     }
-    let detail = format!("workspace {} is {}", workspace.name, workspace.state.as_str());
-    Err(Fault::new(Code::Conflict, detail).remedy("wait until it is ready"))
+    let mut detail = format!("workspace {} is {}", workspace.name, workspace.state.as_str());
+    let remedy = match &workspace.state {
+        WorkspaceState::Failed { fault } => {
+            let _ = write!(detail, ": {}", fault.detail);
+            "correct what failed, and prepare it again (`aetherium ws retry`)"
+        }
+        _ => "wait until it is ready",
+    };
+    Err(Fault::new(Code::Conflict, detail).remedy(remedy))
 }
 
 /// Ends a VM, whether it has an actor or only a row.

@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod disk;
+mod environment;
 mod events;
 mod host;
 mod kernel;
@@ -15,14 +16,17 @@ mod schedule;
 mod secrets;
 mod template;
 mod tuning;
+mod vm;
 mod watch;
 mod worker;
+mod ws;
 
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
 pub(crate) use config::ConfigCommand;
 pub(crate) use disk::DiskCommand;
+pub(crate) use environment::{AssistantArgs, EnvCommand, EnvironmentArgs, SetupArgs};
 pub(crate) use events::{EventLogArgs, EventsArgs, FilterArgs, ProjectCommand, WebhookCommand};
 pub(crate) use host::{HostCommand, PrepareArgs};
 pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
@@ -34,16 +38,12 @@ pub(crate) use schedule::ScheduleArgs;
 pub(crate) use secrets::{KeysArgs, RoleKeysArgs, RotateArgs, SecretCommand, SecretsArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
 pub(crate) use tuning::{LimitArgs, TuningArgs};
+pub(crate) use vm::{VmArgs, VmCommand};
 pub(crate) use watch::{TopArgs, TopOrder};
 pub(crate) use worker::WorkerCommand;
+pub(crate) use ws::{AgainArgs, PromptArgs, WsCommand, WsCreateArgs};
 
-use aetherium_model::{
-    Name, TemplateRef,
-    assistant::Assistant,
-    resources::{DiskMib, DriverChoice, MemoryMib, NetworkMode, Vcpus, VirtioTransport},
-    vm::SnapshotKind,
-    workspace::IdleAction,
-};
+use aetherium_model::resources::DriverChoice;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parse::{duration, file, variable};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -133,6 +133,13 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: WsCommand,
+    },
+    /// Environments: what workspaces are made from, in versions.
+    #[command(visible_alias = "environment")]
+    Env {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: EnvCommand,
     },
     /// VMs.
     Vm {
@@ -329,37 +336,6 @@ pub(crate) struct UpArgs {
     pub(crate) events: EventLogArgs,
 }
 
-/// What a VM is to be; the template's defaults where absent.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub(crate) struct VmArgs {
-    /// The template to start from: NAME, NAME:TAG or NAME@sha256:DIGEST.
-    #[arg(long, default_value = "default")]
-    pub(crate) template: Option<TemplateRef>,
-    /// Virtual CPUs.
-    #[arg(long)]
-    pub(crate) vcpus: Option<Vcpus>,
-    /// Memory in MiB.
-    #[arg(long, value_name = "MIB")]
-    pub(crate) memory_mib: Option<MemoryMib>,
-    /// Writable disk in MiB.
-    #[arg(long, value_name = "MIB")]
-    pub(crate) disk_mib: Option<DiskMib>,
-    /// What it may reach: `isolated` or `egress`.
-    #[arg(long)]
-    pub(crate) network: Option<NetworkMode>,
-    /// How its devices are attached: `pci` or `mmio`; as fits best where absent.
-    #[arg(long)]
-    pub(crate) transport: Option<VirtioTransport>,
-    /// The snapshots it is made ready for: `full` (QEMU: without vsock) or `diff` (written pages are
-    /// noted, too); as its template says where absent.
-    #[arg(long, value_name = "KIND")]
-    pub(crate) snapshots: Option<SnapshotKind>,
-    #[command(flatten)]
-    pub(crate) tuning: TuningArgs,
-    #[command(flatten)]
-    pub(crate) placement: PlacementArgs,
-}
-
 /// A command to run in a VM.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct CommandArgs {
@@ -427,190 +403,6 @@ pub(crate) struct ListArgs {
     /// Continue after a page's `next_cursor`.
     #[arg(long)]
     pub(crate) cursor: Option<String>,
-}
-
-/// Verbs on workspaces.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WsCommand {
-    /// Make one.
-    Create {
-        /// Its name.
-        name: Name,
-        /// What answers its prompts.
-        #[arg(long, default_value_t)]
-        assistant: Assistant,
-        /// Hibernate or stop its VM after so many seconds without work.
-        #[arg(long, value_name = "SECONDS")]
-        idle_timeout_s: Option<u32>,
-        /// Which of the two: `hibernate` keeps what runs in it and makes its VMs ready for that, `stop`
-        /// keeps the disk alone. Without it VMs hibernate that can as they are.
-        #[arg(long, value_name = "ACTION")]
-        idle_action: Option<IdleAction>,
-        #[command(flatten)]
-        secrets: SecretsArgs,
-        #[command(flatten)]
-        vm: Box<VmArgs>,
-    },
-    /// List them.
-    List(ListArgs),
-    /// Show one.
-    Get {
-        /// Its name or id.
-        workspace: String,
-    },
-    /// Remove one with its VM, its disk and its prompts.
-    Delete {
-        /// Its name or id.
-        workspace: String,
-    },
-    /// Keep what runs in one's VM beside its disk, and end the VM; the next prompt goes on with it.
-    Hibernate {
-        /// Its name or id.
-        workspace: String,
-    },
-    /// Have a VM of one run: the hibernated one, or one that boots.
-    Wake {
-        /// Its name or id.
-        workspace: String,
-    },
-    /// Work on one's disk, which outlives its VMs.
-    Disk {
-        /// What to do with it.
-        #[command(subcommand)]
-        verb: DiskCommand,
-    },
-    /// Send a prompt and follow its output; exits with the prompt's exit code.
-    Prompt {
-        /// The workspace's name or id.
-        workspace: String,
-        /// The text.
-        prompt: String,
-        /// How long it may take, such as `15m`.
-        #[arg(long, value_parser = duration, value_name = "TIME")]
-        timeout: Option<Duration>,
-        #[command(flatten)]
-        secrets: SecretsArgs,
-        #[command(flatten)]
-        schedule: ScheduleArgs,
-        /// Only submit it and print its id.
-        #[arg(long)]
-        detach: bool,
-    },
-    /// Follow the output of a prompt that was sent before.
-    Follow {
-        /// The workspace's name or id.
-        workspace: String,
-        /// The prompt's id.
-        prompt: String,
-    },
-    /// List a workspace's prompts.
-    Prompts {
-        /// The workspace's name or id.
-        workspace: String,
-        #[command(flatten)]
-        list: ListArgs,
-    },
-    /// Cancel a prompt.
-    Cancel {
-        /// The workspace's name or id.
-        workspace: String,
-        /// The prompt's id.
-        prompt: String,
-    },
-}
-
-/// Verbs on VMs.
-#[derive(Debug, Subcommand)]
-pub(crate) enum VmCommand {
-    /// Start one and wait until it runs.
-    Create {
-        /// End it after this time, whatever it does then, such as `2h`.
-        #[arg(long, value_parser = duration, value_name = "TIME")]
-        ttl: Option<Duration>,
-        #[command(flatten)]
-        vm: VmArgs,
-    },
-    /// Give one another time to live, counted from now; without one it lives as long as it likes.
-    Ttl {
-        /// Its id.
-        vm: String,
-        /// The time, such as `2h`.
-        #[arg(value_parser = duration, value_name = "TIME")]
-        ttl: Option<Duration>,
-    },
-    /// Print how Firecracker would be asked to start one, with the reason for each choice; starts nothing.
-    Plan(PlanArgs),
-    /// List those that have not ended.
-    List {
-        /// Also those that have.
-        #[arg(short, long)]
-        all: bool,
-        #[command(flatten)]
-        list: ListArgs,
-    },
-    /// Show one.
-    Get {
-        /// Its id.
-        vm: String,
-    },
-    /// End one.
-    Delete {
-        /// Its id.
-        vm: String,
-    },
-    /// Change, while it runs, how much of its memory it goes without and what its I/O is held to.
-    #[command(after_help = "\
-Examples:
-  aetherium vm set VM --balloon-mib 128         128 MiB of its memory go back to the host
-  aetherium vm set VM --disk-bandwidth 20M      each of its disks moves 20 MiB in a second
-  aetherium vm set VM --disk-bandwidth 0        and as many as it can again")]
-    Set {
-        /// Its id.
-        vm: String,
-        /// Memory that the guest goes without, in MiB; 0 gives all of it back.
-        #[arg(long, value_name = "MIB")]
-        balloon_mib: Option<u32>,
-        #[command(flatten)]
-        limits: LimitArgs,
-    },
-    /// Print what it uses: on the host, by its VMM's count, and by its guest's own.
-    Metrics {
-        /// Its id.
-        vm: String,
-    },
-    /// Stop its CPUs; its memory is kept.
-    Pause {
-        /// Its id.
-        vm: String,
-    },
-    /// Let a paused one go on.
-    Resume {
-        /// Its id.
-        vm: String,
-    },
-    /// Take a snapshot of one, from which others can start.
-    Snapshot {
-        /// Its id.
-        vm: String,
-        /// The snapshot's name.
-        name: Name,
-        /// Write only what changed in memory since the VM's snapshot before, which stays needed. For
-        /// a VM with `--snapshots diff`.
-        #[arg(long)]
-        diff: bool,
-    },
-    /// Start one from a snapshot and wait until it runs; template and size are the snapshot's.
-    Restore {
-        /// The snapshot's name.
-        name: Name,
-        #[command(flatten)]
-        vm: VmArgs,
-    },
-    /// Print what its kernel and init wrote to the console.
-    Console {
-        /// Its id.
-        vm: String,
-    },
 }
 
 /// Verbs on tasks.

@@ -1,6 +1,6 @@
 //! Values of arguments that clap cannot read by itself.
 
-use aetherium_model::{Name, name::InvalidName, worker::Lease};
+use aetherium_model::{Name, name::InvalidName, recipe::EnvName, worker::Lease};
 use std::{path::PathBuf, time::Duration};
 
 /// Parses a file's path, taken from the present directory: a server may look for it from another.
@@ -44,6 +44,27 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Parses `NAME=VALUE` for an environment.
+pub(crate) fn env_variable(text: &str) -> Result<(EnvName, String), String> {
+    let (name, value) = variable(text)?;
+    Ok((name.try_into()?, value))
+}
+
+/// Parses what checks itself as it is made of a text.
+pub(crate) fn of<T: TryFrom<String>>(text: &str) -> Result<T, T::Error> {
+    text.to_owned().try_into()
+}
+
+/// Takes a text as it is, or what the file has that `@` names.
+pub(crate) fn text_or_file(text: &str) -> Result<String, String> {
+    text.strip_prefix('@').map_or_else(|| Ok(text.to_owned()), content)
+}
+
+/// Reads a file of text.
+pub(crate) fn content(file: &str) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| format!("cannot read {file}: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +84,15 @@ mod tests {
         assert_eq!(file("bin/fc-agent").unwrap(), here.join("bin/fc-agent"));
         assert_eq!(file("/bin/fc-agent").unwrap(), PathBuf::from("/bin/fc-agent"));
         assert!(file("").is_err());
+    }
+
+    #[test]
+    fn a_text_may_be_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "be brief").unwrap();
+        let named = format!("@{}", file.path().display());
+        assert_eq!(text_or_file(&named).as_deref(), Ok("be brief"));
+        assert_eq!(text_or_file("be brief").as_deref(), Ok("be brief"));
+        assert!(text_or_file("@/nowhere/x").unwrap_err().contains("/nowhere/x"));
     }
 }

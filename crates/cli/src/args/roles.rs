@@ -50,8 +50,8 @@ pub(crate) struct GatewayArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) operations_listen: SocketAddr,
-    /// The file with the API keys that it takes, one per line, each of 16 characters or more; else one
-    /// key of its own, made in the data directory.
+    /// The file with the API keys that it takes, one per line, each of 16 characters or more, after the
+    /// name of its project if that is not `default`; else one key of its own, made in the data directory.
     #[arg(long, env = "AETHERIUM_API_KEYS_FILE", value_name = "FILE")]
     pub(crate) api_keys_file: Option<PathBuf>,
     #[command(flatten)]

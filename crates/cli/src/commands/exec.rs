@@ -2,7 +2,7 @@
 
 use super::{exit_code, vm};
 use crate::{
-    args::{Args, ExecArgs, RunArgs},
+    args::{Args, CommandArgs, ExecArgs, RunArgs},
     attach::{self, EXIT_SYSTEM, Input, Terminal},
     client::Client,
     datadir::DataDir,
@@ -15,8 +15,22 @@ use std::process::ExitCode;
 pub(crate) async fn exec(args: &Args, exec: &ExecArgs) -> Result<ExitCode, CliError> {
     let client = Client::connect(args).map_err(|error| error.exiting_with(EXIT_SYSTEM))?;
     let command = checked(exec.command.command())?;
-    let end =
-        attach::run(&client, &exec.vm, &command, Input::Standard, &mut Terminal::quiet()).await?;
+    attached(&client, &format!("vms/{}", exec.vm), &command).await
+}
+
+/// The same in a workspace, as its prompts are run.
+pub(crate) async fn in_workspace(
+    client: &Client,
+    workspace: &str,
+    command: &CommandArgs,
+) -> Result<ExitCode, CliError> {
+    let command = checked(command.command())?;
+    attached(client, &format!("workspaces/{workspace}"), &command).await
+}
+
+async fn attached(client: &Client, place: &str, command: &Command) -> Result<ExitCode, CliError> {
+    let mut terminal = Terminal::quiet();
+    let end = attach::run(client, place, command, Input::Standard, &mut terminal).await?;
     Ok(exit_code(end.exit_code))
 }
 
@@ -51,7 +65,8 @@ async fn run_on(client: &Client, run: &RunArgs, command: &Command) -> Result<Exi
         .await
         .map_err(|error| error.exiting_with(EXIT_SYSTEM))?;
     let id = vm.id.to_string();
-    let ended = attach::run(client, &id, command, Input::Standard, &mut terminal).await;
+    let ended =
+        attach::run(client, &format!("vms/{id}"), command, Input::Standard, &mut terminal).await;
     drop(terminal);
     if let Err(error) = client.delete::<Task>(&format!("/vms/{id}")).await
         && error.fault().code != Code::NotFound

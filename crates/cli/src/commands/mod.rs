@@ -5,12 +5,14 @@ mod build;
 mod config;
 mod disk;
 mod doctor;
+mod environment;
 mod events;
 mod exec;
 mod host;
 mod kernel;
 mod migrate;
 mod plan;
+mod prepare;
 mod quickstart;
 mod remote_build;
 mod roles;
@@ -41,6 +43,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Run(run) => return exec::run(&args, run).await,
         Command::Exec(exec) => return exec::exec(&args, exec).await,
         Command::Ws { verb } => return ws::dispatch(&args, verb).await,
+        Command::Env { verb } => environment::dispatch(&args, verb).await?,
         Command::Vm { verb } => vm::dispatch(&args, verb).await?,
         Command::Events(list) => events::events(&args, list).await?,
         Command::Webhook { verb } => events::webhook(&args, verb).await?,

@@ -7,6 +7,7 @@ use crate::{
     error::CliError,
     print, server,
 };
+use aetherium_gateway::api::DEFAULT_TEMPLATE;
 use aetherium_image::InstalledTemplate;
 use aetherium_model::{Code, Fault, resources::Resources, vm::VmSpec};
 use aetherium_vmm::{
@@ -19,10 +20,11 @@ pub(crate) async fn plan(args: &Args, wanted: &PlanArgs) -> Result<(), CliError>
     let data = DataDir::locate(args.data_dir.as_deref())?;
     data.create()?;
     let layout = Layout::open(data.path()).map_err(Fault::from)?;
-    let name = wanted.vm.template.as_ref().ok_or_else(|| {
-        Fault::new(Code::InvalidRequest, "no template was named").remedy("give --template NAME")
-    })?;
-    let template = template::open(&data)?.get(name).map_err(Fault::from)?;
+    let name = match &wanted.vm.template {
+        Some(name) => name.clone(),
+        None => DEFAULT_TEMPLATE.parse().map_err(Fault::internal)?,
+    };
+    let template = template::open(&data)?.get(&name).map_err(Fault::from)?;
     let host = Host {
         config: &server::driver_config(&data, &layout, &wanted.driver),
         layout: &layout,

@@ -122,12 +122,7 @@ async fn tell(
 ) -> Result<(Vm, ExitReport, u64), CliError> {
     eprintln!("prompt: {}", wanted.prompt);
     let began = Instant::now();
-    let request = CreatePrompt {
-        prompt: wanted.prompt.clone(),
-        secrets: Default::default(),
-        timeout_ms: None,
-        schedule: Default::default(),
-    };
+    let request = CreatePrompt::of(wanted.prompt.clone());
     let prompt: Prompt = client.post(&format!("{path}/prompts"), &request).await?;
     let path = format!("{path}/prompts/{}", prompt.id);
     let mut terminal = Terminal::waiting("booting a VM");

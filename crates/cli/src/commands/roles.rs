@@ -10,11 +10,14 @@ use crate::{
     server::{self, Member, WorkerConfig},
 };
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
-use aetherium_model::{Code, Fault, pass::FleetKey};
+use aetherium_model::{Code, Fault, pass::FleetKey, project::ProjectId};
 use aetherium_queue::{Bus, Queue};
 use aetherium_store::Store;
 use aetherium_worker::{Layout, Remote};
-use std::{net::SocketAddr, os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::{
+    fmt::Display, net::SocketAddr, os::unix::process::CommandExt as _, process::Command,
+    time::Duration,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -133,17 +136,29 @@ impl GatewayArgs {
             return Ok(ApiKeys::new([data.api_key()?]).map_err(Fault::internal)?);
         };
         let refuse = |why: String| {
-            Fault::new(Code::InvalidRequest, format!("{}: {why}", path.display()))
-                .remedy("write one key per line, such as `openssl rand -hex 24` makes")
+            Fault::new(Code::InvalidRequest, format!("{}: {why}", path.display())).remedy(
+                "write one key per line, such as `openssl rand -hex 24` makes, after the name \
+                     of its project if that is not `default`",
+            )
         };
         let text = std::fs::read_to_string(path)
             .map_err(|error| local(format!("cannot read {}", path.display()), error))?;
-        let lines = text.lines().map(str::trim);
-        let keys: Vec<_> = lines.filter(|it| !it.is_empty() && !it.starts_with('#')).collect();
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let mut keys = ApiKeys::default();
+        for (number, line) in lines.filter(|(_, it)| !it.is_empty() && !it.starts_with('#')) {
+            let refuse = |why: &dyn Display| refuse(format!("line {number}: {why}"));
+            let (project, key) = match line.split_once(char::is_whitespace) {
+                Some((project, key)) => {
+                    (project.parse().map_err(|error| refuse(&error))?, key.trim_start())
+                }
+                None => (ProjectId::default(), line),
+            };
+            keys = keys.and(&project, [key]).map_err(|error| refuse(&error))?;
+        }
         if keys.is_empty() {
             return Err(refuse("there is no API key in it, so nobody could speak".into()).into());
         }
-        ApiKeys::new(keys).map_err(|error| refuse(error.to_string()).into())
+        Ok(keys)
     }
 }
 

@@ -1,17 +1,17 @@
 //! `aetherium ws …`: workspaces and their prompts.
 
-use super::{exit_code, more, page};
+use super::{exec, exit_code, more, page, prepare};
 use crate::{
-    args::{Args, WsCommand},
+    args::{Args, PromptArgs, WsCommand, WsCreateArgs},
     attach::{Output, Terminal},
     client::Client,
     error::CliError,
     print,
     progress::Bars,
 };
-use aetherium_gateway::api::{CreatePrompt, CreateWorkspace};
+use aetherium_gateway::api::{Accepted, CreatePrompt, CreateWorkspace};
 use aetherium_model::{
-    Fault, Name, PromptId,
+    Code, Fault, Name, PromptId,
     output::{EventBody, OutputEvent, Stream},
     page::Page,
     run::RunState,
@@ -26,55 +26,14 @@ const REST_DEADLINE: Duration = Duration::from_secs(630);
 pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, CliError> {
     let client = Client::connect(args)?;
     match verb {
-        WsCommand::Prompt { workspace, prompt, timeout, secrets, schedule, detach } => {
-            let request = CreatePrompt {
-                prompt: prompt.clone(),
-                timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-                secrets: secrets.uses(),
-                schedule: schedule.schedule(),
-            };
-            let made: Prompt =
-                client.post(&format!("/workspaces/{workspace}/prompts"), &request).await?;
-            if *detach {
-                if args.json {
-                    print::json(&made)?;
-                } else {
-                    println!("{}", made.id);
-                }
-                return Ok(ExitCode::SUCCESS);
-            }
-            return follow(args, &client, workspace, made.id).await;
-        }
+        WsCommand::Prompt(wanted) => return prompt(args, &client, wanted).await,
         WsCommand::Follow { workspace, prompt } => {
             let id = prompt.parse().map_err(|error: aetherium_model::id::InvalidId| {
-                Fault::new(aetherium_model::Code::InvalidRequest, error.to_string())
+                Fault::new(Code::InvalidRequest, error.to_string())
             })?;
             return follow(args, &client, workspace, id).await;
         }
-        WsCommand::Create { name, assistant, idle_timeout_s, idle_action, secrets, vm } => {
-            let request = CreateWorkspace {
-                ai_assistant: *assistant,
-                template: vm.template.clone(),
-                vcpus: vm.vcpus,
-                memory_mib: vm.memory_mib,
-                disk_mib: vm.disk_mib,
-                balloon_mib: vm.tuning.balloon_mib,
-                huge_pages: vm.tuning.huge_pages,
-                limits: vm.tuning.limits.limits(),
-                network: vm.network,
-                transport: vm.transport,
-                snapshots: vm.snapshots,
-                placement: vm.placement.placement(),
-                when_full: vm.placement.when_full(),
-                secrets: secrets.uses(),
-                idle_timeout_s: *idle_timeout_s,
-                idle_action: *idle_action,
-                ..CreateWorkspace::named(name.clone())
-            };
-            let patience = vm.placement.patience();
-            let made: Workspace = client.post_within(patience, "/workspaces", &request).await?;
-            if args.json { print::json(&made)? } else { println!("{} {}", made.id, made.name) }
-        }
+        WsCommand::Create(wanted) => create(args, &client, wanted).await?,
         WsCommand::List(list) => {
             let found: Page<Workspace> = client.get(&format!("/workspaces?{}", page(list))).await?;
             if args.json { print::json(&found)? } else { workspaces(&found) }
@@ -89,6 +48,15 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
             } else {
                 println!("{workspace} is being removed ({})", task.id);
             }
+        }
+        WsCommand::Prepare { prepare, force, setup } => {
+            prepare::again(args, &client, prepare, *force, setup.as_deref()).await?;
+        }
+        WsCommand::Retry { prepare } => {
+            prepare::again(args, &client, prepare, false, None).await?;
+        }
+        WsCommand::Exec { workspace, command } => {
+            return exec::in_workspace(&client, workspace, command).await;
         }
         WsCommand::Hibernate { workspace } => {
             rest(args, &client, workspace, "hibernate", "writing its memory").await?;
@@ -111,6 +79,70 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
                 println!("{} is {}", now.id, now.state.as_str());
             }
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(args: &Args, client: &Client, wanted: &WsCreateArgs) -> Result<(), CliError> {
+    let vm = &wanted.vm;
+    let setup =
+        wanted.setup.setup().map_err(|problem| Fault::new(Code::InvalidRequest, problem))?;
+    let request = CreateWorkspace {
+        environment: wanted.environment.clone(),
+        ai_assistant: wanted.assistant.clone(),
+        template: vm.template.clone(),
+        vcpus: vm.vcpus,
+        memory_mib: vm.memory_mib,
+        disk_mib: vm.disk_mib,
+        balloon_mib: vm.tuning.balloon_mib,
+        huge_pages: vm.tuning.huge_pages,
+        limits: vm.tuning.limits.limits(),
+        network: vm.network,
+        transport: vm.transport,
+        snapshots: vm.snapshots,
+        placement: vm.placement.placement(),
+        when_full: vm.placement.when_full(),
+        secrets: wanted.secrets.uses(),
+        idle_timeout_s: wanted.idle_timeout_s,
+        idle_action: wanted.idle_action,
+        setup,
+        ..CreateWorkspace::named(wanted.name.clone())
+    };
+    let patience = vm.placement.patience();
+    let made: Accepted<Workspace> = client.post_within(patience, "/workspaces", &request).await?;
+    let Accepted { item: made, links } = made;
+    if let Some(task) = links.get("task").filter(|_| wanted.wait) {
+        let task = task.rsplit('/').next().unwrap_or_default();
+        return prepare::follow(args, client, made.name.as_str(), task).await;
+    }
+    if args.json {
+        return print::json(&made);
+    }
+    println!("{} {}", made.id, made.name);
+    Ok(())
+}
+
+async fn prompt(args: &Args, client: &Client, wanted: &PromptArgs) -> Result<ExitCode, CliError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let request = CreatePrompt {
+        timeout_ms: wanted.timeout.map(millis),
+        secrets: wanted.secrets.uses(),
+        schedule: wanted.schedule.schedule(),
+        env: wanted.env.iter().cloned().collect(),
+        working_directory: wanted.cwd.clone(),
+        assistant: wanted.assistant.options(),
+        new_session: wanted.new_session,
+        ..CreatePrompt::of(wanted.prompt.clone())
+    };
+    let path = format!("/workspaces/{}/prompts", wanted.workspace);
+    let made: Prompt = client.post(&path, &request).await?;
+    if !wanted.detach {
+        return follow(args, client, &wanted.workspace, made.id).await;
+    }
+    if args.json {
+        print::json(&made)?;
+    } else {
+        println!("{}", made.id);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -189,7 +221,8 @@ pub(crate) fn show(terminal: &mut impl Output, event: &OutputEvent) {
     }
 }
 
-fn show_json(event: &OutputEvent) {
+/// The same as a line of JSON.
+pub(crate) fn show_json(event: &OutputEvent) {
     // Our own type always encodes.
     if let Ok(line) = serde_json::to_string(event) {
         println!("{line}");

@@ -2,9 +2,11 @@
 //! and the worker, and nothing of HTTP beyond its status.
 
 pub(crate) mod disks;
+pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod executions;
 pub(crate) mod hibernation;
+pub(crate) mod preparation;
 pub(crate) mod projects;
 pub(crate) mod prompts;
 pub(crate) mod secrets;

@@ -12,11 +12,12 @@ use crate::{
     gateway::now,
     routes::{links, workspaces},
 };
+use aetherium_catalog::Ask;
 use aetherium_model::{
     PromptId,
     output::OutputEvent,
     page::Page,
-    run::RunState,
+    run::{Command, RunState},
     task::TaskKind,
     workspace::{Prompt, Workspace},
 };
@@ -44,7 +45,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<Accepted<Prompt>>), Error> {
     let key = key.bind(&body)?;
     let workspace = workspaces::find(&gateway, workspace).await?;
-    refuse_if_unrunnable(&workspace, &body)?;
+    refuse_if_unrunnable(&gateway, &workspace, &body)?;
     let id = PromptId::new();
     let kind = TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id };
     let task = fleet::task(workspace.worker_id, kind).scheduled(body.schedule);
@@ -52,6 +53,7 @@ pub(crate) async fn create(
         id,
         workspace_id: workspace.id,
         task_id: task.id,
+        options: body.options(),
         prompt: body.prompt,
         secrets: body.secrets,
         timeout_ms: body.timeout_ms,
@@ -68,8 +70,14 @@ pub(crate) async fn create(
 }
 
 /// A prompt that its assistant cannot put into a command is refused now, not when its turn comes.
-fn refuse_if_unrunnable(workspace: &Workspace, body: &CreatePrompt) -> Result<(), Error> {
-    let command = workspace.ai_assistant.command(&body.prompt, body.timeout_ms);
+fn refuse_if_unrunnable(
+    gateway: &Gateway,
+    workspace: &Workspace,
+    body: &CreatePrompt,
+) -> Result<(), Error> {
+    let assistant = gateway.config().catalog.assistant(&workspace.ai_assistant)?;
+    let command = assistant.command(&Ask::of(&body.prompt));
+    let command = Command { timeout_ms: body.timeout_ms, ..command };
     command.validate().map_err(|invalid| Error::field("prompt", invalid))
 }
 

@@ -14,7 +14,8 @@ use http::HeaderMap;
 /// Follow a task
 ///
 /// Server-sent events, as of a prompt: of a task that runs a command, those of its run; of a template's
-/// build, its steps, what they print, and how it ended. Other tasks tell nothing (404). Resumes after
+/// build, or of a workspace's preparation, its steps, what they print, and how it ended. Other tasks
+/// tell nothing (404). Resumes after
 /// the number in Last-Event-ID, or in `after`; 204 when there is nothing more to come.
 #[utoipa::path(
     get, path = "/api/v1/tasks/{task}/events", tag = "tasks",

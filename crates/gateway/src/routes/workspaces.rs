@@ -7,12 +7,15 @@ use crate::{
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, page},
     fleet::{self, Takes, Wanted},
     gateway::now,
-    routes::links,
+    problem::FieldError,
+    routes::{environments, links},
 };
 use aetherium_model::{
     WorkspaceId,
+    environment::{EnvironmentSpec, MadeFrom},
     page::Page,
     placement::WhenFull,
+    setup::Preparation,
     task::{Task, TaskKind},
     workspace::{DEFAULT_IDLE_TIMEOUT_S, Lifecycle, Workspace, WorkspaceState},
 };
@@ -33,32 +36,36 @@ pub(crate) async fn create(
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, axum::Json<Accepted<Workspace>>), Error> {
     let key = key.bind(&body)?;
-    let (tuning, snapshots) = (body.tuning(), body.snapshots());
+    let Resolved { environment, spec: asked } = resolve(&gateway, &body).await?;
     let wanted = Wanted {
-        template: body.template,
-        vcpus: body.vcpus,
-        memory_mib: body.memory_mib,
-        disk_mib: body.disk_mib,
-        tuning,
-        network: body.network,
+        template: asked.template.clone(),
+        vcpus: asked.vcpus,
+        memory_mib: asked.memory_mib,
+        disk_mib: asked.disk_mib,
+        tuning: body.tuning(),
+        network: asked.network,
         transport: body.transport,
         snapshot: None,
-        snapshots,
-        placement: body.placement.clone(),
+        snapshots: body.snapshots(asked.idle_action),
+        placement: asked.placement.clone(),
         when_full: body.when_full.unwrap_or(WhenFull::Fail),
         takes: Takes::Disk,
     };
     let workspace = |worker_id, spec| Workspace {
         id: WorkspaceId::new(),
         name: body.name.clone(),
-        ai_assistant: body.ai_assistant,
+        ai_assistant: asked.ai_assistant.clone().unwrap_or_default(),
+        environment: environment.clone(),
+        setup: asked.setup.clone(),
+        preparation: Preparation::default(),
+        session: None,
         spec,
         worker_id,
         lifecycle: Lifecycle::Stopped,
-        secrets: body.secrets.clone(),
-        idle_timeout_s: body.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
-        idle_action: body.idle_action.unwrap_or_default(),
-        placement: body.placement.clone(),
+        secrets: asked.secrets.clone(),
+        idle_timeout_s: asked.idle_timeout_s.unwrap_or(DEFAULT_IDLE_TIMEOUT_S),
+        idle_action: asked.idle_action.unwrap_or_default(),
+        placement: asked.placement.clone(),
         when_full: body.when_full,
         state: WorkspaceState::Creating,
         created_at: now(),
@@ -75,6 +82,35 @@ pub(crate) async fn create(
     let workspace = created.into_inner();
     let links = links(&format!("/api/v1/workspaces/{}", workspace.id), task, &["prompts"]);
     Ok((StatusCode::CREATED, axum::Json(Accepted { item: workspace, links })))
+}
+
+/// What a workspace is to be made of.
+struct Resolved {
+    environment: Option<MadeFrom>,
+    spec: EnvironmentSpec,
+}
+
+/// What its creator says, over what the environment does that it names.
+async fn resolve(gateway: &Gateway, body: &CreateWorkspace) -> Result<Resolved, Error> {
+    let asked = body.asked();
+    // First by itself, so that an error says where in the request it is.
+    environments::check(gateway, &asked)?;
+    let (environment, spec) = match &body.environment {
+        None => (None, asked),
+        Some(name) => {
+            let found = environments::named(gateway, name).await?;
+            let both = found.spec.with(&asked);
+            (Some(found.reference()), both.map_err(|it| Error::field(it.field, it.problem))?)
+        }
+    };
+    // Each was allowed by itself; together they may be too much, or want what neither has.
+    let objections = spec.objections().into_iter().chain(spec.unknown_variables());
+    let errors: Vec<_> = objections.map(FieldError::from).collect();
+    if !errors.is_empty() {
+        return Err(Error::Invalid { errors });
+    }
+    environments::check(gateway, &spec)?;
+    Ok(Resolved { environment, spec })
 }
 
 /// List workspaces

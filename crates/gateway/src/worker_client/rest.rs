@@ -1,9 +1,11 @@
-//! Workspaces that are hibernated and woken.
+//! Workspaces that are hibernated and woken, and commands in them.
 
 use super::{SNAPSHOT_TIMEOUT, WorkerClient, parse};
-use aetherium_model::{Fault, WorkspaceId, worker::Worker, workspace::Workspace};
+use aetherium_model::{
+    Fault, WorkspaceId, interactive::Captured, run::Command, worker::Worker, workspace::Workspace,
+};
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 /// What can be done to a workspace's VM that leaves the workspace as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,5 +38,17 @@ impl WorkerClient {
         // Either way a guest's memory is written or read; a boot and a wait for room take less.
         let answer = self.call(worker, request, SNAPSHOT_TIMEOUT).await?;
         parse(worker, &answer)
+    }
+
+    /// Runs a command in a workspace, which is woken for it, and returns what it wrote.
+    pub(crate) async fn execute_in_workspace(
+        &self,
+        worker: &Worker,
+        id: WorkspaceId,
+        command: &Command,
+        request_id: &HeaderValue,
+    ) -> Result<Captured, Fault> {
+        let path = format!("/internal/v1/workspaces/{id}/execute");
+        self.run(worker, &path, SNAPSHOT_TIMEOUT, command, request_id).await
     }
 }

@@ -104,6 +104,7 @@ async fn every_described_operation_is_done_as_described() {
                 server.queue.store().put_secret(scope, &name, SecretKind::Opaque, &value, now());
             put.await.unwrap();
         }
+        let environment = server.environment(&format!("e{number}")).await;
         // Of all tasks, one that failed to remove something can be done again.
         let task = match path.ends_with("/requeue") {
             true => server.failed_delete(&vm).await,
@@ -121,13 +122,16 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{project}", "default")
             .replace("{secret}", "TOKEN")
             .replace("{snapshot}", "first")
-            .replace("{template}", "default");
+            .replace("{template}", "default")
+            .replace("{environment}", environment.name.as_str())
+            .replace("{version}", "1");
         assert!(!concrete.contains('{'), "{concrete}");
         let name = format!(r#"{{"name":"made{number}"}}"#);
         let body = match (method.as_str(), path.as_str()) {
             (
                 "POST",
                 "/api/v1/workspaces"
+                | "/api/v1/environments"
                 | "/api/v1/vms/{vm}/snapshot"
                 | "/api/v1/workspaces/{workspace}/disk/snapshots",
             ) => name.as_str(),
@@ -142,6 +146,7 @@ async fn every_described_operation_is_done_as_described() {
             }
             ("POST", "/api/v1/webhooks") => r#"{"url":"https://example.com/","active":false}"#,
             ("PATCH", "/api/v1/webhooks/{webhook}") => r#"{"active":false}"#,
+            ("PUT", "/api/v1/environments/{environment}") => r#"{"version":1,"vcpus":2}"#,
             ("PATCH", _) => r#"{"balloon_mib":16}"#,
             ("POST", _) => "{}",
             _ => "",

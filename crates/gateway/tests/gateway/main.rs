@@ -12,6 +12,7 @@
 mod auth;
 mod contract;
 mod creates;
+mod environments;
 mod event_log;
 mod events;
 mod interactive;

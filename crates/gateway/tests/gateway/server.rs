@@ -4,6 +4,7 @@ use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
     ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    environment::Environment,
     resources::DriverKind,
     room::Room,
     run::{Command, Execution, Exit, ExitReport, RunState},
@@ -297,6 +298,11 @@ impl Server {
         workspace
     }
 
+    pub(crate) async fn environment(&self, name: &str) -> Environment {
+        let body = serde_json::json!({ "name": name }).to_string();
+        self.post("/api/v1/environments", &body).await.parse()
+    }
+
     pub(crate) async fn prompt(&self, workspace: &Workspace) -> Prompt {
         let id = PromptId::new();
         let task = self.task(TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id });
@@ -307,6 +313,7 @@ impl Server {
             prompt: "true".into(),
             secrets: Default::default(),
             timeout_ms: None,
+            options: Default::default(),
             vm_id: None,
             state: RunState::Queued,
             created_at: now(),
@@ -343,6 +350,10 @@ pub(crate) fn ready_workspace(name: &str, worker_id: WorkerId) -> Workspace {
         id: WorkspaceId::new(),
         name: name.parse().unwrap(),
         ai_assistant: Default::default(),
+        environment: None,
+        setup: Default::default(),
+        preparation: Default::default(),
+        session: None,
         spec: VmSpec {
             template: "default".parse().unwrap(),
             template_digest: None,

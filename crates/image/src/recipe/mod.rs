@@ -17,5 +17,5 @@ mod plan;
 pub use cache::StepCache;
 pub use entries::{Content, Entry, Kind, entries};
 pub use inline::with_contents;
-pub use parse::{RecipeInvalid, parse};
+pub use parse::{RecipeInvalid, parse, read};
 pub use plan::{Action, Layer, Plan, Step};

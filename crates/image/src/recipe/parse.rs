@@ -2,6 +2,7 @@
 
 use crate::oci::ImageOrigin;
 use aetherium_model::recipe::{Base, Recipe};
+use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as FieldPath, Segment};
 use std::{
     ops::Range,
@@ -9,11 +10,11 @@ use std::{
 };
 use toml::de::{DeTable, DeValue};
 
-/// A recipe that is not allowed.
+/// A recipe, or whatever else is written in TOML, that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}: {}{problem}", file.display(), of_field(field))]
 pub struct RecipeInvalid {
-    /// The recipe's file.
+    /// Its file.
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,
@@ -32,31 +33,39 @@ fn of_field(field: &str) -> String {
 /// # Errors
 /// The first thing that is not allowed.
 pub fn parse(file: &Path, text: &str) -> Result<Recipe, RecipeInvalid> {
-    let invalid = |at: usize, field: String, problem: String| RecipeInvalid {
-        file: file.to_owned(),
-        line: text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1,
-        field,
-        problem,
-    };
-    let no_toml = |error: &toml::de::Error| {
-        let at = error.span().map_or(text.len(), |span| span.start);
-        invalid(at, String::new(), error.message().to_owned())
-    };
-    let tree = DeTable::parse(text).map_err(|error| no_toml(&error))?;
-    let parser = toml::Deserializer::parse(text).map_err(|error| no_toml(&error))?;
-    let recipe: Recipe = serde_path_to_error::deserialize(parser).map_err(|error| {
-        let place = place_of(error.path(), tree.get_ref());
-        let said = error.inner().span().filter(|span| within(span, &place));
-        let problem = error.inner().message().to_owned();
-        invalid(said.unwrap_or(place).start, name_of(error.path(), &problem), problem)
-    })?;
+    let recipe: Recipe = read(file, text)?;
     if let Base::Image(origin) = &recipe.base
         && let Err(error) = origin.parse::<ImageOrigin>()
     {
-        let at = find(tree.get_ref(), &["base", "image"]);
-        return Err(invalid(at.start, "base.image".to_owned(), error.to_string()));
+        let at = DeTable::parse(text).map_or(0, |it| find(it.get_ref(), &["base", "image"]).start);
+        return Err(invalid(file, text, at, "base.image".to_owned(), error.to_string()));
     }
     Ok(recipe)
+}
+
+/// Reads anything that is written in TOML. `file` is where it came from, for the error.
+///
+/// # Errors
+/// The first thing that is not allowed.
+pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, RecipeInvalid> {
+    let no_toml = |error: &toml::de::Error| {
+        let at = error.span().map_or(text.len(), |span| span.start);
+        invalid(file, text, at, String::new(), error.message().to_owned())
+    };
+    let tree = DeTable::parse(text).map_err(|error| no_toml(&error))?;
+    let parser = toml::Deserializer::parse(text).map_err(|error| no_toml(&error))?;
+    serde_path_to_error::deserialize(parser).map_err(|error| {
+        let place = place_of(error.path(), tree.get_ref());
+        let said = error.inner().span().filter(|span| within(span, &place));
+        let problem = error.inner().message().to_owned();
+        let at = said.unwrap_or(place).start;
+        invalid(file, text, at, name_of(error.path(), &problem), problem)
+    })
+}
+
+fn invalid(file: &Path, text: &str, at: usize, field: String, problem: String) -> RecipeInvalid {
+    let line = text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+    RecipeInvalid { file: file.to_owned(), line, field, problem }
 }
 
 /// Whether what the parser points at is no wider than what the path leads to.

@@ -7,7 +7,7 @@
 use super::entries::Entry;
 use crate::digest;
 use aetherium_model::{
-    recipe::{FileCopy, FileSource, PackageName, Recipe},
+    recipe::{FileCopy, FileSource, INSTALL_PACKAGES, PackageName, Recipe, RunStep},
     resources::NetworkMode,
     run::Command,
 };
@@ -16,21 +16,6 @@ use aetherium_model::{
 const FORMAT: &str = "1";
 /// How much of a command its label repeats.
 const LABEL_CHARS: usize = 120;
-/// Installs its arguments with whichever package manager there is, and leaves no lists behind.
-const INSTALL: &str = r#"
-if command -v apt-get >/dev/null; then
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update && apt-get install -y --no-install-recommends "$@"
-  apt-get clean && rm -rf /var/lib/apt/lists/*
-elif command -v apk >/dev/null; then
-  apk add --no-cache "$@"
-elif command -v dnf >/dev/null; then
-  dnf install -y --setopt=install_weak_deps=False "$@" && dnf clean all
-else
-  echo "the base has none of apt-get, apk and dnf" >&2
-  exit 127
-fi
-"#;
 
 /// What a recipe comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +75,7 @@ impl Plan {
             .collect();
         for run in recipe.run.iter() {
             let command = Action::Run(run.command(&recipe.env));
-            steps.push(step(format!("run {}", shortened(&run.command.to_string())), command));
+            steps.push(step(run_label(run), command));
             layers.push(Layer { steps: std::mem::take(&mut steps), network });
         }
         if !steps.is_empty() {
@@ -141,7 +126,7 @@ impl Step {
 }
 
 fn install(recipe: &Recipe) -> Action {
-    let script = ["/bin/sh", "-ec", INSTALL, "packages"].map(str::to_owned);
+    let script = ["/bin/sh", "-ec", INSTALL_PACKAGES, "packages"].map(str::to_owned);
     let packages = recipe.packages.iter().map(ToString::to_string);
     let command = Command::new(script.into_iter().chain(packages));
     let env = aetherium_model::recipe::plain_env(&recipe.env);
@@ -151,6 +136,13 @@ fn install(recipe: &Recipe) -> Action {
 fn words(packages: &[PackageName]) -> String {
     let names: Vec<_> = packages.iter().map(PackageName::as_str).collect();
     shortened(&names.join(" "))
+}
+
+fn run_label(run: &RunStep) -> String {
+    match &run.name {
+        Some(name) => shortened(name),
+        None => format!("run {}", shortened(&run.command.to_string())),
+    }
 }
 
 fn copy_label(copy: &FileCopy) -> String {
@@ -189,7 +181,7 @@ mod tests {
             "files": [{ "source": { "text": "a" }, "dest": "/a" },
                       { "source": { "text": "b" }, "dest": "/b" }],
             "env": { "A": "1" },
-            "run": [{ "command": "one" }, { "command": "two", "timeout_s": 5 }],
+            "run": [{ "command": "one" }, { "name": "the second", "command": "two", "timeout_s": 5 }],
         })
     }
 
@@ -204,7 +196,7 @@ mod tests {
         let expected = [
             vec![(1, "packages git")],
             vec![(2, "write /a"), (3, "write /b"), (4, "run one")],
-            vec![(5, "run two")],
+            vec![(5, "the second")],
         ];
         assert_eq!(layers, expected);
         assert_eq!(plan.steps(), 5);
@@ -242,5 +234,6 @@ mod tests {
         assert_eq!(changed("/run/0/command", json!("ein")), Some(1));
         assert_eq!(changed("/run/1/command", json!(["two"])), Some(2));
         assert_eq!(changed("/run/1/timeout_s", json!(9)), None, "time changes nothing");
+        assert_eq!(changed("/run/1/name", json!("other")), None, "nor does what it is called");
     }
 }

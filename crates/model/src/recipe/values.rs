@@ -20,7 +20,8 @@ impl<T> Default for Few<T> {
 }
 
 impl<T> Few<T> {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

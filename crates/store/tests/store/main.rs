@@ -12,6 +12,7 @@ mod accept;
 mod claims;
 mod crash;
 mod deletion;
+mod environments;
 mod event_log;
 mod fleet;
 mod hibernation;

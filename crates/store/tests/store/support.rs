@@ -2,7 +2,6 @@
 
 use aetherium_model::{
     ExecutionId, PromptId, Timestamp, VmId, WorkerId, WorkspaceId,
-    assistant::Assistant,
     resources::{NetworkMode, Resources},
     run::{Command, Execution, Exit, ExitReport, RunState},
     task::{Task, TaskKind, TaskState},
@@ -153,7 +152,11 @@ pub(crate) fn workspace(worker_id: WorkerId, name: &str) -> (Workspace, Task) {
     let workspace = Workspace {
         id: WorkspaceId::new(),
         name: name.parse().unwrap(),
-        ai_assistant: Assistant::Shell,
+        ai_assistant: Default::default(),
+        environment: None,
+        setup: Default::default(),
+        preparation: Default::default(),
+        session: None,
         spec: spec(),
         worker_id,
         lifecycle: Lifecycle::Stopped,
@@ -181,6 +184,7 @@ pub(crate) fn prompt(workspace: &Workspace, text: &str) -> (Prompt, Task) {
         prompt: text.to_owned(),
         secrets: Default::default(),
         timeout_ms: Some(5),
+        options: Default::default(),
         vm_id: None,
         state: RunState::Queued,
         created_at: at(0),

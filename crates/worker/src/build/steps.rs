@@ -1,7 +1,10 @@
 //! Steps, done in a guest by its agent.
 
 use super::BuildLog;
-use crate::run::{exec_spec, exit_report};
+use crate::{
+    run::{exec_spec, exit_report},
+    tail::Tail,
+};
 use aetherium_agent_client::{AgentClient, AgentError, ProcessEvent};
 use aetherium_agent_proto::files::{Attributes, FileMode, Ownership, Reach, WriteOptions};
 use aetherium_image::recipe::{Action, Content, Entry, Kind, Step};
@@ -14,13 +17,9 @@ use aetherium_model::{
 };
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use std::{collections::VecDeque, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 use tokio::io::AsyncReadExt as _;
 
-/// The lines of output that a failure repeats.
-const TAIL_LINES: usize = 20;
-/// The bytes of a line that it repeats.
-const TAIL_LINE_BYTES: usize = 1000;
 /// What is read of a file at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 /// What stands for bytes that are no text.
@@ -177,54 +176,4 @@ fn not_made(step: &Step, entry: &Entry, error: NotMade) -> Fault {
 
 fn failed(step: &Step, how: String) -> Fault {
     Fault::new(Code::StepFailed, format!("step {} ({}) {how}", step.number, step.label))
-}
-
-/// The last lines of an output.
-#[derive(Debug, Default)]
-struct Tail {
-    lines: VecDeque<String>,
-    open: bool,
-}
-
-impl Tail {
-    fn push(&mut self, text: &str) {
-        for piece in text.split_inclusive('\n') {
-            if !self.open {
-                if self.lines.len() == TAIL_LINES {
-                    self.lines.pop_front();
-                }
-                self.lines.push_back(String::new());
-            }
-            self.open = !piece.ends_with('\n');
-            if let Some(line) = self.lines.back_mut() {
-                let room = TAIL_LINE_BYTES.saturating_sub(line.len());
-                line.extend(piece.trim_end().chars().take(room));
-            }
-        }
-    }
-
-    fn lines(self) -> impl Iterator<Item = String> {
-        self.lines.into_iter()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_lines_are_whole_however_they_came_and_no_more_than_twenty() {
-        let mut tail = Tail::default();
-        for text in ["one\ntw", "o\n", "three"] {
-            tail.push(text);
-        }
-        assert_eq!(tail.lines().collect::<Vec<_>>(), ["one", "two", "three"]);
-        let mut tail = Tail::default();
-        (0..100).for_each(|n| tail.push(&format!("{n}\n")));
-        let lines: Vec<_> = tail.lines().collect();
-        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "80", "99"));
-        let mut tail = Tail::default();
-        (0..100).for_each(|_| tail.push(&"x".repeat(100)));
-        assert_eq!(tail.lines().map(|line| line.len()).collect::<Vec<_>>(), [TAIL_LINE_BYTES]);
-    }
 }

@@ -97,7 +97,7 @@ fn abandoned() -> Fault {
 async fn next_stop(requests: &mut mpsc::Receiver<Request>) -> Fault {
     loop {
         match requests.recv().await {
-            Some(Request::Stop(reason)) => return reason,
+            Some(Request::Stop(reason) | Request::Rest(reason)) => return reason,
             Some(Request::Do(verb, answer)) => {
                 let detail = format!("the VM is being made and cannot {} yet", verb.as_str());
                 let _ = answer
@@ -208,6 +208,7 @@ impl Actor {
                     Some(Request::Measure(answer)) => {
                         let _ = answer.send(self.measure().await);
                     }
+                    Some(Request::Rest(reason)) => return self.rest(reason).await,
                     Some(Request::Stop(reason)) => {
                         let reason = self.stop_requested(reason).await;
                         self.shut_down().await;

@@ -15,6 +15,7 @@ mod actor;
 mod base;
 mod disk;
 mod go_on;
+mod guest;
 mod hibernate;
 mod network;
 mod pause;
@@ -30,12 +31,10 @@ mod tune;
 pub(crate) use activity::{Activity, Hold, IdlePolicy};
 pub(crate) use actor::{Origin, spawn};
 pub(crate) use base::{hold_for_adopted, hold_for_workspace};
+pub(crate) use guest::{Bootable, guest_kernel, probe_of, write_initrd};
+pub use guest::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
 pub use preview::preview;
-pub(crate) use start::{
-    Bootable, Machinery, agent_client, await_agent, deadlines, guest_kernel, probe_of, transport,
-    write_initrd,
-};
-pub use start::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
+pub(crate) use start::{Machinery, agent_client, await_agent, deadlines, transport};
 
 use aetherium_agent_client::AgentClient;
 use aetherium_model::{
@@ -66,6 +65,9 @@ pub(crate) struct View {
 pub(crate) enum Request {
     /// End the VM, for this reason.
     Stop(Fault),
+    /// End the VM, which nobody uses any more, as when it is idle: with its memory kept where that is
+    /// wanted and can be.
+    Rest(Fault),
     /// Do this to a VM that goes on, and say how it went.
     Do(Verb, oneshot::Sender<Result<(), Fault>>),
     /// Say what the VM uses, as far as its host and its VMM know.
@@ -246,10 +248,11 @@ impl VmHandle {
         let _ = self.requests.try_send(Request::Stop(reason));
     }
 
-    /// Asks for the end if nobody uses the VM; whoever wants to from then on gets another.
-    pub(crate) fn stop_if_unused(&self, reason: Fault) {
+    /// Asks for the end, with its memory kept where its workspace wants that, if nobody uses the VM;
+    /// whoever wants to from then on gets another.
+    pub(crate) fn rest_if_unused(&self, reason: Fault) {
         if self.activity.give_up_if_idle(Duration::ZERO).is_some() {
-            self.ask_to_stop(reason);
+            let _ = self.requests.try_send(Request::Rest(reason));
         }
     }
 

@@ -2,9 +2,11 @@
 //! guest knows what time it is, who it is, and has random numbers of its own.
 
 use super::{
-    base, network,
+    base,
+    guest::intact,
+    network,
     snapshot::{Devices, Snapshot, ground},
-    start::{Started, agent_client, answer_deadline, hostname, intact, kernel_boot, silent},
+    start::{Started, agent_client, answer_deadline, hostname, kernel_boot, silent},
 };
 use crate::{WorkerError, host::Host, journal::Journal};
 use aetherium_agent_client::{AgentClient, AgentError};

@@ -192,8 +192,14 @@ async fn first_output(client: &Client, request: &CreateVm) -> Result<(Duration, 
     let vm: Vm = client.post("/vms", request).await?;
     let id = vm.id.to_string();
     let mut first = FirstByte::default();
-    let ended =
-        attach::run(client, &id, &Command::new(["echo", "x"]), Input::None, &mut first).await;
+    let ended = attach::run(
+        client,
+        &format!("vms/{id}"),
+        &Command::new(["echo", "x"]),
+        Input::None,
+        &mut first,
+    )
+    .await;
     let vm: Vm = client.get(&format!("/vms/{id}")).await?;
     let task: Task = client.delete(&format!("/vms/{id}")).await?;
     while !client.get::<Task>(&format!("/tasks/{}", task.id)).await?.state.is_terminal() {

@@ -80,12 +80,7 @@ async fn measure(client: &Client, rounds: u32, bench: &BenchArgs) -> Result<Vec<
 /// Sends a prompt, and tells how long its first byte took.
 async fn to_first_output(client: &Client) -> Result<Duration, CliError> {
     let began = Instant::now();
-    let request = CreatePrompt {
-        secrets: Default::default(),
-        prompt: "echo x".to_owned(),
-        timeout_ms: None,
-        schedule: Default::default(),
-    };
+    let request = CreatePrompt::of("echo x");
     let prompts = format!("/workspaces/{NAME}/prompts");
     let prompt: Prompt = client.post(&prompts, &request).await?;
     let mut first = None;

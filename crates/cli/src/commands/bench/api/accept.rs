@@ -71,12 +71,7 @@ async fn prompts_for(
     paths: &[String],
 ) -> Result<Turn, CliError> {
     let (before, began) = (ground.front.cpu(), Instant::now());
-    let request = CreatePrompt {
-        prompt: "true".to_owned(),
-        secrets: Default::default(),
-        timeout_ms: None,
-        schedule: Default::default(),
-    };
+    let request = CreatePrompt::of("true");
     let senders = (0..AT_ONCE).map(|first| {
         let request = &request;
         async move {

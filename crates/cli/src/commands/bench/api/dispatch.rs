@@ -109,12 +109,7 @@ async fn send(
 }
 
 async fn one(client: Client, path: String) -> Result<Sent, CliError> {
-    let request = CreatePrompt {
-        prompt: "true".to_owned(),
-        secrets: Default::default(),
-        timeout_ms: None,
-        schedule: Default::default(),
-    };
+    let request = CreatePrompt::of("true");
     let requested = Instant::now();
     let prompt: Prompt = client.post(&path, &request).await?;
     Ok(Sent { id: prompt.id, requested, answered: Instant::now() })

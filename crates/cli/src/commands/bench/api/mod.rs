@@ -18,7 +18,6 @@ use crate::{
 };
 use aetherium_model::{
     Fault, Timestamp, WorkerId, WorkspaceId,
-    assistant::Assistant,
     placement::Placement,
     resources::Resources,
     task::{Task, TaskKind},
@@ -90,7 +89,11 @@ fn workspace(worker_id: WorkerId) -> Result<Workspace, CliError> {
     Ok(Workspace {
         id,
         name: name.parse().map_err(Fault::internal)?,
-        ai_assistant: Assistant::Shell,
+        ai_assistant: Default::default(),
+        environment: None,
+        setup: Default::default(),
+        preparation: Default::default(),
+        session: None,
         spec: VmSpec {
             template: "default".parse().map_err(Fault::internal)?,
             template_digest: None,

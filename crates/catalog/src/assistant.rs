@@ -1,0 +1,286 @@
+//! How an assistant turns a prompt into a command, and what it needs for that.
+
+use crate::{
+    arguments::{Argument, Placeholder, Text, Values},
+    login::Login,
+    mcp::Mcp,
+    output::{OutputParser, Rules},
+};
+use aetherium_model::{
+    Code, Fault,
+    assistant::{AssistantName, AssistantOptions, PermissionMode},
+    recipe::{EnvName, UserName},
+    run::Command,
+    secret::{SecretKind, SecretName},
+    setup::{McpServer, ToolRef},
+};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// One assistant.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssistantDefinition {
+    /// Its name.
+    pub name: AssistantName,
+    /// What it is, in a sentence.
+    pub description: String,
+    /// Who it runs as, and whose home has its files; as the template says where absent.
+    #[serde(default)]
+    pub user: Option<UserName>,
+    /// How it is put into a template.
+    #[serde(default)]
+    pub install: Install,
+    /// What it is known to its provider by: any one of these does.
+    #[serde(default)]
+    pub credentials: Vec<Credential>,
+    /// How somebody logs in to its provider.
+    #[serde(default)]
+    pub login: Option<Login>,
+    prompt: PromptCommand,
+    #[serde(default)]
+    permissions: Option<Permissions>,
+    #[serde(default)]
+    session: Option<Session>,
+    #[serde(default)]
+    mcp: Option<Mcp>,
+    #[serde(default)]
+    output: Rules,
+}
+
+/// How an assistant is put into a template.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// Tools of the catalogue that must be there before.
+    #[serde(default)]
+    pub tools: Vec<ToolRef>,
+    /// Lines for the guest's `/bin/sh`, run in order by root when the template is made.
+    #[serde(default)]
+    pub run: Vec<String>,
+    /// A line for `/bin/sh` that succeeds where it is installed.
+    #[serde(default)]
+    pub check: Option<String>,
+}
+
+/// A secret that an assistant is known to its provider by.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The secret's name, and the variable's that the assistant looks for.
+    pub secret: SecretName,
+    /// What kind of secret it is.
+    #[serde(default = "assistant_credential")]
+    pub kind: SecretKind,
+}
+
+const fn assistant_credential() -> SecretKind {
+    SecretKind::AssistantCredential
+}
+
+/// The command for one prompt.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PromptCommand {
+    /// Program and arguments. A list within the list is there only where its placeholders have values.
+    argv: Vec<Argument>,
+    /// Variables, each there only where its placeholders have values.
+    #[serde(default)]
+    env: BTreeMap<EnvName, Text>,
+}
+
+/// What each permission mode is to the assistant, as arguments.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Permissions {
+    /// The mode of a prompt that names none.
+    default: PermissionMode,
+    #[serde(default)]
+    plan: Option<Vec<String>>,
+    #[serde(default)]
+    edits: Option<Vec<String>>,
+    #[serde(default)]
+    all: Option<Vec<String>>,
+}
+
+impl Permissions {
+    fn of(&self, mode: PermissionMode) -> Option<&[String]> {
+        let arguments = match mode {
+            PermissionMode::Plan => &self.plan,
+            PermissionMode::Edits => &self.edits,
+            PermissionMode::All => &self.all,
+        };
+        arguments.as_deref()
+    }
+}
+
+/// Where the assistant keeps a conversation.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    /// A file's path below the user's home, with `*` for what is not known of it. Where no such file is
+    /// there, the conversation is gone.
+    file: Text,
+}
+
+/// What a command is made for.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    /// The prompt's text.
+    pub prompt: &'a str,
+    /// How it is to be answered: the workspace's options with the prompt's.
+    pub options: AssistantOptions,
+    /// The conversation it goes on with.
+    pub session: Option<&'a str>,
+    /// Its MCP servers: [`AssistantDefinition::mcp_config`]'s text, or the path of the file that has it.
+    pub mcp_config: Option<&'a str>,
+}
+
+impl<'a> Ask<'a> {
+    /// A prompt that asks for nothing else.
+    pub fn of(prompt: &'a str) -> Self {
+        Self { prompt, options: AssistantOptions::default(), session: None, mcp_config: None }
+    }
+}
+
+/// An assistant's configuration of MCP servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum McpConfig {
+    /// A text for the command itself.
+    Inline(String),
+    /// The content of a file whose path the command has.
+    File(String),
+}
+
+impl AssistantDefinition {
+    /// Checks what no type says.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.prompt.argv.is_empty() {
+            return Err("prompt.argv: must name a program".to_owned());
+        }
+        if !self.uses(Placeholder::Prompt) {
+            return Err("prompt: {prompt} is nowhere in argv or env".to_owned());
+        }
+        for argument in &self.prompt.argv {
+            argument.check().map_err(|problem| format!("prompt.argv: {problem}"))?;
+        }
+        if self.uses(Placeholder::Permissions) != self.permissions.is_some() {
+            return Err("permissions: wants {permissions} in prompt.argv, and that wants it".into());
+        }
+        if let Some(modes) = &self.permissions
+            && modes.of(modes.default).is_none()
+        {
+            let default = modes.default.as_str();
+            return Err(format!("permissions.default: {default} has no arguments here"));
+        }
+        if self.uses(Placeholder::McpConfig) != self.mcp.is_some() {
+            return Err("mcp: wants {mcp_config} in prompt, and that wants it".to_owned());
+        }
+        if let Some(session) = &self.session {
+            let other = session.file.placeholders().any(|it| it != Placeholder::Session);
+            if other || !self.uses(Placeholder::Session) {
+                return Err("session.file: takes {session} alone, which argv must take too".into());
+            }
+        }
+        if let Some(mcp) = &self.mcp {
+            mcp.check().map_err(|problem| format!("mcp: {problem}"))?;
+        }
+        self.output.check().map_err(|problem| format!("output: {problem}"))
+    }
+
+    fn uses(&self, placeholder: Placeholder) -> bool {
+        let argv = self.prompt.argv.iter().flat_map(Argument::placeholders);
+        let env = self.prompt.env.values().flat_map(Text::placeholders);
+        argv.chain(env).any(|it| it == placeholder)
+    }
+
+    /// Whether it has conversations that a later prompt can go on with.
+    pub fn has_sessions(&self) -> bool {
+        self.uses(Placeholder::Session)
+    }
+
+    /// The file of a conversation, below the user's home, with `*` for what is not known of it.
+    pub fn session_file(&self, session: &str) -> Option<String> {
+        let values = Values { session: Some(session), ..Values::default() };
+        self.session.as_ref().and_then(|it| it.file.fill(&values))
+    }
+
+    /// Checks that it can do what is asked of it.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`]: it has no such thing; the fault names the option.
+    pub fn accepts(&self, options: &AssistantOptions) -> Result<(), Fault> {
+        let refuse = |field: &str, why: String| {
+            Err(Fault::new(Code::InvalidRequest, format!("{field}: {why}"))
+                .remedy("leave it out, or take another assistant"))
+        };
+        let name = &self.name;
+        if options.model.is_some() && !self.uses(Placeholder::Model) {
+            return refuse("model", format!("the assistant {name} takes none"));
+        }
+        if options.system_prompt.is_some() && self.is_shell() {
+            return refuse("system_prompt", format!("the assistant {name} takes none"));
+        }
+        match (options.permission_mode, &self.permissions) {
+            (None, _) => Ok(()),
+            (Some(mode), Some(modes)) if modes.of(mode).is_some() => Ok(()),
+            (Some(mode), _) => {
+                let mode = mode.as_str();
+                refuse("permission_mode", format!("the assistant {name} has no mode {mode:?}"))
+            }
+        }
+    }
+
+    /// One whose output nobody reads talks to no model.
+    fn is_shell(&self) -> bool {
+        self.name == AssistantName::SHELL
+    }
+
+    /// The configuration of MCP servers as it takes it, if it takes any. Texts of the servers must be
+    /// expanded.
+    pub fn mcp_config(&self, servers: &BTreeMap<String, McpServer>) -> Option<McpConfig> {
+        let mcp = self.mcp.as_ref().filter(|_| !servers.is_empty())?;
+        Some(mcp.render(servers))
+    }
+
+    /// Whether it can be told of MCP servers.
+    pub const fn takes_mcp_servers(&self) -> bool {
+        self.mcp.is_some()
+    }
+
+    /// The command that answers a prompt.
+    pub fn command(&self, ask: &Ask<'_>) -> Command {
+        let system_prompt = ask.options.system_prompt.as_deref();
+        let prompt = match system_prompt {
+            // Without a way of its own it is said first.
+            Some(system) if !self.uses(Placeholder::SystemPrompt) => {
+                format!("{system}\n\n{}", ask.prompt)
+            }
+            _ => ask.prompt.to_owned(),
+        };
+        let modes = self.permissions.as_ref();
+        let mode = modes.map(|modes| ask.options.permission_mode.unwrap_or(modes.default));
+        let values = Values {
+            prompt: Some(&prompt),
+            model: ask.options.model.as_deref(),
+            system_prompt,
+            session: ask.session,
+            mcp_config: ask.mcp_config,
+            permissions: modes.zip(mode).and_then(|(modes, mode)| modes.of(mode)),
+        };
+        let argv = self.prompt.argv.iter().flat_map(|argument| argument.fill(&values));
+        let env = self.prompt.env.iter().filter_map(|(name, text)| {
+            text.fill(&values).map(|value| (name.as_str().to_owned(), value))
+        });
+        Command {
+            env: env.collect(),
+            user: self.user.as_ref().map(|user| user.as_str().to_owned()),
+            ..Command::new(argv)
+        }
+    }
+
+    /// Reads its output, where that is in a form that its definition describes.
+    pub fn parser(&self) -> Option<OutputParser> {
+        (!self.output.is_empty()).then(|| OutputParser::new(self.output.clone()))
+    }
+}

@@ -1,0 +1,154 @@
+//! What a prompt's task does: the workspace's VM, and in it its assistant's command with what the
+//! workspace and the prompt say it is to have.
+
+use crate::{
+    handler::Handlers,
+    host::Host,
+    mcp,
+    preparation::{self, Guest},
+    vm::VmHandle,
+    workspace,
+};
+use aetherium_catalog::Ask;
+use aetherium_model::{
+    Code, Fault, PromptId, WorkspaceId,
+    run::{Command, RunState},
+    task::{Task, TaskState},
+    workspace::{Prompt, Workspace, WorkspaceState},
+};
+use aetherium_queue::{Outcome, TaskContext};
+use aetherium_store::RunRef;
+use std::{collections::BTreeMap, sync::Arc};
+
+impl Handlers {
+    pub(crate) async fn prompt_execute(
+        &self,
+        task: &Task,
+        workspace_id: WorkspaceId,
+        id: PromptId,
+        context: &TaskContext,
+    ) -> Result<Outcome, Fault> {
+        let host = &self.host;
+        let run = RunRef::Prompt(id);
+        let prompt = host.queue.store().prompt(id).await?;
+        let workspace = host.queue.store().workspace(workspace_id).await?;
+        if task.state == TaskState::Started {
+            let secrets = workspace.secrets.with(&prompt.secrets);
+            let gone_on = Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
+            if let Some(vm) = prompt.vm_id.and_then(|vm| host.vms.get(vm).ok()) {
+                mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+            }
+            return gone_on;
+        }
+        if let Some(fault) = not_prepared(&workspace) {
+            return self.end(run, RunState::Failed { fault }).await;
+        }
+        let ready = async {
+            let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
+            let command = command(host, &vm, &workspace, &prompt).await?;
+            Ok::<_, Fault>((vm, hold, command))
+        };
+        let ready = tokio::select! {
+            ready = Box::pin(ready) => ready,
+            () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
+        };
+        let (vm, _hold, command) = match ready {
+            Ok(ready) => ready,
+            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let end = Box::pin(self.run_in(task, run, &vm, &command, context)).await;
+        mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
+        match end? {
+            Some(end) => self.end(run, end).await,
+            None => Ok(Outcome::Settled),
+        }
+    }
+}
+
+/// Why nothing is run in a workspace, where its preparation has not ended well. Its tasks come one after
+/// the other, so it is not on its way any more.
+fn not_prepared(workspace: &Workspace) -> Option<Fault> {
+    let (code, why, evidence) = match &workspace.state {
+        WorkspaceState::Ready | WorkspaceState::Deleting => return None,
+        WorkspaceState::Failed { fault } => {
+            (fault.code, fault.detail.as_str(), fault.evidence.clone())
+        }
+        WorkspaceState::Creating | WorkspaceState::Preparing => {
+            (Code::Conflict, "its preparation has not ended", Vec::new())
+        }
+    };
+    let detail =
+        format!("workspace {} is not prepared, and nothing was run: {why}", workspace.name);
+    let remedy = "correct what failed, prepare the workspace again (`aetherium ws retry`), and send the prompt again";
+    Some(Fault::new(code, detail).remedy(remedy).evidence(evidence))
+}
+
+/// The command of a prompt.
+async fn command(
+    host: &Arc<Host>,
+    vm: &VmHandle,
+    workspace: &Workspace,
+    prompt: &Prompt,
+) -> Result<Command, Fault> {
+    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
+    let options = workspace.setup.assistant.with(&prompt.options.assistant);
+    assistant.accepts(&options)?;
+    let place = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
+    // Its arguments come last: they may name a file that is written for its user.
+    let frame = Command {
+        env: preparation::variables(&prompt.options.env),
+        secrets: workspace.secrets.with(&prompt.secrets),
+        timeout_ms: prompt.timeout_ms,
+        cwd: place,
+        ..Command::new(Vec::<String>::new())
+    };
+    let frame = in_workspace(host, vm, workspace, frame).await?;
+    let servers = &workspace.setup.mcp_servers;
+    let mcp_config = if servers.is_empty() {
+        None
+    } else {
+        let (run, user) = (RunRef::Prompt(prompt.id), frame.user.as_deref());
+        let asked = mcp::Asked { servers, env: &frame.env, secrets: &frame.secrets, user };
+        mcp::config(host, vm, &vm.agent().await?, run, assistant, &asked).await?
+    };
+    let ask = Ask { options, mcp_config: mcp_config.as_deref(), ..Ask::of(&prompt.prompt) };
+    let command = assistant.command(&ask);
+    Ok(Command { env: both(command.env, frame.env), argv: command.argv, ..frame })
+}
+
+/// A command as it is run in a workspace: with its variables, and, where it does not say otherwise, as its
+/// user and in its place.
+pub(crate) async fn in_workspace(
+    host: &Arc<Host>,
+    vm: &VmHandle,
+    workspace: &Workspace,
+    command: Command,
+) -> Result<Command, Fault> {
+    let env =
+        both(preparation::variables(&preparation::environment(&workspace.setup)), command.env);
+    let mut command = Command { env, ..command };
+    let setup = &workspace.setup;
+    let asks_who = command.user.is_none() && preparation::user(host, workspace)?.is_some();
+    let asks_where =
+        command.cwd.is_none() && (setup.working_directory.is_some() || setup.repository.is_some());
+    if asks_who || asks_where {
+        let guest = Guest { host, workspace, vm, agent: vm.agent().await? };
+        let person = guest.person(preparation::user(host, workspace)?).await?;
+        if asks_where {
+            let place = guest.place_of_prompts(&person).await?;
+            command.cwd = place.map(|it| it.display().to_string());
+        }
+        command.user = command.user.or(person.user);
+    }
+    Ok(command)
+}
+
+/// The variables of both, of which `over` go before.
+fn both(
+    mut variables: BTreeMap<String, String>,
+    over: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    variables.extend(over);
+    variables
+}
