@@ -33,7 +33,7 @@ agent:
 
 test: assets
 	cargo test --locked --workspace --no-fail-fast
-	AETHERIUM_TEST_FLEET=1 cargo test --locked -p aetherium-gateway --test gateway
+	AETHERIUM_TEST_FLEET=postgres+redis cargo test --locked -p aetherium-gateway --test gateway
 
 # Without VMs: seconds.
 unit:

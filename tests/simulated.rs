@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 async fn a_simulated_vm_lives_as_any_other_and_leaves_no_process() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Simulated).await;
+    // Its VMs take nothing of the machine: it has room for all that it may have.
+    let workers = server.get("/workers").await;
+    let capacity = &workers["items"][0]["capacity"];
+    assert_eq!(capacity["vms"], capacity["vcpus"], "{capacity}");
     let vm = server.vm(json!({})).await;
     assert_eq!(vm["driver"], "simulated");
     let workspace = server.workspace("modelled").await;

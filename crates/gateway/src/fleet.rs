@@ -110,7 +110,7 @@ async fn place_now<T, Made: Future<Output = Result<T, StoreError>>>(
         for worker in choose(gateway, age, &wanted).await? {
             match make(worker, spec.clone()).await {
                 Ok(made) => {
-                    gateway.registry().promised(worker, need.now).await;
+                    gateway.registry().promised(worker, need.now);
                     return Ok(made);
                 }
                 Err(StoreError::NoRoom { worker, wanted, why }) => {
@@ -134,11 +134,11 @@ async fn choose(
         let chosen = placement::place(rows, wanted, &mut rand::rng())?;
         Ok(chosen.into_iter().map(|worker| worker.id).collect())
     };
-    match gateway.registry().ask(gateway.store(), age, ask).await? {
+    match gateway.registry().ask(gateway, age, ask).await? {
         Err(_) if age == Age::Moment => {}
         chosen => return Ok(chosen?),
     }
-    Ok(gateway.registry().ask(gateway.store(), Age::None, ask).await??)
+    Ok(gateway.registry().ask(gateway, Age::None, ask).await??)
 }
 
 /// What a VM is to be, with its template's defaults for what nobody said.
@@ -186,10 +186,10 @@ async fn holder(gateway: &Gateway, template: &TemplateRef) -> Result<Worker, Err
         let any = holders.choose(&mut rand::rng()).copied().cloned();
         any.ok_or(NoPlace::NoWorker { seen: Vec::new() })
     };
-    if let Ok(holder) = gateway.registry().ask(gateway.store(), Age::Moment, ask).await? {
+    if let Ok(holder) = gateway.registry().ask(gateway, Age::Moment, ask).await? {
         return Ok(holder);
     }
-    Ok(gateway.registry().ask(gateway.store(), Age::None, ask).await??)
+    Ok(gateway.registry().ask(gateway, Age::None, ask).await??)
 }
 
 /// Gives a workspace without a disk, whose worker is gone, to another. Returns which, if one took it.

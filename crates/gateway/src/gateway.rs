@@ -10,11 +10,11 @@ use std::{sync::Arc, time::SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Everything a request needs. Clones share it.
+/// Everything a request needs. Clones share it, and cost little: each layer makes one per request.
 #[derive(Clone)]
 pub struct Gateway {
     inner: Arc<Inner>,
-    queue: Queue,
+    queue: Arc<Queue>,
 }
 
 struct Inner {
@@ -39,12 +39,12 @@ impl Gateway {
             tasks: TaskTracker::new(),
             metrics: GatewayMetrics::default(),
         };
-        Self { inner: Arc::new(inner), queue }
+        Self { inner: Arc::new(inner), queue: Arc::new(queue) }
     }
 
     /// The same gateway, changing things on behalf of `by`.
     pub(crate) fn on_behalf_of(&self, by: By) -> Self {
-        Self { inner: Arc::clone(&self.inner), queue: self.queue.on_behalf_of(by) }
+        Self { inner: Arc::clone(&self.inner), queue: Arc::new(self.queue.on_behalf_of(by)) }
     }
 
     pub(crate) fn config(&self) -> &GatewayConfig {

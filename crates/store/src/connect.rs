@@ -15,7 +15,7 @@ use crate::{
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use aetherium_secrets::MasterKeys;
 use sqlx::{
-    AnyPool,
+    AnyConnection, AnyPool, Connection as _,
     any::{AnyPoolOptions, install_default_drivers},
 };
 use std::{
@@ -33,6 +33,9 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// another server may have become the one to speak to.
 const POSTGRES_LIFETIME: Duration = Duration::from_secs(1800);
 const POSTGRES_IDLE: Duration = Duration::from_secs(300);
+/// A connection to PostgreSQL that has answered within this time is used without asking whether it
+/// still does. The question costs as much as a small statement, and busy callers would ask it before each.
+const POSTGRES_ANSWERED: Duration = Duration::from_secs(1);
 /// How long a caller waits for a connection, and a connection for SQLite's write lock, which
 /// another process may hold.
 const WAIT: Duration = Duration::from_secs(10);
@@ -98,7 +101,9 @@ impl Store {
                 create_private(path)?;
                 // A connection to a file does not go stale, and a closed one would take its cache
                 // along.
-                let lasting = |pool: AnyPoolOptions| pool.idle_timeout(None).max_lifetime(None);
+                let lasting = |pool: AnyPoolOptions| {
+                    pool.idle_timeout(None).max_lifetime(None).test_before_acquire(false)
+                };
                 let write = lasting(pool(1, SQLITE_WRITER)).connect(&address).await?;
                 let read = lasting(pool(SQLITE_READERS, SQLITE_READER)).connect(&address).await?;
                 (read, write, Engine::Sqlite)
@@ -107,6 +112,8 @@ impl Store {
                 let both = pool(POSTGRES_CONNECTIONS, POSTGRES)
                     .idle_timeout(POSTGRES_IDLE)
                     .max_lifetime(POSTGRES_LIFETIME)
+                    .test_before_acquire(false)
+                    .before_acquire(|connection, meta| Box::pin(answers(connection, meta.idle_for)))
                     .connect(&address)
                     .await?;
                 (both.clone(), both, Engine::Postgres)
@@ -186,6 +193,15 @@ fn pool(connections: u32, at_start: &'static str) -> AnyPoolOptions {
             })
         },
     )
+}
+
+/// Asks a connection that has been idle for a while whether its server still answers. It is replaced
+/// where that fails.
+async fn answers(connection: &mut AnyConnection, idle_for: Duration) -> Result<bool, sqlx::Error> {
+    if idle_for >= POSTGRES_ANSWERED {
+        connection.ping().await?;
+    }
+    Ok(true)
 }
 
 /// SQLite gives its log and index files the mode of the database file.

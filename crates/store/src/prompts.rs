@@ -1,9 +1,7 @@
 //! Prompts: requests to a workspace's assistant, run in order.
 
 use crate::{
-    RunRef, Store, StoreError,
-    connect::Engine,
-    event_log,
+    RunRef, Store, StoreError, event_log,
     idempotency::{self, Created, Idempotency},
     page, quotas, row, runs, tasks,
     transact::Tx,
@@ -30,8 +28,8 @@ impl Store {
         task: &Task,
         key: Option<&Idempotency>,
     ) -> Result<Created<Prompt>, StoreError> {
-        let may_be_new = key.is_none() && self.engine == Engine::Postgres;
-        if may_be_new && self.accept_at_once(prompt, task).await? {
+        // Who brings a key may have brought it before.
+        if key.is_none() && self.accept_at_once(prompt, task).await? {
             return Ok(Created::New(prompt.clone()));
         }
         self.change(|| async {

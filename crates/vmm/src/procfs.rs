@@ -15,8 +15,8 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     /// Field 4.
     pub(crate) parent: u32,
-    /// Field 6.
-    pub(crate) session: u32,
+    /// Field 6; none of a process that has just been reaped, which reads as -1.
+    pub(crate) session: Option<u32>,
     /// Fields 14 and 15, processor time in clock ticks.
     pub(crate) cpu_ticks: u64,
     /// Field 20.
@@ -35,7 +35,7 @@ impl Stat {
             pid,
             state: fields.next()?.chars().next()?,
             parent: fields.next()?.parse().ok()?,
-            session: fields.nth(1)?.parse().ok()?,
+            session: u32::try_from(fields.nth(1)?.parse::<i64>().ok()?).ok(),
             cpu_ticks: {
                 let user: u64 = fields.nth(7)?.parse().ok()?;
                 user.checked_add(fields.next()?.parse().ok()?)?
@@ -134,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_being_reaped_is_read_as_dead() {
+        let line = "408 (cat) X 0 -1 -1 0 -1 4227084 101 0 0 0 0 0 0 0 20 0 0 0 3864783 0 0";
+        let dead = Stat::parse(line).unwrap();
+        assert!(!dead.is_alive());
+        assert_eq!((dead.parent, dead.session, dead.start_ticks), (0, None, 3_864_783));
+    }
+
+    #[test]
     fn only_a_whole_name_is_a_variable() {
         let environ = b"XA=1\0A=2\0AB=3\0";
         assert_eq!(variable(environ, "A").as_deref(), Some("2"));
@@ -146,7 +154,7 @@ mod tests {
             let line = format!("42 ({name}) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1 2");
             let (cpu_ticks, threads) = (5 + 6, 1);
             let expected =
-                Stat { pid: 42, state: 'S', parent: 7, session: 9, cpu_ticks, threads, start_ticks: 777 };
+                Stat { pid: 42, state: 'S', parent: 7, session: Some(9), cpu_ticks, threads, start_ticks: 777 };
             prop_assert_eq!(Stat::parse(&line), Some(expected));
         }
 

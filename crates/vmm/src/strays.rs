@@ -10,10 +10,14 @@ use crate::{
 use aetherium_model::VmId;
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 /// How often a dying process is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -36,7 +40,7 @@ pub struct Stray {
 /// When `/proc` cannot be read.
 pub fn strays(run_root: &Path) -> Result<Vec<Stray>, VmmError> {
     let mut found: BTreeMap<VmId, Vec<ProcessRef>> = BTreeMap::new();
-    for (vm_id, run_dir, process) in marked()? {
+    for Marked { vm_id, run_dir, process } in Scan::now()?.marked {
         if run_dir.starts_with(run_root) {
             found.entry(vm_id).or_default().push(process);
         }
@@ -107,26 +111,63 @@ fn jailed(run_root: &Path) -> Result<Vec<(VmId, ProcessRef)>, VmmError> {
         .collect())
 }
 
-fn marked() -> Result<Vec<(VmId, std::path::PathBuf, ProcessRef)>, VmmError> {
-    let own = std::process::id();
-    let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
-    let living = all.into_iter().filter(|stat| stat.is_alive() && stat.pid != own);
-    Ok(living
-        .filter_map(|stat| {
-            let environ = procfs::environ(stat.pid);
-            let vm_id = procfs::variable(&environ, MARK_VM)?.parse().ok()?;
-            let run_dir = procfs::variable(&environ, MARK_RUN_DIR)?.into();
-            let role = procfs::variable(&environ, MARK_ROLE)?;
-            let role = [Role::Vmm, Role::VsockHelper, Role::Agent]
-                .into_iter()
-                .find(|it| role_mark(*it) == role)?;
-            Some((
-                vm_id,
-                run_dir,
-                ProcessRef { role, pid: stat.pid, start_ticks: stat.start_ticks },
-            ))
-        })
-        .collect())
+/// A process with a VM's mark.
+struct Marked {
+    vm_id: VmId,
+    run_dir: PathBuf,
+    process: ProcessRef,
+}
+
+/// What `/proc` said at one time.
+struct Scan {
+    /// Every process.
+    all: Vec<Stat>,
+    /// Those that live and carry a mark, but for this one.
+    marked: Vec<Marked>,
+}
+
+impl Scan {
+    fn now() -> Result<Self, VmmError> {
+        let own = std::process::id();
+        let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
+        let living = all.iter().filter(|stat| stat.is_alive() && stat.pid != own);
+        let marked = living.filter_map(Marked::read).collect();
+        Ok(Self { all, marked })
+    }
+
+    /// A scan that began after this call did. Callers that wait at once share one: otherwise each of a
+    /// thousand VMs that end together would read of the processes of all others.
+    async fn shared() -> Result<Arc<Self>, VmmError> {
+        static BEGUN: AtomicU64 = AtomicU64::new(0);
+        static LAST: Mutex<Option<(u64, Arc<Scan>)>> = Mutex::const_new(None);
+        let before = BEGUN.load(Ordering::SeqCst);
+        let mut last = LAST.lock().await;
+        if let Some((number, scan)) = &*last
+            && *number > before
+        {
+            return Ok(Arc::clone(scan));
+        }
+        let number = BEGUN.fetch_add(1, Ordering::SeqCst) + 1;
+        let scan = tokio::task::spawn_blocking(Self::now).await;
+        let scan = scan.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let scan = Arc::new(scan);
+        *last = Some((number, Arc::clone(&scan)));
+        Ok(scan)
+    }
+}
+
+impl Marked {
+    fn read(stat: &Stat) -> Option<Self> {
+        let environ = procfs::environ(stat.pid);
+        let vm_id = procfs::variable(&environ, MARK_VM)?.parse().ok()?;
+        let run_dir = procfs::variable(&environ, MARK_RUN_DIR)?.into();
+        let role = procfs::variable(&environ, MARK_ROLE)?;
+        let role = [Role::Vmm, Role::VsockHelper, Role::Agent]
+            .into_iter()
+            .find(|it| role_mark(*it) == role)?;
+        let process = ProcessRef { role, pid: stat.pid, start_ticks: stat.start_ticks };
+        Some(Self { vm_id, run_dir, process })
+    }
 }
 
 /// Kills everything that carries `vm_id`'s mark, and the family of `leader` where its number is
@@ -140,8 +181,7 @@ pub(crate) async fn kill_all_of(
     let until = Instant::now() + deadline;
     let mut killed = Vec::new();
     loop {
-        let alive = tokio::task::spawn_blocking(move || kill_once(vm_id, leader)).await;
-        let alive = alive.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let alive = kill_once(&*Scan::shared().await?, vm_id, leader)?;
         if alive.is_empty() {
             killed.into_iter().for_each(reap_exactly);
             return Ok(());
@@ -154,20 +194,18 @@ pub(crate) async fn kill_all_of(
     }
 }
 
-fn kill_once(vm_id: VmId, leader: Option<u32>) -> Result<Vec<ProcessRef>, VmmError> {
-    let mut targets: Vec<ProcessRef> = marked()?
-        .into_iter()
-        .filter(|(of, ..)| *of == vm_id)
-        .map(|(.., process)| process)
-        .collect();
+/// Kills what the scan has of it. A number that means another process by now is left alone.
+fn kill_once(scan: &Scan, vm_id: VmId, leader: Option<u32>) -> Result<Vec<ProcessRef>, VmmError> {
+    let marked = scan.marked.iter().filter(|it| it.vm_id == vm_id);
+    let mut targets: Vec<ProcessRef> = marked.map(|it| it.process).collect();
     if let Some(leader) = leader {
-        let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
         let known: HashSet<u32> = targets.iter().map(|it| it.pid).collect();
-        targets.extend(
-            family(&all, leader).into_iter().filter(|it| !known.contains(&it.pid)).map(|it| {
-                ProcessRef { role: Role::Agent, pid: it.pid, start_ticks: it.start_ticks }
-            }),
-        );
+        let unknown = family(&scan.all, leader).into_iter().filter(|it| !known.contains(&it.pid));
+        targets.extend(unknown.map(|it| ProcessRef {
+            role: Role::Agent,
+            pid: it.pid,
+            start_ticks: it.start_ticks,
+        }));
     }
     targets.retain(|it| Some(it.pid) != leader);
     for target in &targets {
@@ -179,7 +217,7 @@ fn kill_once(vm_id: VmId, leader: Option<u32>) -> Result<Vec<ProcessRef>, VmmErr
 /// The living members of the leader's session, and its descendants whatever their session.
 fn family(all: &[Stat], leader: u32) -> Vec<Stat> {
     let mut members: HashSet<u32> =
-        all.iter().filter(|it| it.session == leader).map(|it| it.pid).collect();
+        all.iter().filter(|it| it.session == Some(leader)).map(|it| it.pid).collect();
     members.insert(leader);
     loop {
         let more: Vec<u32> = all
@@ -203,7 +241,27 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32, session: u32, state: char) -> Stat {
-        Stat { pid, state, parent, session, cpu_ticks: 0, threads: 1, start_ticks: 1 }
+        Stat {
+            pid,
+            state,
+            parent,
+            session: Some(session),
+            cpu_ticks: 0,
+            threads: 1,
+            start_ticks: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_at_once_shares_a_scan_and_who_asks_later_gets_a_new_one() {
+        let scans = futures::future::join_all((0..50).map(|_| Scan::shared())).await;
+        let scans: Vec<Arc<Scan>> = scans.into_iter().map(Result::unwrap).collect();
+        let different: HashSet<*const Scan> = scans.iter().map(Arc::as_ptr).collect();
+        // One that began with the first of them, and one for all who came while it ran. Other tests
+        // may have had one begun in between.
+        assert!(different.len() <= 3, "{}", different.len());
+        let later = Scan::shared().await.unwrap();
+        assert!(!different.contains(&Arc::as_ptr(&later)));
     }
 
     #[test]

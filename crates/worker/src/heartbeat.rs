@@ -5,7 +5,7 @@ use crate::{Settings, host::Host, lease::Moment};
 use aetherium_image::TemplateStore;
 use aetherium_model::{
     Code, Fault, HeldTemplate, Timestamp, WorkerId,
-    resources::DriverKind,
+    resources::{DriverKind, Resources},
     room::Room,
     vm::VmState,
     worker::{Admission, Capability, HEARTBEAT, Usage, Worker, WorkerState},
@@ -42,13 +42,7 @@ pub(crate) fn describe(it: &Described<'_>) -> Worker {
         Ok(chosen) => (Some(chosen.vmm.kind()), chosen.reason.clone()),
         Err(fault) => (None, fault.to_string()),
     };
-    let capacity = it.settings.capacity.unwrap_or_else(|| Room {
-        vcpus: std::thread::available_parallelism()
-            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
-        memory_mib: meminfo_mib("MemTotal:"),
-        disk_mib: disk(it.root).0,
-        vms: it.settings.max_vms,
-    });
+    let capacity = capacity(driver, it);
     Worker {
         id: it.id,
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -68,6 +62,22 @@ pub(crate) fn describe(it: &Described<'_>) -> Worker {
         state: WorkerState::Starting,
         created_at: it.now,
         heartbeat_at: it.now,
+    }
+}
+
+/// What the machine has for VMs.
+fn capacity(driver: Option<DriverKind>, it: &Described<'_>) -> Room {
+    let vms = it.settings.max_vms;
+    if driver == Some(DriverKind::Simulated) {
+        // Its VMs take nothing of the machine: it holds as many as it may, of the usual size.
+        return Room::of_vm(Resources::default()).times(vms);
+    }
+    Room {
+        vcpus: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+        memory_mib: meminfo_mib("MemTotal:"),
+        disk_mib: disk(it.root).0,
+        vms,
     }
 }
 

@@ -20,7 +20,7 @@ use aetherium_model::{
     Code, Fault, Name, Timestamp, VmId, WorkerId,
     finding::Finding,
     resources::DriverKind,
-    room::{Overcommit, Room},
+    room::Overcommit,
     vm::{AgentTransport, VmState},
     worker::{Labels, Lease},
 };
@@ -80,8 +80,6 @@ pub struct Settings {
     pub overcommit: Overcommit,
     /// VMs at once, at most.
     pub max_vms: u32,
-    /// What its machine has, where that is not for it to measure: its VMs are simulated.
-    pub capacity: Option<Room>,
     /// The assistants and tools that workspaces may name.
     pub catalog: Arc<Catalog>,
 }
@@ -116,7 +114,6 @@ impl Default for Settings {
             labels: Labels::new(),
             overcommit: Overcommit::OWNERS_CHOICE,
             max_vms: DEFAULT_MAX_VMS,
-            capacity: None,
             catalog: Arc::new(Catalog::built_in()),
         }
     }

@@ -1,6 +1,6 @@
 //! The gateway as its callers see it: over a real listener, a real store and bus, and a worker's socket
-//! that these tests answer. SQLite and a bus within the process; with `AETHERIUM_TEST_FLEET=1` PostgreSQL
-//! and Redis. `make test` runs them both ways.
+//! that these tests answer. SQLite and a bus within the process; with `AETHERIUM_TEST_FLEET=postgres+redis`
+//! those, and any store with any bus. `make test` runs them in both of these ways.
 
 #![allow(
     clippy::unwrap_used,

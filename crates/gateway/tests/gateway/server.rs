@@ -34,6 +34,9 @@ pub(crate) const KEY: &str = "test-key-0123456789";
 /// Longer than anything here takes: reached only when something is broken.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
+/// How often a server looks at the store that hears nothing of the others.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// The master keys of every gateway in these tests.
 pub(crate) fn secrets_keys() -> MasterKeys {
     MasterKeys::parse("test:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=").unwrap()
@@ -114,21 +117,44 @@ pub(crate) fn creating_vm(worker_id: WorkerId) -> Vm {
     }
 }
 
-/// Where the gateway's rows are, its bus, and that of its workers: SQLite and one bus; PostgreSQL and two
-/// that meet in Redis where `AETHERIUM_TEST_FLEET` is set.
+/// Which store and which bus, as `STORE+BUS`.
+const PAIRING: &str = "AETHERIUM_TEST_FLEET";
+
+/// Where the gateway's rows are, its bus, and that of its workers. `AETHERIUM_TEST_FLEET` says which: any
+/// store (`sqlite`, `postgres`) with any bus (`in-process`: one for both, `polling` and `redis`: one each).
 async fn servers(directory: &Path) -> (String, Bus, Bus) {
+    let pairing = std::env::var(PAIRING).unwrap_or_else(|_| "sqlite+in-process".to_owned());
+    let Some((store, bus)) = pairing.split_once('+') else {
+        panic!("{PAIRING}={pairing} names no store and bus, such as postgres+redis");
+    };
+    let url = match store {
+        "sqlite" => format!("sqlite://{}/db.sqlite", directory.display()),
+        "postgres" => Postgres::of_this_process().database(),
+        other => panic!("{PAIRING}: {other} is no store: sqlite, postgres"),
+    };
+    let (here, there) = buses(bus).await;
+    (url, here, there)
+}
+
+async fn buses(kind: &str) -> (Bus, Bus) {
     static REDIS: OnceLock<Redis> = OnceLock::new();
-    if std::env::var_os("AETHERIUM_TEST_FLEET").is_none() {
-        let bus = Bus::in_process();
-        return (format!("sqlite://{}/db.sqlite", directory.display()), bus.clone(), bus);
+    match kind {
+        "in-process" => {
+            let bus = Bus::in_process();
+            (bus.clone(), bus)
+        }
+        "polling" => (Bus::polling(LOOK_AGAIN), Bus::polling(LOOK_AGAIN)),
+        "redis" => {
+            let redis = REDIS.get_or_init(Redis::start).url();
+            let (here, there) = (Bus::redis(&redis).unwrap(), Bus::redis(&redis).unwrap());
+            for bus in [&here, &there] {
+                let mut found = bus.redis_health().unwrap();
+                found.wait_for(|it| *it == Health::Healthy).await.unwrap();
+            }
+            (here, there)
+        }
+        other => panic!("{PAIRING}: {other} is no bus: in-process, polling, redis"),
     }
-    let redis = REDIS.get_or_init(Redis::start).url();
-    let (here, there) = (Bus::redis(&redis).unwrap(), Bus::redis(&redis).unwrap());
-    for bus in [&here, &there] {
-        let mut found = bus.redis_health().unwrap();
-        found.wait_for(|it| *it == Health::Healthy).await.unwrap();
-    }
-    (Postgres::of_this_process().database(), here, there)
 }
 
 impl Server {

@@ -70,12 +70,6 @@ impl Db {
         Store::open(&self.url).await.unwrap()
     }
 
-    /// Its address, where it is PostgreSQL's.
-    pub(crate) fn postgres_url(&self) -> String {
-        let DatabaseUrl::Postgres(url) = &self.url else { panic!("{} is none", self.url) };
-        url.clone()
-    }
-
     /// Speaks to the database itself.
     pub(crate) async fn raw(&self, statements: &str) -> Result<(), sqlx::Error> {
         raw(&self.url, statements.to_owned()).await
@@ -84,6 +78,14 @@ impl Db {
 
 /// Speaks to a database itself, whatever is in it.
 pub(crate) async fn raw(url: &DatabaseUrl, statements: String) -> Result<(), sqlx::Error> {
+    let mut connection = connect(url).await;
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await;
+    connection.close().await.unwrap();
+    done.map(drop)
+}
+
+/// A connection beside the store's.
+pub(crate) async fn connect(url: &DatabaseUrl) -> sqlx::AnyConnection {
     sqlx::any::install_default_drivers();
     let url = match url {
         DatabaseUrl::Postgres(url) => url.clone(),
@@ -93,10 +95,7 @@ pub(crate) async fn raw(url: &DatabaseUrl, statements: String) -> Result<(), sql
             format!("sqlite://{}?mode=rwc", path.replace(' ', "%20"))
         }
     };
-    let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
-    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await;
-    connection.close().await.unwrap();
-    done.map(drop)
+    sqlx::AnyConnection::connect(&url).await.unwrap()
 }
 
 /// The master keys of these tests; the data of upgrades is encrypted with it, too.

@@ -1,5 +1,7 @@
-//! Prompts accepted, beside bare inserts: in turns, on the same database, each with as many requests
-//! under way and one thread to make them.
+//! Prompts accepted, beside bare inserts: in turns, on the same database, committed as safely.
+//!
+//! What a gateway accepts with all of one core stands beside one loop that inserts, row after row, with a
+//! commit for each. What it accepts in a second stands beside as many such loops as it has connections.
 
 use super::Ground;
 use crate::{
@@ -19,7 +21,8 @@ use std::{
 };
 use tokio::{runtime, sync::oneshot};
 
-/// Requests under way at once, and connections that insert: those of a process to PostgreSQL.
+/// Requests under way at once, and loops that insert beside them: a process has so many connections to
+/// PostgreSQL.
 const AT_ONCE: usize = 16;
 /// Turns of each kind.
 const ROUNDS: u32 = 5;
@@ -39,23 +42,24 @@ pub(super) async fn accept(
 ) -> Result<Vec<Figure>, CliError> {
     let paths = ground.workspaces(WorkerId::new()).await?;
     let client = ground.front.client()?;
-    let turn = wanted.seconds / (2 * ROUNDS);
+    let turn = wanted.seconds / (3 * ROUNDS);
     let inserter = Inserter::start(database).await?;
     let bars = Bars::new();
     bars.spin("prompts and inserts in turns");
-    let (mut turns, mut inserts) = (Vec::new(), Vec::new());
+    let (mut turns, mut one_loop, mut all_loops) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        inserts.push(inserter.insert_for(turn).await?);
+        one_loop.push(inserter.insert_for(turn, 1).await?);
+        all_loops.push(inserter.insert_for(turn, AT_ONCE).await?);
         turns.push(prompts_for(turn, ground, &client, &paths).await?);
     }
     bars.clear();
     let of = |value: fn(&Turn) -> f64| median(&mut turns.iter().map(value).collect::<Vec<_>>());
-    let inserts = median(&mut inserts);
+    let prompts = of(|it| it.per_second);
     Ok(vec![
-        Figure::new("api.prompts", of(|it| it.per_second), "/s").over(inserts),
+        Figure::new("api.prompts", prompts, "/s").over(median(&mut all_loops)),
         Figure::new("api.gateway", of(|it| it.cores), "cores"),
         Figure::new("api.prompts_per_core", of(|it| it.per_second / it.cores), "/s")
-            .over(inserts)
+            .over(median(&mut one_loop))
             .ratio_at_least(0.4),
     ])
 }
@@ -94,6 +98,7 @@ struct Inserter {
 
 struct Order {
     time: Duration,
+    loops: usize,
     done: oneshot::Sender<Result<f64, sqlx::Error>>,
 }
 
@@ -126,8 +131,10 @@ impl Inserter {
         thread::Builder::new()
             .name("ae-insert".to_owned())
             .spawn(move || {
-                while let Ok(Order { time, done }) = received.recv() {
-                    let _ = done.send(runtime.block_on(insert(&mut opened, time)));
+                while let Ok(Order { time, loops, done }) = received.recv() {
+                    // SQLite has one writer, whatever was asked for.
+                    let connections = &mut opened[..loops.min(connections)];
+                    let _ = done.send(runtime.block_on(insert(connections, time)));
                 }
                 runtime.block_on(join_all(opened.into_iter().map(Connection::close)));
             })
@@ -135,10 +142,10 @@ impl Inserter {
         Ok(Self { orders })
     }
 
-    /// Inserts for so long, and says how many rows a second that made.
-    async fn insert_for(&self, time: Duration) -> Result<f64, CliError> {
+    /// Inserts for so long, with so many loops, and says how many rows a second that made.
+    async fn insert_for(&self, time: Duration, loops: usize) -> Result<f64, CliError> {
         let (done, answer) = oneshot::channel();
-        self.orders.send(Order { time, done }).map_err(Fault::internal)?;
+        self.orders.send(Order { time, loops, done }).map_err(Fault::internal)?;
         let inserted = answer.await.map_err(Fault::internal)?;
         Ok(inserted.map_err(|error| local("a bare insert", error))?)
     }

@@ -4,12 +4,7 @@ use crate::{
     args::FleetBenchArgs,
     error::{CliError, local},
 };
-use aetherium_model::{
-    Fault,
-    resources::Resources,
-    room::{Overcommit, Room},
-    worker::Lease,
-};
+use aetherium_model::{Fault, room::Overcommit, worker::Lease};
 use aetherium_queue::Bus;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, Model, Simulated, Vmm};
@@ -37,13 +32,11 @@ impl Crowd {
         let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(model, dir.join("guests.sock")));
         // Twice what falls to each, so that it is placement that keeps them even.
         let each = wanted.vms.div_ceil(wanted.workers.max(1)).saturating_mul(2);
-        let capacity = Room::of_vm(Resources::default()).times(each);
         let settings = Settings {
             slots: SlotChoice::Off,
             lease: Some(Lease::default()),
             overcommit: Overcommit::default(),
             max_vms: each,
-            capacity: Some(capacity),
             ..Settings::default()
         };
         let one = |number: u32| {

@@ -44,7 +44,7 @@ pub(super) async fn idle(
     let carrier = Carrier::named(redis, Bus::polling(LOOK_AGAIN));
     let front = Front::open(database.url(), carrier, Some(key), THREADS).await?;
     let bars = Bars::new();
-    let worker = OneWorker::start(database.url(), redis, dir, &key_file)?;
+    let worker = OneWorker::start(wanted, database.url(), dir, &key_file)?;
     worker.joined(database).await?;
     let drive = Drive { wanted, client: front.client()?, bars: &bars };
     let driven = drive.run(database).await?;
@@ -72,11 +72,12 @@ struct OneWorker(Child);
 
 impl OneWorker {
     fn start(
+        wanted: &FleetBenchArgs,
         database: &str,
-        redis: Option<&str>,
         dir: &Path,
         key_file: &Path,
     ) -> Result<Self, CliError> {
+        let redis = wanted.store.redis.as_deref();
         let program =
             std::env::current_exe().map_err(|error| local("this program's path", error))?;
         let started = Command::new(program)
@@ -85,6 +86,7 @@ impl OneWorker {
             .args(["worker", "--driver", "simulated", "--no-slots"])
             .args(["--dev", "--listen", "127.0.0.1:0", "--database", database, "--fleet-key-file"])
             .arg(key_file)
+            .args(["--max-vms", &wanted.vms.to_string()])
             .args(redis.into_iter().flat_map(|url| ["--redis", url]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
