@@ -12,7 +12,7 @@ use aetherium_model::{
     webhook::{Delivery, Webhook, WebhookSecret, WebhookState},
 };
 use aetherium_secrets::SecretValue;
-use aetherium_store::RunRef;
+use aetherium_store::{Before, RunRef};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use std::path::Path;
@@ -104,6 +104,12 @@ async fn every_described_operation_is_done_as_described() {
                 server.queue.store().put_secret(scope, &name, SecretKind::Opaque, &value, now());
             put.await.unwrap();
         }
+        let login = crate::server::login(workspace.id);
+        server.queue.store().create_login(&login, server.worker_id).await.unwrap();
+        let tokens = SecretValue::new(b"tokens".to_vec());
+        let store = server.queue.store();
+        let stored = store.put_credentials(&login.assistant, vm.id, &tokens, Before::Any, now());
+        stored.await.unwrap();
         let environment = server.environment(&format!("e{number}")).await;
         // Of all tasks, one that failed to remove something can be done again.
         let task = match path.ends_with("/requeue") {
@@ -125,7 +131,9 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{template}", "default")
             .replace("{tool}", "git")
             .replace("{environment}", environment.name.as_str())
-            .replace("{version}", "1");
+            .replace("{version}", "1")
+            .replace("{assistant}", login.assistant.as_str())
+            .replace("{login}", &login.id.to_string());
         assert!(!concrete.contains('{'), "{concrete}");
         let name = format!(r#"{{"name":"made{number}"}}"#);
         let body = match (method.as_str(), path.as_str()) {
@@ -150,6 +158,10 @@ async fn every_described_operation_is_done_as_described() {
             ("POST", "/api/v1/webhooks") => r#"{"url":"https://example.com/","active":false}"#,
             ("PATCH", "/api/v1/webhooks/{webhook}") => r#"{"active":false}"#,
             ("PUT", "/api/v1/environments/{environment}") => r#"{"version":1,"vcpus":2}"#,
+            ("POST", "/api/v1/workspaces/{workspace}/logins/{login}/code") => r#"{"code":"1234"}"#,
+            ("POST", "/api/v1/workspaces/{workspace}/logins/{login}/callback") => {
+                r#"{"url":"http://localhost:1234/callback?code=5"}"#
+            }
             ("PATCH", _) => r#"{"balloon_mib":16}"#,
             ("POST", _) => "{}",
             _ => "",

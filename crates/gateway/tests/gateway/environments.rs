@@ -230,9 +230,11 @@ async fn what_a_prompt_asks_for_is_checked() {
         body["prompt"] = json!("true");
         assert_eq!(refused(&server.post(&path, &body.to_string()).await).0, field);
     }
+    let shell = json!({"prompt": "true", "assistant": {"model": "large"}});
+    let refused = refused(&server.post(&path, &shell.to_string()).await);
+    assert_eq!(refused.0, "assistant.model", "a shell has no model");
     let body = json!({
         "prompt": "true", "env": {"A": "1"}, "working_directory": "/srv", "new_session": true,
-        "assistant": {"model": "large", "system_prompt": "be brief", "permission_mode": "plan"},
     });
     let answer = server.post(&path, &body.to_string()).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");

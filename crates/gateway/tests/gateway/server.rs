@@ -3,8 +3,9 @@
 use crate::worker::FakeWorker;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig, Problem, serve};
 use aetherium_model::{
-    ExecutionId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
+    ExecutionId, LoginId, PromptId, TaskId, Timestamp, VmId, WorkerId, WorkspaceId,
     environment::Environment,
+    login::{Accepts, Login, LoginState},
     resources::DriverKind,
     room::Room,
     run::{Command, Execution, Exit, ExitReport, RunState},
@@ -341,6 +342,21 @@ impl Server {
 
     pub(crate) fn task(&self, kind: TaskKind) -> Task {
         task(self.worker_id, kind)
+    }
+}
+
+/// A login that is over, on no record yet.
+pub(crate) fn login(workspace_id: WorkspaceId) -> Login {
+    Login {
+        id: LoginId::new(),
+        workspace_id,
+        assistant: "claude-code".parse().unwrap(),
+        accepts: Accepts::Code,
+        state: LoginState::Succeeded,
+        revision: 1,
+        created_at: now(),
+        updated_at: now(),
+        expires_at: now(),
     }
 }
 

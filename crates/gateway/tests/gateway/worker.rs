@@ -1,10 +1,11 @@
 //! A worker's internal API, answered by the test: it notes what it is asked, and says what it is told.
 
 use aetherium_model::{
-    ExecutionId, Fault, TemplateRef, VmId, WorkerId, WorkspaceId,
+    ExecutionId, Fault, LoginId, TemplateRef, VmId, WorkerId, WorkspaceId,
     disk::WorkspaceDisk,
     finding::Finding,
     interactive::Captured,
+    login::Login,
     metrics::VmMetrics,
     resources::{DiskMib, MemoryMib, Resources, Vcpus},
     run::Command,
@@ -91,6 +92,8 @@ impl FakeWorker {
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots", post(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}", delete(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/snapshots/{name}/restore", post(disk))
+            .route("/internal/v1/workspaces/{workspace}/logins", post(logging_in))
+            .route("/internal/v1/workspaces/{workspace}/logins/{login}/{word}", post(logged_in))
             .route("/internal/v1/templates", get(async || Json([template("default")])))
             .route("/internal/v1/templates/{name}", get(held_template).delete(remove_template))
             .route("/internal/v1/health", get(health))
@@ -125,6 +128,14 @@ async fn changed(Id(id): Id<VmId>) -> Json<Vm> {
 /// A workspace after its VM was put to sleep, or woken.
 async fn rested(Id(id): Id<WorkspaceId>) -> Json<Workspace> {
     Json(Workspace { id, ..crate::server::ready_workspace("rested", WorkerId::new()) })
+}
+
+async fn logging_in(Id(id): Id<WorkspaceId>) -> Json<Login> {
+    Json(crate::server::login(id))
+}
+
+async fn logged_in(Id((id, _, _)): Id<(WorkspaceId, LoginId, String)>) -> Json<Login> {
+    Json(crate::server::login(id))
 }
 
 async fn disk(State(seen): Shared) -> Response {

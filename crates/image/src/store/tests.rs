@@ -61,7 +61,7 @@ fn files_in(dir: &Path, template: &str, content: &str) -> Template {
         start: None,
         ready: None,
         init: None,
-        created_at: Timestamp::from(std::time::SystemTime::now()),
+        created_at: Timestamp::from(SystemTime::now()),
     }
 }
 
