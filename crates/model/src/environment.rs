@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// The longest idle timeout: a week, in seconds.
 pub const MAX_IDLE_TIMEOUT_S: u32 = 7 * 24 * 3600;
+/// The largest setup, in bytes of JSON: each workspace has a copy, which its lists show.
+const MAX_SETUP_BYTES: usize = 256 * 1024;
 /// The longest description, in characters.
 const MAX_DESCRIPTION: usize = 1000;
 
@@ -95,6 +97,12 @@ impl EnvironmentSpec {
         if characters > MAX_DESCRIPTION || self.description.contains('\0') {
             let problem = format!("must be text of at most {MAX_DESCRIPTION} characters");
             found.push(object("description", problem));
+        }
+        // Our own types always encode; what would not takes no room either.
+        let bytes = serde_json::to_vec(&self.setup).map_or(0, |json| json.len());
+        if bytes > MAX_SETUP_BYTES {
+            let problem = format!("takes {bytes} bytes as JSON; at most {MAX_SETUP_BYTES}");
+            found.push(object("setup", problem));
         }
         if self.secrets.len() > MAX_USES {
             let problem = format!("asks for {}; at most {MAX_USES}", self.secrets.len());
@@ -227,6 +235,24 @@ mod tests {
         assert_eq!(error.field, "setup.preparation");
         assert!(error.problem.contains("257"), "{}", error.problem);
         assert!(steps(200).with(&steps(56)).is_ok());
+    }
+
+    #[test]
+    fn what_is_beyond_its_bounds_is_named() {
+        let file = json!({"path": "/x", "content": {"text": "x".repeat(100_000)}});
+        let step = json!({"do": {"files": [file]}});
+        for (value, field) in [
+            (json!({"description": "x".repeat(1001)}), "description"),
+            (json!({"idle_timeout_s": 0}), "idle_timeout_s"),
+            (json!({"idle_timeout_s": 604_801}), "idle_timeout_s"),
+            (json!({"secrets": (0..65).map(|n| format!("S{n}")).collect::<Vec<_>>()}), "secrets"),
+            (json!({"setup": {"preparation": vec![step; 3]}}), "setup"),
+            (json!({"setup": {"repository": {"url": "x"}}}), "setup.repository.url"),
+        ] {
+            let found = spec(value).objections();
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].field, field);
+        }
     }
 
     proptest! {

@@ -89,6 +89,7 @@ fn line(stage: &str, message: &str) -> String {
         "step_done" => format!("✓ {message}"),
         "step_unchanged" => format!("✓ {message} (unchanged)"),
         "step_failed" => format!("✗ {message}"),
+        "warning" => format!("! {message}"),
         _ => format!("… {message}"),
     }
 }

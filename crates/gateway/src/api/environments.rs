@@ -1,8 +1,8 @@
 //! What callers say of environments.
 
-use super::{Check, told};
+use super::{Check, told, wrong};
 use crate::problem::FieldError;
-use aetherium_model::{Name, environment::EnvironmentSpec};
+use aetherium_model::{EnvironmentId, Name, environment::EnvironmentSpec};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, Error as _, IntoDeserializer as _, MapAccess, Visitor, value},
@@ -34,7 +34,12 @@ pub struct ReplaceEnvironment {
 
 impl Check for CreateEnvironment {
     fn check(&self) -> Vec<FieldError> {
-        check_spec(&self.spec)
+        let mut errors = check_spec(&self.spec);
+        if self.name.as_str().parse::<EnvironmentId>().is_ok() {
+            errors
+                .extend(wrong("name", "is an id, by which it could not be found: choose another"));
+        }
+        errors
     }
 }
 

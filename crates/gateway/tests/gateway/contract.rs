@@ -140,7 +140,9 @@ async fn every_described_operation_is_done_as_described() {
             ("POST", "/api/v1/templates") => {
                 r#"{"name":"app","recipe":{"base":{"template":"default"}}}"#
             }
-            ("POST", "/api/v1/vms/{vm}/execute") => r#"{"argv":["true"]}"#,
+            ("POST", "/api/v1/vms/{vm}/execute" | "/api/v1/workspaces/{workspace}/execute") => {
+                r#"{"argv":["true"]}"#
+            }
             ("POST", "/api/v1/secrets" | "/api/v1/workspaces/{workspace}/secrets") => {
                 r#"{"name":"TOKEN","value":"value"}"#
             }
@@ -152,7 +154,7 @@ async fn every_described_operation_is_done_as_described() {
             _ => "",
         };
         let answer = server.send(server.request(method.clone(), &concrete, body)).await;
-        if path == "/api/v1/vms/{vm}/exec" {
+        if path.ends_with("/exec") {
             assert_eq!(answer.problem().errors[0].field, "Upgrade");
             continue;
         }

@@ -3,7 +3,7 @@
 use crate::server::{Answer, Server};
 use aetherium_gateway::Problem;
 use aetherium_model::{
-    Code,
+    Code, EnvironmentId,
     environment::Environment,
     page::Page,
     vm::SnapshotKind,
@@ -93,6 +93,7 @@ async fn each_field_that_is_not_allowed_is_named() {
     for (body, field, says) in [
         (json!({"vcpus": 2}), "name", "missing"),
         (json!({"name": "a", "tools": []}), "tools", "unknown"),
+        (json!({"name": EnvironmentId::new()}), "name", "id"),
         (json!({"name": "a", "ai_assistant": "hal"}), "ai_assistant", "shell"),
         (json!({"name": "a", "idle_timeout_s": 0}), "idle_timeout_s", "1 to 604800"),
         (json!({"name": "a", "setup": {"tools": ["git", "x", "a b"]}}), "setup.tools[2]", "a b"),

@@ -84,6 +84,7 @@ impl FakeWorker {
             .route("/internal/v1/vms/{vm}/snapshot", post(changed))
             .route("/internal/v1/workspaces/{workspace}/hibernate", post(rested))
             .route("/internal/v1/workspaces/{workspace}/wake", post(rested))
+            .route("/internal/v1/workspaces/{workspace}/execute", post(execute))
             .route("/internal/v1/workspaces/{workspace}/disk", get(disk))
             .route("/internal/v1/workspaces/{workspace}/disk/export", get(archive))
             .route("/internal/v1/workspaces/{workspace}/disk/grow", post(disk))

@@ -27,7 +27,7 @@ const MAX_STEP_NAME: usize = 100;
 /// A script, in bytes.
 const MAX_SCRIPT_BYTES: usize = 64 * 1024;
 /// A file's content, in bytes.
-const MAX_FILE_BYTES: usize = 512 * 1024;
+const MAX_FILE_BYTES: usize = 128 * 1024;
 /// The known_hosts of a repository, in bytes.
 const MAX_KNOWN_HOSTS_BYTES: usize = 64 * 1024;
 /// A model's name, in characters.
@@ -274,8 +274,12 @@ impl McpServer {
             }
             Self::Stdio { .. } => {}
             Self::Http { url, headers } => {
-                let begins = ["http://", "https://", "${"].iter().any(|it| url.starts_with(it));
-                if !begins || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                let names_host = ["http://", "https://"].iter().any(|scheme| {
+                    let rest = url.strip_prefix(scheme);
+                    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+                });
+                let odd = url.contains(|c: char| c.is_whitespace() || c.is_control());
+                if odd || !(names_host || url.starts_with("${")) {
                     let url: String = url.chars().take(80).collect();
                     let problem = format!("{url:?} is not an address: give http://… or https://…");
                     found.push(Objection::new("url", problem));

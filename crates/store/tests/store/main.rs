@@ -22,6 +22,7 @@ mod lists;
 mod migrations;
 mod model;
 mod postgres;
+mod preparation;
 mod quotas;
 mod runs;
 mod secrets;

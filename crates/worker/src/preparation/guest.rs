@@ -57,7 +57,7 @@ impl Person {
 
 impl Guest<'_> {
     /// Whether it has users of its own. Beside the process driver everything is the worker's own user's.
-    fn has_users(&self) -> Result<bool, Fault> {
+    pub(super) fn has_users(&self) -> Result<bool, Fault> {
         Ok(self.host.driver()?.kind() != DriverKind::Process)
     }
 

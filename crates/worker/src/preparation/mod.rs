@@ -88,12 +88,19 @@ async fn made_and_prepared(
     let plan = plan::plan(&workspace.setup, &workspace.secrets);
     let mut progress = Progress::begin(host, &workspace, &plan, task).await?;
     if !progress.has_work() {
+        for step in &plan {
+            progress.tell(log, "step_unchanged", &step.name).await;
+        }
         return Ok(());
     }
     host.queue.set_workspace_state(id, &WorkspaceState::Preparing, host.now()).await?;
     let (vm, _hold) = unless(stop, workspace::ensure_vm(host, id, Some(log))).await??;
     let agent = unless(stop, vm.agent()).await??;
     let guest = Guest { host, workspace: &workspace, vm: &vm, agent };
+    if user(host, &workspace)?.is_some() && !guest.has_users()? {
+        let why = "the process driver makes no users: every step is run as the worker's own";
+        progress.tell(log, "warning", why).await;
+    }
     let ground = Ground { guest, log, stop };
     ground.end_remnants().await?;
     for (number, step) in plan.iter().enumerate() {
@@ -115,7 +122,7 @@ async fn made_and_prepared(
             return Err(fault);
         }
         progress.set(number, StepState::Failed { fault: fault.clone() }).await?;
-        progress.tell(log, "step_failed", &format!("{}: {}", step.name, fault.detail)).await;
+        progress.tell(log, "step_failed", &fault.detail).await;
         if fault.code == Code::Cancelled || !step.continue_on_error {
             return Err(fault);
         }

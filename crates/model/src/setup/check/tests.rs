@@ -104,9 +104,9 @@ fn each_value_that_is_not_allowed_is_named() {
             "too large",
         ),
         (
-            json!({"mcp_servers": {"a": {"type": "http", "url": "ftp://x"}}}),
+            json!({"mcp_servers": {"a": {"type": "http", "url": "https:///x"}}}),
             "mcp_servers.a.url",
-            "ftp://x",
+            "https:///x",
         ),
         (
             json!({"mcp_servers": {"a": {"type": "http", "url": "http://x", "headers": {"A:": ""}}}}),
