@@ -218,7 +218,8 @@ mod tests {
             prop_assert!((1000..account.uid).all(|id| ids.contains(&id)), "the next free one");
             let after = with_line(&passwd, &account.line);
             prop_assert!(after.starts_with(&passwd));
-            prop_assert_eq!(&after[passwd.len()..], format!("{}\n", account.line).as_bytes());
+            let line = format!("{}\n", account.line);
+            prop_assert_eq!(&after[passwd.len()..], line.as_bytes());
         }
     }
 }
