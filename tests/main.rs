@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+mod assistants;
 mod boot_failures;
 mod command_line;
 mod crash;

@@ -11,8 +11,8 @@ use aetherium_model::{
     assistant::{AssistantName, AssistantOptions, PermissionMode},
     recipe::{EnvName, UserName},
     run::Command,
-    secret::{SecretKind, SecretName},
-    setup::{McpServer, ToolRef},
+    secret::{SecretKind, SecretName, SecretUses},
+    setup::{McpServer, Objection, ToolRef},
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,6 +34,12 @@ pub struct AssistantDefinition {
     /// What it is known to its provider by: any one of these does.
     #[serde(default)]
     pub credentials: Vec<Credential>,
+    /// Variables of which one says that it is known to a provider otherwise.
+    #[serde(default)]
+    pub credentials_elsewhere: Vec<EnvName>,
+    /// Whether it is of use without any of them.
+    #[serde(default)]
+    pub works_without_credentials: bool,
     /// How somebody logs in to its provider.
     #[serde(default)]
     pub login: Option<Login>,
@@ -121,6 +127,9 @@ struct Session {
     /// A file's path below the user's home, with `*` for what is not known of it. Where no such file is
     /// there, the conversation is gone.
     file: Text,
+    /// How many characters of the conversation's id are in that name, where not all are.
+    #[serde(default)]
+    chars: Option<usize>,
 }
 
 /// What a command is made for.
@@ -201,34 +210,89 @@ impl AssistantDefinition {
 
     /// The file of a conversation, below the user's home, with `*` for what is not known of it.
     pub fn session_file(&self, session: &str) -> Option<String> {
-        let values = Values { session: Some(session), ..Values::default() };
-        self.session.as_ref().and_then(|it| it.file.fill(&values))
+        let kept = self.session.as_ref()?;
+        let shown = kept.chars.and_then(|chars| session.get(..chars)).unwrap_or(session);
+        kept.file.fill(&Values { session: Some(shown), ..Values::default() })
+    }
+
+    /// Whether one of its credentials is among these.
+    pub fn has_credentials(&self, uses: &SecretUses) -> bool {
+        uses.iter().any(|(variable, _)| self.credentials.iter().any(|it| it.secret == *variable))
+    }
+
+    /// Whether it is of use without credentials.
+    pub const fn needs_no_credentials(&self) -> bool {
+        self.works_without_credentials || (self.credentials.is_empty() && self.login.is_none())
+    }
+
+    /// Whether it needs no credentials, or has some by these secrets and variables.
+    pub fn is_known_by(&self, uses: &SecretUses, has: impl Fn(&str) -> bool) -> bool {
+        let own = self.credentials.iter().map(|it| it.secret.as_str());
+        let mut names = own.chain(self.credentials_elsewhere.iter().map(EnvName::as_str));
+        let given = |name| has(name) || uses.iter().any(|(variable, _)| variable.as_str() == name);
+        self.needs_no_credentials() || names.any(given)
+    }
+
+    /// What a prompt is told that is to be answered without credentials.
+    pub fn without_credentials(&self) -> Fault {
+        let name = &self.name;
+        let wanted: Vec<_> = self.credentials.iter().map(|it| it.secret.as_str()).collect();
+        let detail = format!("the assistant {name} has no credentials");
+        let detail = match wanted.as_slice() {
+            [] => detail,
+            wanted => format!("{detail}: it wants a secret named {}", wanted.join(" or ")),
+        };
+        let set = wanted.first().map(|first| {
+            format!("set one with `aetherium secret set {first} --kind assistant_credential`")
+        });
+        let log_in = self.login.as_ref();
+        let log_in = log_in.map(|_| format!("log in with `aetherium assistant login {name}`"));
+        let ways: Vec<_> = set.into_iter().chain(log_in).collect();
+        Fault::new(Code::SecretMissing, detail).remedy(ways.join(", or "))
     }
 
     /// Checks that it can do what is asked of it.
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`]: it has no such thing; the fault names the option.
-    pub fn accepts(&self, options: &AssistantOptions) -> Result<(), Fault> {
-        let refuse = |field: &str, why: String| {
-            Err(Fault::new(Code::InvalidRequest, format!("{field}: {why}"))
-                .remedy("leave it out, or take another assistant"))
-        };
+    /// The first option that it has no use for.
+    pub fn accepts(&self, options: &AssistantOptions) -> Result<(), Objection> {
         let name = &self.name;
-        if options.model.is_some() && !self.uses(Placeholder::Model) {
+        let refuse = |field: &str, problem: String| {
+            Err(Objection { field: field.to_owned(), problem: format!("{problem}: leave it out") })
+        };
+        if options.model.is_some() && !self.takes_model() {
             return refuse("model", format!("the assistant {name} takes none"));
         }
         if options.system_prompt.is_some() && self.is_shell() {
             return refuse("system_prompt", format!("the assistant {name} takes none"));
         }
-        match (options.permission_mode, &self.permissions) {
-            (None, _) => Ok(()),
-            (Some(mode), Some(modes)) if modes.of(mode).is_some() => Ok(()),
-            (Some(mode), _) => {
-                let mode = mode.as_str();
-                refuse("permission_mode", format!("the assistant {name} has no mode {mode:?}"))
-            }
+        let Some(mode) = options.permission_mode else { return Ok(()) };
+        if self.permission_modes().any(|it| it == mode) {
+            return Ok(());
         }
+        let known: Vec<_> = self.permission_modes().map(PermissionMode::as_str).collect();
+        let problem = match known.as_slice() {
+            [] => format!("the assistant {name} takes none: leave it out"),
+            known => format!("the assistant {name} takes {}", known.join(" or ")),
+        };
+        Err(Objection { field: "permission_mode".to_owned(), problem })
+    }
+
+    /// Whether a prompt can say which model it asks.
+    pub fn takes_model(&self) -> bool {
+        self.uses(Placeholder::Model)
+    }
+
+    /// What it may be permitted.
+    pub fn permission_modes(&self) -> impl Iterator<Item = PermissionMode> + '_ {
+        let all = [PermissionMode::Plan, PermissionMode::Edits, PermissionMode::All];
+        all.into_iter()
+            .filter(|mode| self.permissions.as_ref().is_some_and(|modes| modes.of(*mode).is_some()))
+    }
+
+    /// What it is permitted where nobody says.
+    pub fn default_permission_mode(&self) -> Option<PermissionMode> {
+        self.permissions.as_ref().map(|modes| modes.default)
     }
 
     /// One whose output nobody reads talks to no model.

@@ -14,8 +14,11 @@ use serde_json::Value;
 const MAX_LINE: usize = 4 * 1024 * 1024;
 /// The longest text of an event, in bytes; what is longer is cut, and whole in the log's output.
 const MAX_TEXT: usize = 64 * 1024;
-/// The events of one prompt; those after it are in the log's output alone.
-const MAX_EVENTS: usize = 10_000;
+/// What the events of one prompt may take together, in bytes; those after them are in the log's output
+/// alone.
+const MAX_EVENTS_BYTES: usize = 4 * 1024 * 1024;
+/// What an event takes besides its texts, at most.
+const EVENT_BYTES: usize = 200;
 
 /// Reads an assistant's standard output as it comes.
 #[derive(Debug)]
@@ -30,7 +33,8 @@ pub struct OutputParser {
     /// What was said last, for an assistant whose answer is that.
     last_said: String,
     session: Option<String>,
-    events: usize,
+    /// What the events so far take.
+    events_bytes: usize,
 }
 
 impl OutputParser {
@@ -42,7 +46,7 @@ impl OutputParser {
             joined: String::new(),
             last_said: String::new(),
             session: None,
-            events: 0,
+            events_bytes: 0,
         }
     }
 
@@ -122,35 +126,45 @@ impl OutputParser {
     }
 
     fn say(&mut self, mut event: AssistantEvent, events: &mut Vec<AssistantEvent>) {
-        match &mut event {
+        let texts = match &mut event {
             AssistantEvent::Session { session } => {
                 // Told again by every line of some.
                 if self.session.as_ref() == Some(session) {
                     return;
                 }
                 self.session = Some(session.clone());
+                session.len()
             }
             AssistantEvent::Text { text } => {
                 cut(text);
                 self.last_said.clone_from(text);
+                text.len()
             }
             AssistantEvent::Result { text, .. } => {
                 if text.is_empty() {
                     text.clone_from(&self.last_said);
                 }
                 cut(text);
+                text.len()
             }
-            AssistantEvent::ToolResult { text, .. } => cut(text),
-            AssistantEvent::ToolUse { input, .. } => {
-                let size = input.to_string().len();
+            AssistantEvent::ToolResult { text, .. } => {
+                cut(text);
+                text.len()
+            }
+            AssistantEvent::ToolUse { name, input } => {
+                cut(name);
+                let mut size = input.to_string().len();
                 if size > MAX_TEXT {
                     *input = Value::from(format!("{size} bytes, which are in the output"));
+                    size = 0;
                 }
+                name.len() + size
             }
-            AssistantEvent::Cost { .. } => {}
-        }
-        if self.events < MAX_EVENTS {
-            self.events += 1;
+            AssistantEvent::Cost { .. } => 0,
+        };
+        let with_it = self.events_bytes + EVENT_BYTES + texts;
+        if with_it <= MAX_EVENTS_BYTES {
+            self.events_bytes = with_it;
             events.push(event);
         }
     }

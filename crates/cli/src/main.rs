@@ -19,6 +19,7 @@ mod operations;
 mod print;
 mod progress;
 mod server;
+mod told;
 
 use aetherium_telemetry::{LogFormat, Settings, Telemetry, TelemetryError};
 use clap::Parser as _;

@@ -1,12 +1,13 @@
 //! Gateway and worker in one process.
 
 use crate::{
-    args::{DatabaseArgs, DriverArgs, EventLogArgs, KeysArgs},
+    args::{CatalogArgs, DatabaseArgs, DriverArgs, EventLogArgs, KeysArgs},
     client::Client,
     datadir::{DataDir, Lock},
     error::{CliError, local},
     operations::{Bound, Serving},
 };
+use aetherium_catalog::Catalog;
 use aetherium_gateway::{ApiKeys, Gateway, GatewayConfig};
 use aetherium_image::TemplateStore;
 use aetherium_model::{
@@ -20,7 +21,7 @@ use aetherium_secrets::MasterKeys;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, DriverConfig, Firecracker, ProbeGuest, VsockChoice};
 use aetherium_worker::{Layout, Parts, Remote, Settings, SlotChoice, Worker};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,7 @@ pub(crate) struct ServerConfig {
     pub(crate) driver: DriverArgs,
     pub(crate) database: DatabaseArgs,
     pub(crate) keys: KeysArgs,
+    pub(crate) catalog: CatalogArgs,
     pub(crate) events: EventLogArgs,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
@@ -48,6 +50,7 @@ impl ServerConfig {
             driver,
             database: DatabaseArgs::default(),
             keys: KeysArgs::default(),
+            catalog: CatalogArgs::default(),
             events: EventLogArgs::default(),
             grace: Duration::ZERO,
             boot_deadline: Duration::from_secs(90),
@@ -75,6 +78,7 @@ impl Server {
         data.create()?;
         let lock = data.lock()?;
         let key = data.api_key()?;
+        let catalog = config.catalog.load(&data)?;
         let layout = Layout::open(data.path()).map_err(Fault::from)?;
         let keys = match config.keys.load()? {
             Some(keys) => keys,
@@ -98,6 +102,7 @@ impl Server {
             data: &data,
             layout,
             driver: &config.driver,
+            catalog: catalog.clone(),
             grace: config.grace,
             boot_deadline: config.boot_deadline,
             remote: None,
@@ -106,7 +111,8 @@ impl Server {
         let (worker, driver) = start_worker(parts, store.clone(), bus.clone()).await?;
 
         let keys = ApiKeys::new([key.as_str()]).map_err(Fault::internal)?;
-        let gateway_config = config.events.applied_to(GatewayConfig::new(keys));
+        let gateway_config = GatewayConfig { catalog, ..GatewayConfig::new(keys) };
+        let gateway_config = config.events.applied_to(gateway_config);
         let gateway = Gateway::new(gateway_config, Queue::new(store.clone(), bus));
         let operations = operations.map(|bound| {
             bound.serve("up", |parts| {
@@ -155,6 +161,7 @@ pub(crate) struct WorkerConfig<'a> {
     pub(crate) data: &'a DataDir,
     pub(crate) layout: Layout,
     pub(crate) driver: &'a DriverArgs,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) grace: Duration,
     pub(crate) boot_deadline: Duration,
     pub(crate) remote: Option<Remote>,
@@ -180,7 +187,8 @@ pub(crate) async fn start_worker(
     store: Store,
     bus: Bus,
 ) -> Result<(Worker, DriverFound), CliError> {
-    let WorkerConfig { data, layout, driver: args, grace, boot_deadline, remote, member } = config;
+    let WorkerConfig { data, layout, driver: args, catalog, grace, boot_deadline, remote, member } =
+        config;
     let driver = Box::pin(choose_driver(data, &layout, args)).await;
     let found = match &driver {
         Ok(chosen) => Ok((chosen.vmm.kind(), chosen.reason.clone())),
@@ -204,10 +212,33 @@ pub(crate) async fn start_worker(
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         hibernation_budget: u64::from(args.hibernation_mib) << 20,
         agent_binary: agent_binary(args),
+        catalog,
         ..settings
     };
     let parts = Parts { layout, store, bus, driver, remote, settings };
     Ok((Box::pin(Worker::start(parts)).await.map_err(Fault::from)?, found))
+}
+
+impl CatalogArgs {
+    /// The directory that was named, which must be there, else the data directory's own; with what comes with
+    /// the program.
+    pub(crate) fn load(&self, data: &DataDir) -> Result<Arc<Catalog>, Fault> {
+        let directory = match &self.catalog {
+            Some(named) if !named.is_dir() => {
+                let detail = format!("--catalog: there is no directory {}", named.display());
+                return Err(
+                    Fault::new(Code::InvalidRequest, detail).remedy("make it, or name another")
+                );
+            }
+            Some(named) => named.clone(),
+            None => data.path().join("catalog"),
+        };
+        let loaded = Catalog::with_directory(&directory).map_err(|error| {
+            Fault::new(Code::InvalidRequest, error.to_string())
+                .remedy("correct the file, or move it out of the catalogue")
+        })?;
+        Ok(Arc::new(loaded))
+    }
 }
 
 /// Serves the gateway until it is told to stop.

@@ -24,6 +24,7 @@ use aetherium_model::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod assistants;
 mod environments;
 mod events;
 mod preparation;
@@ -34,6 +35,7 @@ mod workspaces;
 
 pub use crate::problem::Problem;
 pub use aetherium_model::environment::MAX_IDLE_TIMEOUT_S;
+pub use assistants::{Assistant, AssistantCredential};
 pub use environments::{CreateEnvironment, ReplaceEnvironment};
 pub use events::EventLogQuery;
 pub use preparation::PrepareWorkspace;

@@ -7,6 +7,7 @@ use crate::{Error, api::Check};
 use aetherium_model::{
     DeliveryId, EnvironmentId, ExecutionId, Name, PromptId, TaskId, TemplateRef, VmId, WebhookId,
     WorkerId, WorkspaceId,
+    assistant::AssistantName,
     limits::MAX_BODY_BYTES,
     page::{DEFAULT_PAGE, MAX_PAGE, PageRequest},
     project::ProjectId,
@@ -197,6 +198,7 @@ path_params! {
     DeliveryId = "delivery";
     ProjectId = "project";
     TemplateRef = "template";
+    AssistantName = "assistant";
 }
 
 /// The name of a disk's snapshot.

@@ -3,8 +3,9 @@
 use crate::{
     Error, Gateway, Problem, auth, edge, ready,
     routes::{
-        disks, environments, events, executions, hibernation, preparation, projects, prompts,
-        secrets, status, task_events, tasks, templates, vms, webhooks, workers, workspaces,
+        assistants, disks, environments, events, executions, hibernation, preparation, projects,
+        prompts, secrets, status, task_events, tasks, templates, vms, webhooks, workers,
+        workspaces,
     },
 };
 use aetherium_model::interactive::{ClientFrame, Open, ServerFrame};
@@ -75,6 +76,8 @@ fn prompt_routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(workspaces::list))
         .routes(routes!(workspaces::get, workspaces::delete))
         .routes(routes!(disks::get))
+        .routes(routes!(assistants::list))
+        .routes(routes!(assistants::get))
         .routes(routes!(prompts::list, prompts::create))
         .routes(routes!(prompts::get))
         .routes(routes!(prompts::cancel))
@@ -183,6 +186,7 @@ fn preface() -> OpenApi {
             (name = "tasks", description = "The durable work behind what was taken on."),
             (name = "events", description = "What happened, to what, why and by whom."),
             (name = "templates", description = "What VMs start from."),
+            (name = "assistants", description = "What answers prompts."),
             (name = "webhooks", description = "Addresses that are told of events."),
             (name = "secrets", description = "What commands get without its being written down."),
             (name = "projects", description = "Who shares a quota."),

@@ -312,6 +312,21 @@ impl Queue {
         Ok(())
     }
 
+    /// See [`Store::set_workspace_session`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_workspace_session(
+        &self,
+        id: WorkspaceId,
+        session: &str,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.store.set_workspace_session(id, session, now).await?;
+        self.bus.announce(Topic::Workspace(id));
+        Ok(())
+    }
+
     /// See [`Store::set_workspace_disk`].
     ///
     /// # Errors

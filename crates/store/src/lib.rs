@@ -27,6 +27,7 @@
 //! for a database that cannot be heard.
 
 mod accept;
+mod assistants;
 mod backlog;
 mod census;
 mod connect;

@@ -2,7 +2,14 @@
 //! this worker did not finish; every step here is either repeatable or behind the start mark. A task
 //! that comes with its start mark is gone on with, and nothing is started for it.
 
-use crate::{build, host::Host, preparation, rejoin, run, secrets, vm, workspace};
+use crate::{
+    assistant::{Reader, Turn},
+    build,
+    host::Host,
+    preparation,
+    rejoin::{self, Followed},
+    run, secrets, vm, workspace,
+};
 use aetherium_model::{
     Code, ExecutionId, Fault, VmId, WorkspaceId,
     output::EventBody,
@@ -13,6 +20,7 @@ use aetherium_model::{
     workspace::WorkspaceState,
 };
 use aetherium_queue::{Handler, Outcome, TaskContext};
+use aetherium_secrets::Masks;
 use aetherium_store::{Finish, RunRef, Start, StoreError};
 use aetherium_telemetry::within;
 use async_trait::async_trait;
@@ -154,14 +162,14 @@ impl Handlers {
         let run = RunRef::Execution(id);
         let command = host.queue.store().execution(id).await?.command;
         if task.state == TaskState::Started {
-            return Box::pin(self.go_on(run, Some(vm_id), &command.secrets, context)).await;
+            return Box::pin(self.go_on(run, Some(vm_id), &command.secrets, None, context)).await;
         }
         let held = host.vms.get(vm_id).and_then(|vm| vm.hold().map(|hold| (vm, hold)));
         let (vm, _hold) = match held {
             Ok(held) => held,
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        match Box::pin(self.run_in(task, run, &vm, &command, context)).await? {
+        match Box::pin(self.run_in(task, run, &vm, &command, None, context)).await? {
             Some(end) => self.end(run, end).await,
             None => Ok(Outcome::Settled),
         }
@@ -175,6 +183,7 @@ impl Handlers {
         run: RunRef,
         vm: &vm::VmHandle,
         command: &Command,
+        turn: Option<&Turn<'_>>,
         context: &TaskContext,
     ) -> Result<Option<RunState>, Fault> {
         let host = &self.host;
@@ -192,11 +201,22 @@ impl Handlers {
             Ok(delivered) => delivered,
             Err(fault) => return Ok(Some(RunState::Failed { fault })),
         };
+        let uses = command.secrets.clone();
+        let command = match turn {
+            None => command,
+            Some(turn) => match turn.complete(vm, &agent, run, command).await {
+                Ok(command) => command,
+                Err(fault) => {
+                    secrets::forget(vm, run, &uses).await;
+                    return Ok(Some(RunState::Failed { fault }));
+                }
+            },
+        };
         host.tenure.check()?;
         match host.queue.start_run(run, Some(task), vm.id(), host.now()).await? {
             Start::Marked => {}
             Start::Cancelled => {
-                secrets::forget(vm, run, &command.secrets).await;
+                secrets::forget(vm, run, &uses).await;
                 return Ok(Some(RunState::Cancelled));
             }
             Start::NotOurs => return Ok(None),
@@ -206,13 +226,32 @@ impl Handlers {
         run::append(host, run, vec![status("running", format!("running in {}", vm.id()))]).await;
         let end = match rejoin::start(vm, &agent, run, &command, &delivered).await {
             Ok(process) => {
+                let reader = turn.map_or_else(Reader::none, Turn::reader);
                 let masks = &delivered.masks;
-                run::log_to_end(host, run, process, masks, context.cancelled()).await
+                self.logged(run, process, masks, turn, reader, context).await
             }
             Err(error) => run::not_run(&error),
         };
-        secrets::forget(vm, run, &command.secrets).await;
+        secrets::forget(vm, run, &uses).await;
         Ok(Some(end))
+    }
+
+    /// Follows a run's command to its end, and keeps the conversation that its assistant was in.
+    async fn logged(
+        &self,
+        run: RunRef,
+        process: Followed,
+        masks: &Masks,
+        turn: Option<&Turn<'_>>,
+        mut reader: Reader,
+        context: &TaskContext,
+    ) -> RunState {
+        let cancelled = context.cancelled();
+        let end = run::log_to_end(&self.host, run, process, masks, &mut reader, cancelled).await;
+        if let Some(turn) = turn {
+            turn.keep_session(&reader).await;
+        }
+        end
     }
 
     /// Goes on with a run that an earlier process of this worker had started in `vm`, or says that its
@@ -222,6 +261,7 @@ impl Handlers {
         run: RunRef,
         vm: Option<VmId>,
         uses: &SecretUses,
+        turn: Option<&Turn<'_>>,
         context: &TaskContext,
     ) -> Result<Outcome, Fault> {
         let host = &self.host;
@@ -230,7 +270,12 @@ impl Handlers {
             let vm = host.vms.get(vm)?;
             let hold = vm.hold()?;
             let masks = secrets::masks_again(host, vm.id(), run, uses).await?;
-            Ok::<_, Fault>((rejoin::find_again(host, &vm, run).await?, masks, vm, hold))
+            let reader = match turn {
+                Some(turn) => turn.reader_again(run).await?,
+                None => Reader::none(),
+            };
+            let process = rejoin::find_again(host, &vm, run).await?;
+            Ok::<_, Fault>((process, masks, reader, vm, hold))
         };
         // Once found it can be ended in order; it is waited for a little.
         let given_up = async {
@@ -239,9 +284,9 @@ impl Handlers {
         };
         let end = tokio::select! {
             found = found => match found {
-                Ok((process, masks, vm, _hold)) => {
+                Ok((process, masks, reader, vm, _hold)) => {
                     tracing::info!(%run, "found again");
-                    let end = run::log_to_end(host, run, process, &masks, context.cancelled()).await;
+                    let end = self.logged(run, process, &masks, turn, reader, context).await;
                     secrets::forget(&vm, run, uses).await;
                     end
                 }

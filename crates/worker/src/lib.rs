@@ -28,6 +28,7 @@
 //! (`remote.rs`).
 
 mod api;
+mod assistant;
 mod build;
 mod digest;
 mod disk;

@@ -2,6 +2,7 @@
 //! workspace and the prompt say it is to have.
 
 use crate::{
+    assistant::Turn,
     handler::Handlers,
     host::Host,
     mcp,
@@ -9,12 +10,12 @@ use crate::{
     vm::VmHandle,
     workspace,
 };
-use aetherium_catalog::Ask;
 use aetherium_model::{
     Code, Fault, PromptId, WorkspaceId,
     run::{Command, RunState},
+    secret::SecretUses,
     task::{Task, TaskState},
-    workspace::{Prompt, Workspace, WorkspaceState},
+    workspace::{Workspace, WorkspaceState},
 };
 use aetherium_queue::{Outcome, TaskContext};
 use aetherium_store::RunRef;
@@ -32,9 +33,14 @@ impl Handlers {
         let run = RunRef::Prompt(id);
         let prompt = host.queue.store().prompt(id).await?;
         let workspace = host.queue.store().workspace(workspace_id).await?;
+        let mut turn = match Turn::of(host, &workspace, &prompt) {
+            Ok(turn) => turn,
+            Err(fault) => return self.end(run, RunState::Failed { fault }).await,
+        };
+        let secrets = turn.secrets().await?;
         if task.state == TaskState::Started {
-            let secrets = workspace.secrets.with(&prompt.secrets);
-            let gone_on = Box::pin(self.go_on(run, prompt.vm_id, &secrets, context)).await;
+            let going_on = self.go_on(run, prompt.vm_id, &secrets, Some(&turn), context);
+            let gone_on = Box::pin(going_on).await;
             if let Some(vm) = prompt.vm_id.and_then(|vm| host.vms.get(vm).ok()) {
                 mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
             }
@@ -45,7 +51,7 @@ impl Handlers {
         }
         let ready = async {
             let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
-            let command = command(host, &vm, &workspace, &prompt).await?;
+            let command = command(host, &vm, &mut turn, secrets).await?;
             Ok::<_, Fault>((vm, hold, command))
         };
         let ready = tokio::select! {
@@ -57,7 +63,7 @@ impl Handlers {
             Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
-        let end = Box::pin(self.run_in(task, run, &vm, &command, context)).await;
+        let end = Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await;
         mcp::forget(&vm, run, &workspace.setup.mcp_servers).await;
         match end? {
             Some(end) => self.end(run, end).await,
@@ -88,17 +94,15 @@ fn not_prepared(workspace: &Workspace) -> Option<Fault> {
 async fn command(
     host: &Arc<Host>,
     vm: &VmHandle,
-    workspace: &Workspace,
-    prompt: &Prompt,
+    turn: &mut Turn<'_>,
+    secrets: SecretUses,
 ) -> Result<Command, Fault> {
-    let assistant = host.settings.catalog.assistant(&workspace.ai_assistant)?;
-    let options = workspace.setup.assistant.with(&prompt.options.assistant);
-    assistant.accepts(&options)?;
+    let (workspace, prompt) = (turn.workspace, turn.prompt);
     let place = prompt.options.working_directory.as_ref().map(|it| it.as_str().to_owned());
     // Its arguments come last: they may name a file that is written for its user.
     let frame = Command {
         env: preparation::variables(&prompt.options.env),
-        secrets: workspace.secrets.with(&prompt.secrets),
+        secrets,
         timeout_ms: prompt.timeout_ms,
         cwd: place,
         ..Command::new(Vec::<String>::new())
@@ -110,10 +114,10 @@ async fn command(
     } else {
         let (run, user) = (RunRef::Prompt(prompt.id), frame.user.as_deref());
         let asked = mcp::Asked { servers, env: &frame.env, secrets: &frame.secrets, user };
-        mcp::config(host, vm, &vm.agent().await?, run, assistant, &asked).await?
+        mcp::config(host, vm, &vm.agent().await?, run, turn.definition, &asked).await?
     };
-    let ask = Ask { options, mcp_config: mcp_config.as_deref(), ..Ask::of(&prompt.prompt) };
-    let command = assistant.command(&ask);
+    turn.mcp_config = mcp_config;
+    let command = turn.command();
     Ok(Command { env: both(command.env, frame.env), argv: command.argv, ..frame })
 }
 

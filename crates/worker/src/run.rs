@@ -7,7 +7,7 @@
 //! What is logged runs detached in the guest under its run's id, and is found again by that: see
 //! [`crate::rejoin`]. What somebody waits for ends when nobody waits any more.
 
-use crate::{host::Host, rejoin::Followed, tail::Tail};
+use crate::{assistant::Reader, host::Host, rejoin::Followed, tail::Tail};
 use aetherium_agent_client::{AgentError, ProcessEvent, StreamOffsets};
 use aetherium_agent_proto::{ExecSpec, ExitStatus, Program, SpawnErrorKind, Stdio};
 use aetherium_model::{
@@ -50,6 +50,17 @@ impl Piece {
         }
     }
 
+    fn read_by(&self, reader: &mut Reader) -> Vec<EventBody> {
+        match self {
+            Self::Output(Stream::Stdout, bytes, _) => reader.read(bytes),
+            Self::Missing(gone) if gone.stdout > 0 => {
+                reader.gap();
+                Vec::new()
+            }
+            Self::Output(Stream::Stderr, ..) | Self::Missing(_) => Vec::new(),
+        }
+    }
+
     fn hidden(&self) -> u64 {
         match self {
             Self::Output(_, _, hidden) => *hidden,
@@ -82,19 +93,22 @@ pub(crate) fn traced(mut command: Command) -> Command {
     command
 }
 
-/// Follows a command to its end, with its output going to its run's log, and returns how it ended.
+/// Follows a command to its end, with its output going to its run's log, and what `reader` reads in it
+/// beside it, and returns how it ended.
 pub(crate) async fn log_to_end(
     host: &Arc<Host>,
     run: RunRef,
     process: Followed,
     masks: &Masks,
+    reader: &mut Reader,
     cancelled: &CancellationToken,
 ) -> RunState {
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (end, ()) = tokio::join!(
         follow(process, masks, pieces, cancelled, host.settings.cancel_grace),
-        write_log(host, run, incoming, |_| {}),
+        write_log(host, run, incoming, |piece| piece.read_by(reader)),
     );
+    append(host, run, reader.finish()).await;
     end
 }
 
@@ -112,6 +126,7 @@ pub(crate) async fn log_with_tail(
         follow(process, masks, pieces, cancelled, host.settings.cancel_grace),
         write_log(host, run, incoming, |piece| {
             tail.push(&String::from_utf8_lossy(piece.bytes()));
+            Vec::new()
         }),
     );
     (end, tail)
@@ -224,13 +239,15 @@ async fn write_log(
     host: &Arc<Host>,
     run: RunRef,
     mut incoming: mpsc::Receiver<Piece>,
-    mut seen: impl FnMut(&Piece),
+    mut read: impl FnMut(&Piece) -> Vec<EventBody>,
 ) {
     let mut entries = Entries::new();
     let mut batch: Vec<Piece> = Vec::with_capacity(BATCH);
     while incoming.recv_many(&mut batch, BATCH).await > 0 {
-        batch.iter().for_each(&mut seen);
-        append(host, run, entries.of(&batch)).await;
+        // In the same transaction as what it was read from, so that it is read once.
+        let mut bodies = entries.of(&batch);
+        bodies.extend(batch.iter().flat_map(&mut read));
+        append(host, run, bodies).await;
         batch.clear();
     }
     append(host, run, entries.finish()).await;

@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+mod assistant;
 mod bench;
 mod config;
 mod disk;
@@ -21,6 +22,7 @@ mod watch;
 mod worker;
 mod ws;
 
+pub(crate) use assistant::AssistantCommand;
 pub(crate) use bench::{
     AgentBenchArgs, ApiBenchArgs, BenchArgs, BenchCommand, FleetBenchArgs, ImageBenchArgs,
 };
@@ -33,7 +35,7 @@ pub(crate) use kernel::{Base, ImportArgs, KernelBuildArgs, KernelCommand};
 pub(crate) use migrate::MigrateArgs;
 pub(crate) use placement::PlacementArgs;
 pub(crate) use plan::PlanArgs;
-pub(crate) use roles::{FleetArgs, GatewayArgs, WorkerArgs};
+pub(crate) use roles::{CatalogArgs, FleetArgs, GatewayArgs, WorkerArgs};
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use secrets::{KeysArgs, RoleKeysArgs, RotateArgs, SecretCommand, SecretsArgs};
 pub(crate) use template::{BuildArgs, DEFAULT_BLOB_CACHE_MIB, PlaceArgs, TemplateCommand};
@@ -179,6 +181,13 @@ Examples:
         /// What to do with them.
         #[command(subcommand)]
         verb: TemplateCommand,
+    },
+    /// Assistants: what answers the prompts of workspaces.
+    #[command(visible_alias = "assistants")]
+    Assistant {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: AssistantCommand,
     },
     /// Kernels for templates: look at one, import one, build a lean one.
     Kernel {
@@ -332,6 +341,8 @@ pub(crate) struct UpArgs {
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) keys: KeysArgs,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
     #[command(flatten)]
     pub(crate) events: EventLogArgs,
 }

@@ -13,6 +13,16 @@ use aetherium_worker::DEFAULT_MAX_VMS;
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+/// What workspaces can be given by name.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct CatalogArgs {
+    /// A directory with definitions of assistants and tools, as `assistants/NAME.toml` and
+    /// `tools/NAME.toml`, which go before those of the program; else `catalog` in the data directory, where
+    /// that is there.
+    #[arg(long, env = "AETHERIUM_CATALOG", value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+}
+
 /// What gateways and workers of one fleet share.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct FleetArgs {
@@ -29,6 +39,8 @@ pub(crate) struct FleetArgs {
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) secrets: RoleKeysArgs,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
 }
 
 /// Arguments of `gateway`.

@@ -98,6 +98,9 @@ Examples:
         workspace: String,
         /// The prompt's id.
         prompt: String,
+        /// Show what its assistant printed, as it is.
+        #[arg(long)]
+        raw: bool,
     },
     /// List a workspace's prompts.
     Prompts {
@@ -179,6 +182,9 @@ pub(crate) struct PromptArgs {
     pub(crate) secrets: SecretsArgs,
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
+    /// Show what its assistant prints, as it is.
+    #[arg(long)]
+    pub(crate) raw: bool,
     /// Only submit it and print its id.
     #[arg(long)]
     pub(crate) detach: bool,

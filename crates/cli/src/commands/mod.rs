@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod assistant;
 mod bench;
 mod build;
 mod config;
@@ -51,6 +52,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Project { verb } => events::project(&args, verb).await?,
         Command::Task { verb } => task::dispatch(&args, verb).await?,
         Command::Template { verb } => template::dispatch(&args, verb).await?,
+        Command::Assistant { verb } => assistant::dispatch(&args, verb).await?,
         Command::Kernel { verb } => return kernel::dispatch(&args, verb).await,
         Command::Host { verb } => return host::dispatch(&args, verb).await,
         Command::Gateway(role) => roles::gateway(&args, role).await?,

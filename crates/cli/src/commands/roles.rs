@@ -39,7 +39,8 @@ pub(crate) async fn gateway(args: &Args, role: &GatewayArgs) -> Result<(), CliEr
     let store = server::open_store(&data, role.fleet.database()?, secrets).await?;
     let (listener, address) = listen(role.listen).await?;
     let operations = Bound::at(role.operations_listen).await?;
-    let config = GatewayConfig { fleet_key, ..GatewayConfig::new(keys) };
+    let catalog = role.fleet.catalog.load(&data)?;
+    let config = GatewayConfig { fleet_key, catalog, ..GatewayConfig::new(keys) };
     let config = role.events.applied_to(config);
     let gateway = Gateway::new(config, Queue::new(store.clone(), role.fleet.bus()?));
     let operations = operations.serve("gateway", |parts| parts.watch(store).watch(gateway.clone()));
@@ -89,6 +90,7 @@ pub(crate) async fn worker(args: &Args, role: &WorkerArgs) -> Result<(), CliErro
         data: &data,
         layout,
         driver: &role.driver,
+        catalog: role.fleet.catalog.load(&data)?,
         grace: role.grace,
         boot_deadline: role.boot_deadline,
         remote: Some(remote),

@@ -20,6 +20,7 @@ pub(crate) async fn up(args: &Args, up: &UpArgs) -> Result<(), CliError> {
             driver: up.driver.clone(),
             database: up.database.clone(),
             keys: up.keys.clone(),
+            catalog: up.catalog.clone(),
             events: up.events.clone(),
             grace: up.grace,
             boot_deadline: up.boot_deadline,

@@ -8,8 +8,9 @@ use crate::{
     error::CliError,
     print,
     progress::Bars,
+    told::Told,
 };
-use aetherium_gateway::api::{Accepted, CreatePrompt, CreateWorkspace};
+use aetherium_gateway::api::{Accepted, Assistant, CreatePrompt, CreateWorkspace};
 use aetherium_model::{
     Code, Fault, Name, PromptId,
     output::{EventBody, OutputEvent, Stream},
@@ -27,11 +28,11 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
     let client = Client::connect(args)?;
     match verb {
         WsCommand::Prompt(wanted) => return prompt(args, &client, wanted).await,
-        WsCommand::Follow { workspace, prompt } => {
+        WsCommand::Follow { workspace, prompt, raw } => {
             let id = prompt.parse().map_err(|error: aetherium_model::id::InvalidId| {
                 Fault::new(Code::InvalidRequest, error.to_string())
             })?;
-            return follow(args, &client, workspace, id).await;
+            return follow(args, &client, workspace, id, *raw).await;
         }
         WsCommand::Create(wanted) => create(args, &client, wanted).await?,
         WsCommand::List(list) => {
@@ -137,7 +138,7 @@ async fn prompt(args: &Args, client: &Client, wanted: &PromptArgs) -> Result<Exi
     let path = format!("/workspaces/{}/prompts", wanted.workspace);
     let made: Prompt = client.post(&path, &request).await?;
     if !wanted.detach {
-        return follow(args, client, &wanted.workspace, made.id).await;
+        return follow(args, client, &wanted.workspace, made.id, wanted.raw).await;
     }
     if args.json {
         print::json(&made)?;
@@ -179,21 +180,35 @@ fn what_is_there(workspace: &Workspace) -> String {
     }
 }
 
-/// Shows a prompt's output as it comes; ends as the prompt did.
+/// Shows what a prompt's assistant says and does as it comes, or its output as it is; ends as the prompt did.
 async fn follow(
     args: &Args,
     client: &Client,
     workspace: &str,
     id: PromptId,
+    raw: bool,
 ) -> Result<ExitCode, CliError> {
-    let mut terminal = Terminal::waiting("waiting for a VM");
     let json = args.json;
+    let mut told =
+        if json || raw || !tells(client, workspace).await? { None } else { Some(Told::default()) };
+    let mut terminal = Terminal::waiting("waiting for a VM");
     let path = format!("/workspaces/{workspace}/prompts/{id}/events");
-    let state = client
-        .follow(&path, |event| if json { show_json(event) } else { show(&mut terminal, event) })
-        .await?;
+    let followed = client
+        .follow(&path, |event| {
+            if json {
+                return show_json(event);
+            }
+            let shown = told.as_mut().is_some_and(|told| told.show(&mut terminal, event));
+            if !shown {
+                show(&mut terminal, event);
+            }
+        })
+        .await;
+    if let Some(mut told) = told {
+        told.finish(&mut terminal);
+    }
     drop(terminal);
-    match state {
+    match followed? {
         RunState::Completed { exit } => Ok(exit_code(exit.exit_code)),
         RunState::Failed { fault } | RunState::Interrupted { fault } => Err(fault.into()),
         other => {
@@ -201,6 +216,14 @@ async fn follow(
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Whether the output of a workspace's assistant is told as events.
+async fn tells(client: &Client, workspace: &str) -> Result<bool, CliError> {
+    let workspace: Workspace = client.get(&format!("/workspaces/{workspace}")).await?;
+    let path = format!("/assistants/{}", workspace.ai_assistant);
+    // One that the server has no definition of any more still has its logs.
+    Ok(client.get::<Assistant>(&path).await.is_ok_and(|it| it.has_events))
 }
 
 /// Shows one entry of a run's log.

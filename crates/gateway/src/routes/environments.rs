@@ -7,6 +7,7 @@ use crate::{
     extract::{At, EnvironmentRef, IdempotencyKey, Json, Query, VersionNumber, page},
     gateway::now,
     problem::FieldError,
+    routes::assistants,
 };
 use aetherium_model::{
     Code, EnvironmentId, Name,
@@ -171,11 +172,10 @@ pub(crate) async fn named(gateway: &Gateway, name: &Name) -> Result<Environment,
 /// Refuses what names something that the catalogue does not have.
 pub(crate) fn check(gateway: &Gateway, spec: &EnvironmentSpec) -> Result<(), Error> {
     let catalog = &gateway.config().catalog;
-    let mut errors = Vec::new();
-    if let Some(Err(fault)) = spec.ai_assistant.as_ref().map(|name| catalog.assistant(name)) {
-        let problem = format!("{}: {}", fault.detail, fault.remedy);
-        errors.push(FieldError { field: "ai_assistant".to_owned(), problem });
-    }
+    let assistant = spec.ai_assistant.as_ref();
+    let options = &spec.setup.assistant;
+    let checked = assistant.map(|it| assistants::check(gateway, it, "setup.assistant", options));
+    let mut errors = checked.and_then(Result::err).into_iter().collect::<Vec<FieldError>>();
     if let Err(problems) = catalog.check_tools(&spec.setup.tools) {
         errors.extend(problems.0.iter().map(|it| FieldError {
             field: format!("setup.tools[{}]", it.index),

@@ -1,6 +1,7 @@
 //! The handlers, one file for each kind of thing. Each says what it needs from the store, the bus
 //! and the worker, and nothing of HTTP beyond its status.
 
+pub(crate) mod assistants;
 pub(crate) mod disks;
 pub(crate) mod environments;
 pub(crate) mod events;

@@ -10,7 +10,7 @@ use crate::{
     extract::{At, IdempotencyKey, Json, Query, WorkspaceRef, last_seen, page},
     fleet,
     gateway::now,
-    routes::{links, workspaces},
+    routes::{assistants, links, workspaces},
 };
 use aetherium_catalog::Ask;
 use aetherium_model::{
@@ -18,6 +18,7 @@ use aetherium_model::{
     output::OutputEvent,
     page::Page,
     run::{Command, RunState},
+    setup::StepAction,
     task::TaskKind,
     workspace::{Prompt, Workspace},
 };
@@ -45,7 +46,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<Accepted<Prompt>>), Error> {
     let key = key.bind(&body)?;
     let workspace = workspaces::find(&gateway, workspace).await?;
-    refuse_if_unrunnable(&gateway, &workspace, &body)?;
+    refuse_if_unrunnable(&gateway, &workspace, &body).await?;
     let id = PromptId::new();
     let kind = TaskKind::PromptExecute { workspace_id: workspace.id, prompt_id: id };
     let task = fleet::task(workspace.worker_id, kind).scheduled(body.schedule);
@@ -69,16 +70,30 @@ pub(crate) async fn create(
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { item: prompt, links })))
 }
 
-/// A prompt that its assistant cannot put into a command is refused now, not when its turn comes.
-fn refuse_if_unrunnable(
+/// A prompt that its assistant cannot put into a command, or cannot answer, is refused now, not when its turn
+/// comes.
+async fn refuse_if_unrunnable(
     gateway: &Gateway,
     workspace: &Workspace,
     body: &CreatePrompt,
 ) -> Result<(), Error> {
-    let assistant = gateway.config().catalog.assistant(&workspace.ai_assistant)?;
-    let command = assistant.command(&Ask::of(&body.prompt));
+    let name = &workspace.ai_assistant;
+    let options = workspace.setup.assistant.with(&body.assistant);
+    assistants::check(gateway, name, "assistant", &options)
+        .map_err(|error| Error::Invalid { errors: vec![error] })?;
+    let assistant = gateway.config().catalog.assistant(name)?;
+    let command = assistant.command(&Ask { options, ..Ask::of(&body.prompt) });
     let command = Command { timeout_ms: body.timeout_ms, ..command };
-    command.validate().map_err(|invalid| Error::field("prompt", invalid))
+    command.validate().map_err(|invalid| Error::field("prompt", invalid))?;
+    let uses = workspace.secrets.with(&body.secrets);
+    let set_by_steps = workspace.setup.preparation.iter().filter_map(|step| match &step.action {
+        StepAction::Env(variables) => Some(variables),
+        _ => None,
+    });
+    let variables: Vec<_> =
+        [&workspace.setup.env, &body.env].into_iter().chain(set_by_steps).collect();
+    let has = |name: &str| variables.iter().any(|it| it.keys().any(|key| key.as_str() == name));
+    assistants::check_credentials(gateway, workspace, &uses, has).await
 }
 
 /// List a workspace's prompts

@@ -109,6 +109,8 @@ async fn resolve(gateway: &Gateway, body: &CreateWorkspace) -> Result<Resolved, 
     if !errors.is_empty() {
         return Err(Error::Invalid { errors });
     }
+    let assistant = Some(spec.ai_assistant.unwrap_or_default());
+    let spec = EnvironmentSpec { ai_assistant: assistant, ..spec };
     environments::check(gateway, &spec)?;
     Ok(Resolved { environment, spec })
 }

@@ -123,6 +123,7 @@ async fn every_described_operation_is_done_as_described() {
             .replace("{secret}", "TOKEN")
             .replace("{snapshot}", "first")
             .replace("{template}", "default")
+            .replace("{assistant}", "shell")
             .replace("{environment}", environment.name.as_str())
             .replace("{version}", "1");
         assert!(!concrete.contains('{'), "{concrete}");

@@ -9,6 +9,7 @@
 )]
 
 mod accept;
+mod assistants;
 mod claims;
 mod crash;
 mod deletion;
