@@ -49,7 +49,7 @@ impl Told {
             AssistantEvent::Result { text, is_error: false } if *text == self.said => {}
             AssistantEvent::Result { text, is_error: false } => self.say(terminal, text),
             AssistantEvent::Result { text, is_error: true } => {
-                note(terminal, &format!("failed: {text}"))
+                note(terminal, &format!("failed: {text}"));
             }
             AssistantEvent::ToolUse { name, input } => note(terminal, &tool(name, input)),
             AssistantEvent::ToolResult { text, is_error: true } => {

@@ -274,7 +274,7 @@ mod tests {
             prop_assert_eq!(some.with(&nothing), Ok(some.clone()));
             prop_assert_eq!(nothing.with(&some), Ok(some.clone()));
             // Nor does it matter when it is said twice, but for lists of what is done.
-            prop_assert_eq!(some.with(&some), Ok(some.clone()));
+            prop_assert_eq!(some.with(&some), Ok(some));
         }
     }
 }

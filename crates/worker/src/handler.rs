@@ -228,7 +228,7 @@ impl Handlers {
             Ok(process) => {
                 let reader = turn.map_or_else(Reader::none, Turn::reader);
                 let masks = &delivered.masks;
-                self.logged(run, process, masks, turn, reader, context).await
+                Box::pin(self.logged(run, process, masks, turn, reader, context)).await
             }
             Err(error) => run::not_run(&error),
         };
@@ -286,7 +286,8 @@ impl Handlers {
             found = found => match found {
                 Ok((process, masks, reader, vm, _hold)) => {
                     tracing::info!(%run, "found again");
-                    let end = self.logged(run, process, &masks, turn, reader, context).await;
+                    let end = self.logged(run, process, &masks, turn, reader, context);
+                    let end = Box::pin(end).await;
                     secrets::forget(&vm, run, uses).await;
                     end
                 }

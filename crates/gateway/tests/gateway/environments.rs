@@ -45,7 +45,10 @@ async fn an_environment_is_made_read_changed_and_removed() {
     let second: Environment = second.parse();
     // It was replaced as a whole.
     assert_eq!((second.version, second.spec.vcpus), (2, None));
-    assert_eq!(server.get(PATH).await.parse::<Page<Environment>>().items, [second.clone()]);
+    assert_eq!(
+        server.get(PATH).await.parse::<Page<Environment>>().items,
+        std::slice::from_ref(&second)
+    );
     let versions = server.get(&format!("{PATH}/web/versions")).await;
     assert_eq!(versions.parse::<Page<Environment>>().items, [second, first.clone()]);
     let old = server.get(&format!("{PATH}/web/versions/1")).await;

@@ -46,7 +46,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece<'_>>, Unexpanded> {
         if !kept.is_empty() {
             pieces.push(Piece::Text(kept));
         }
-        if dollars % 2 == 0 {
+        if dollars.is_multiple_of(2) {
             pieces.push(Piece::Text("{"));
             rest = &rest[brace + 1..];
             continue;

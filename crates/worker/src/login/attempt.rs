@@ -70,7 +70,7 @@ impl Attempt {
         let before = home.read(&self.how.credential_files).await?;
         let process = start(&agent, &command).await?;
         let talk = Talk::new(self, &vm, &agent, &home, process, before);
-        let found = Box::pin(talk.to_its_end()).await?;
+        let found = Box::pin(talk.followed_to_its_end()).await?;
         keep::store(&host, &vm, &self.login.assistant, &found).await
     }
 

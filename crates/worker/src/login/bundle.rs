@@ -311,7 +311,7 @@ mod tests {
                     sync(&mut stored, vm, now);
                 }
             }
-            prop_assert_eq!(content(&stored), last.clone());
+            prop_assert_eq!(&content(&stored), &last);
             for vm in &vms {
                 prop_assert_eq!(vm["auth.json"].content.reveal_text(), Some(last.as_str()));
             }

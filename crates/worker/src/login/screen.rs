@@ -285,7 +285,7 @@ mod tests {
             cuts in proptest::collection::vec(1..50usize, 0..80),
         ) {
             let url = address(length);
-            let text = if before.is_empty() { url.clone() } else { format!("{before} {url}") };
+            let text = if before.is_empty() { url } else { format!("{before} {url}") };
             let columns = if at_80 { USUAL_COLUMNS } else { COLUMNS };
             let mut shown = Vec::from(&b"\x1b[2J\x1b[HWelcome\r\n"[..]);
             for (index, byte) in text.bytes().enumerate() {

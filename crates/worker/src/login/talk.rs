@@ -103,7 +103,7 @@ impl<'a> Talk<'a> {
     ///
     /// # Errors
     /// Why it is not.
-    pub(super) async fn to_its_end(mut self) -> Result<Found, Fault> {
+    pub(super) async fn followed_to_its_end(mut self) -> Result<Found, Fault> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut quiet_at, mut silent_at) = (None, None);

@@ -99,7 +99,7 @@ impl Ground<'_> {
         let place = self.guest.place_of(repository, &person);
         let command = git::command(repository, &place.display().to_string())?;
         self.guest.make_dir(&place, &person).await?;
-        match self.run(step, Command { user: person.user, ..command }).await? {
+        match Box::pin(self.run(step, Command { user: person.user, ..command })).await? {
             (Exit::Exited { code: git::NO_GIT }, _) => Err(missing("git")),
             (Exit::Exited { code: git::NO_SSH }, _) => Err(missing("ssh")),
             (exit, tail) => judged(exit, tail).map_err(|fault| {
@@ -122,7 +122,7 @@ impl Ground<'_> {
             user: person.user,
             ..Command::new(["/bin/sh", "-e", "-c", &script.run])
         };
-        let (exit, tail) = self.run(step, command).await?;
+        let (exit, tail) = Box::pin(self.run(step, command)).await?;
         judged(exit, tail).map_err(|fault| {
             fault.remedy("read what the step printed, correct it, and prepare the workspace again (`aetherium ws retry`): the steps before it are kept")
         })
