@@ -15,7 +15,7 @@ use crate::{
 use aetherium_model::{event::By, limits::MAX_QUEUED_TASKS};
 use aetherium_secrets::MasterKeys;
 use sqlx::{
-    AnyConnection, AnyPool, Connection as _,
+    AnyPool,
     any::{AnyPoolOptions, install_default_drivers},
 };
 use std::{
@@ -33,9 +33,6 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// another server may have become the one to speak to.
 const POSTGRES_LIFETIME: Duration = Duration::from_secs(1800);
 const POSTGRES_IDLE: Duration = Duration::from_secs(300);
-/// A connection to PostgreSQL that has answered within this time is used without asking whether it
-/// still does. The question costs as much as a small statement, and busy callers would ask it before each.
-const POSTGRES_ANSWERED: Duration = Duration::from_secs(1);
 /// How long a caller waits for a connection, and a connection for SQLite's write lock, which
 /// another process may hold.
 const WAIT: Duration = Duration::from_secs(10);
@@ -109,11 +106,11 @@ impl Store {
                 (read, write, Engine::Sqlite)
             }
             DatabaseUrl::Postgres(_) => {
+                // Each is asked whether it still answers before it is used: a request must not fail
+                // because its server was restarted since the one before.
                 let both = pool(POSTGRES_CONNECTIONS, POSTGRES)
                     .idle_timeout(POSTGRES_IDLE)
                     .max_lifetime(POSTGRES_LIFETIME)
-                    .test_before_acquire(false)
-                    .before_acquire(|connection, meta| Box::pin(answers(connection, meta.idle_for)))
                     .connect(&address)
                     .await?;
                 (both.clone(), both, Engine::Postgres)
@@ -193,15 +190,6 @@ fn pool(connections: u32, at_start: &'static str) -> AnyPoolOptions {
             })
         },
     )
-}
-
-/// Asks a connection that has been idle for a while whether its server still answers. It is replaced
-/// where that fails.
-async fn answers(connection: &mut AnyConnection, idle_for: Duration) -> Result<bool, sqlx::Error> {
-    if idle_for >= POSTGRES_ANSWERED {
-        connection.ping().await?;
-    }
-    Ok(true)
 }
 
 /// SQLite gives its log and index files the mode of the database file.
