@@ -22,6 +22,9 @@ use crate::{AgentError, Endpoint};
 /// short enough not to be noticed when there is none.
 pub const HEAD_START: Duration = Duration::from_millis(50);
 
+/// The longest that the preferred endpoint is waited for once another one has answered.
+const LONGEST_CHANCE: Duration = Duration::from_millis(500);
+
 /// The most dials of a booting guest at once.
 const MAX_DIALS: usize = 32;
 
@@ -110,7 +113,7 @@ pub(crate) async fn until_ready(
         let may_dial = dials.len() < MAX_DIALS;
         tokio::select! {
             Some(outcome) = dials.next() => match outcome {
-                Ok(Ok(winner)) => return Ok(winner),
+                Ok(Ok(winner)) => return Ok(preferred(dial, winner, began.elapsed()).await),
                 Ok(Err(DialError::Final(error))) => return Err(error),
                 Ok(Err(DialError::NotYet(words))) => {
                     *waiting.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
@@ -126,6 +129,19 @@ pub(crate) async fn until_ready(
                 next = Instant::now() + rhythm.while_hanging;
             }
         }
+    }
+}
+
+/// The winner, unless the endpoint that goes before it answers now as well. A forwarded port's dial may
+/// have hung since long before the guest was up, and is answered as soon as it is; a vsock is only found
+/// by the next dial. It is waited for a fiftieth of the boot at most, and not at all where it is refused.
+async fn preferred(dial: Dial<'_>, winner: Winner, waited: Duration) -> Winner {
+    let before = dial.order.first().copied().filter(|first| *first != winner.index);
+    let Some(before) = before else { return winner };
+    let chance = (waited / 50).clamp(HEAD_START, LONGEST_CHANCE);
+    match tokio::time::timeout(chance, attempt(dial, before)).await {
+        Ok(Ok(better)) => better,
+        Ok(Err(_)) | Err(_) => winner,
     }
 }
 
