@@ -92,7 +92,10 @@ async fn what_is_not_accepted_at_once_is_refused_with_its_reason_and_leaves_noth
     let error = small.create_prompt(&refused, &task, None).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error}");
     assert!(matches!(db.store.task(task.id).await, Err(StoreError::NotFound { .. })));
-    for left in ["SELECT id FROM runs", "SELECT id FROM event_log WHERE subject_kind = 'prompt'"] {
+    for left in [
+        "SELECT id FROM runs WHERE prompt_json IS NOT NULL",
+        "SELECT id FROM event_log WHERE subject_kind = 'prompt'",
+    ] {
         let mut connection = connect(&db.url).await;
         assert!(
             sqlx::query(left).fetch_optional(&mut connection).await.unwrap().is_none(),

@@ -19,7 +19,7 @@ async fn many_processes_may_migrate_at_once(engine: Engine) {
     let db = Db::fresh(engine).await;
     db.store.close().await;
     db.raw(
-        "DROP TABLE secrets; DROP TABLE events; DROP TABLE runs; DROP TABLE schema_versions; DROP TABLE counters;
+        "DROP TABLE logins; DROP TABLE environment_versions; DROP TABLE environments; DROP TABLE secrets; DROP TABLE events; DROP TABLE runs; DROP TABLE schema_versions; DROP TABLE counters;
             DROP TABLE workers; DROP TABLE workspaces; DROP TABLE vms; DROP TABLE tasks;
             DROP TABLE idempotency; DROP TABLE event_log; DROP TABLE webhook_deliveries;
             DROP TABLE webhooks; DROP TABLE projects; DROP TABLE worker_epochs;",
