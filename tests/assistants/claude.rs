@@ -130,10 +130,22 @@ fn put(place: &Place, vm: &str, from: &Path, to: &str) {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
+/// The program's own definition, but for how it is installed: the test brings the program along.
+fn definition_without_installation() -> String {
+    let whole = include_str!("../../crates/catalog/assistants/claude-code.toml");
+    let (before, rest) = whole.split_once("[install]").unwrap();
+    let (_, after) = rest.split_once("[[credentials]]").unwrap();
+    format!("{before}[[credentials]]{after}")
+}
+
 #[tokio::test]
 async fn claude_answers_a_prompt_in_an_emulated_vm_as_the_user_agent() {
     let place = Place::new();
-    let server = Server::start(&place, DriverKind::Qemu).await;
+    let directory = place.path().join("catalog/assistants");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("claude-code.toml"), definition_without_installation()).unwrap();
+    // Between its requests the test is busy for longer than a connection is kept.
+    let server = Server::start(&place, DriverKind::Qemu).await.without_idle_connections();
     set_key(&server).await;
     let setup = json!({ "env": { "ANTHROPIC_BASE_URL": "http://127.0.0.1:8080/cgi-bin/model" } });
     let body = json!({
