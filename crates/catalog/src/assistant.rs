@@ -246,7 +246,7 @@ impl AssistantDefinition {
             format!("set one with `aetherium secret set {first} --kind assistant_credential`")
         });
         let log_in = self.login.as_ref();
-        let log_in = log_in.map(|_| format!("log in with `aetherium ws login WORKSPACE`"));
+        let log_in = log_in.map(|_| "log in with `aetherium ws login WORKSPACE`".to_owned());
         let ways: Vec<_> = set.into_iter().chain(log_in).collect();
         Fault::new(Code::SecretMissing, detail).remedy(ways.join(", or "))
     }
