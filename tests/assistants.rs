@@ -1,7 +1,7 @@
 //! Assistants: definitions that turn prompts into commands, what they say while they work, and the
 //! conversations that go on from prompt to prompt.
 
-mod claude;
+mod programs;
 
 use crate::world::{BOOT, Place, Server, id, state};
 use aetherium_model::resources::DriverKind;

@@ -73,11 +73,21 @@ pub struct Install {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
-    /// The secret's name, and the variable's that the assistant looks for.
+    /// The secret's name.
     pub secret: SecretName,
+    /// The variable that the assistant looks for, where that has another name.
+    #[serde(default)]
+    variable: Option<SecretName>,
     /// What kind of secret it is.
     #[serde(default = "assistant_credential")]
     pub kind: SecretKind,
+}
+
+impl Credential {
+    /// The variable that the assistant has it in.
+    pub fn variable(&self) -> &SecretName {
+        self.variable.as_ref().unwrap_or(&self.secret)
+    }
 }
 
 const fn assistant_credential() -> SecretKind {
@@ -217,7 +227,7 @@ impl AssistantDefinition {
 
     /// Whether one of its credentials is among these.
     pub fn has_credentials(&self, uses: &SecretUses) -> bool {
-        uses.iter().any(|(variable, _)| self.credentials.iter().any(|it| it.secret == *variable))
+        uses.iter().any(|(variable, _)| self.credentials.iter().any(|it| it.variable() == variable))
     }
 
     /// Whether it is of use without credentials.
@@ -227,7 +237,7 @@ impl AssistantDefinition {
 
     /// Whether it needs no credentials, or has some by these secrets and variables.
     pub fn is_known_by(&self, uses: &SecretUses, has: impl Fn(&str) -> bool) -> bool {
-        let own = self.credentials.iter().map(|it| it.secret.as_str());
+        let own = self.credentials.iter().map(|it| it.variable().as_str());
         let mut names = own.chain(self.credentials_elsewhere.iter().map(EnvName::as_str));
         let given = |name| has(name) || uses.iter().any(|(variable, _)| variable.as_str() == name);
         self.needs_no_credentials() || names.any(given)

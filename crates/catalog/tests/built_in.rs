@@ -8,6 +8,7 @@ use aetherium_catalog::{Ask, AssistantDefinition, Catalog, McpConfig};
 use aetherium_model::{
     assistant::{AssistantEvent, AssistantOptions, PermissionMode},
     run::Command,
+    secret::{SecretName, SecretUses},
     setup::McpServer,
 };
 use serde_json::{Value, json};
@@ -109,6 +110,26 @@ fn each_is_told_all_that_it_takes() {
 }
 
 #[test]
+fn a_secret_of_another_name_is_in_the_variable_that_the_program_looks_for() {
+    let codex = assistant("codex");
+    let variables: Vec<_> =
+        codex.credentials.iter().map(|it| format!("{} in {}", it.secret, it.variable())).collect();
+    assert_eq!(variables, ["CODEX_API_KEY in CODEX_API_KEY", "OPENAI_API_KEY in CODEX_API_KEY"]);
+    let secret: SecretName = "OPENAI_API_KEY".parse().unwrap();
+    let uses =
+        |variable: &str| SecretUses::from_iter([(variable.parse().unwrap(), secret.clone())]);
+    assert!(codex.has_credentials(&uses("CODEX_API_KEY")));
+    assert!(
+        !codex.has_credentials(&uses("OPENAI_API_KEY")),
+        "a provider of OpenAI's has no use for it"
+    );
+    assert!(
+        codex.is_known_by(&uses("OPENAI_API_KEY"), |_| false),
+        "one of the user's own may have"
+    );
+}
+
+#[test]
 fn what_one_has_no_use_for_is_refused_by_name() {
     let refused = |name: &str, options: Value| {
         let options = serde_json::from_value(options).unwrap();
@@ -187,9 +208,10 @@ fn told(name: &str, events: &[AssistantEvent]) -> (String, Vec<String>) {
         AssistantEvent::ToolResult { text, is_error } => {
             format!("gave {} {is_error}", text.trim_end())
         }
-        AssistantEvent::Cost { usd, input_tokens, output_tokens } => {
+        AssistantEvent::Cost { usd, input_tokens, output_tokens, of_conversation } => {
             let usd = usd.map(|usd| format!("${usd:.5} ")).unwrap_or_default();
-            format!("cost {usd}{} {}", input_tokens.unwrap(), output_tokens.unwrap())
+            let whose = if *of_conversation { "cost of all" } else { "cost" };
+            format!("{whose} {usd}{} {}", input_tokens.unwrap(), output_tokens.unwrap())
         }
         AssistantEvent::Result { text, is_error } => format!("result {text} {is_error}"),
     };
@@ -220,7 +242,7 @@ fn what_each_prints_is_read() {
                 "use shell true",
                 "gave from-the-tool false",
                 "text All done.",
-                "cost 24 40",
+                "cost of all 24 40",
                 "result All done. false",
             ],
         ),

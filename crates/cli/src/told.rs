@@ -56,9 +56,10 @@ impl Told {
                 note(terminal, &format!("  it failed: {}", on_a_line(text)));
             }
             AssistantEvent::ToolResult { .. } => {}
-            AssistantEvent::Cost { usd, input_tokens, output_tokens } => {
+            AssistantEvent::Cost { usd, input_tokens, output_tokens, of_conversation } => {
+                let what = if *of_conversation { "cost of the conversation" } else { "cost" };
                 if let Some(cost) = cost(*usd, *input_tokens, *output_tokens) {
-                    note(terminal, &cost);
+                    note(terminal, &format!("· {what}: {cost}"));
                 }
             }
         }
@@ -136,7 +137,7 @@ fn cost(usd: Option<f64>, input: Option<u64>, output: Option<u64>) -> Option<Str
     let input = input.map(|tokens| format!("{tokens} tokens in"));
     let output = output.map(|tokens| format!("{tokens} tokens out"));
     let parts: Vec<_> = [usd, input, output].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| format!("· cost: {}", parts.join(", ")))
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 #[cfg(test)]
@@ -192,6 +193,7 @@ mod tests {
                 usd: Some(0.5),
                 input_tokens: Some(3),
                 output_tokens: None,
+                of_conversation: false,
             }),
             event(AssistantEvent::Result { text: text(), is_error: false }),
         ]);

@@ -170,6 +170,10 @@ pub enum AssistantEvent {
         /// Tokens written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output_tokens: Option<u64>,
+        /// Whether this is all that its conversation has used, with the prompts before, and not only what
+        /// was used since the last of these.
+        #[serde(default)]
+        of_conversation: bool,
     },
     /// Its answer to the prompt.
     Result {

@@ -86,9 +86,9 @@ impl<'a> Turn<'a> {
             return Ok(uses);
         }
         let there = store.assistant_credentials(self.workspace.id).await?;
-        let own = self.definition.credentials.iter().map(|it| &it.secret);
-        let first = own.filter(|name| there.contains(name)).take(1);
-        Ok(uses.with(&first.map(|name| (name.clone(), name.clone())).collect()))
+        let own = self.definition.credentials.iter();
+        let first = own.filter(|it| there.contains(&it.secret)).take(1);
+        Ok(uses.with(&first.map(|it| (it.variable().clone(), it.secret.clone())).collect()))
     }
 
     /// The command with what is only known in the guest.

@@ -96,6 +96,9 @@ enum Make {
         input_tokens: Option<Source>,
         #[serde(default)]
         output_tokens: Option<Source>,
+        /// Whether these are the whole conversation's, with the prompts before.
+        #[serde(default)]
+        of_conversation: bool,
     },
     /// Without a text the answer is what was said last.
     Result {
@@ -246,7 +249,7 @@ impl Make {
                 text: text.text(value).unwrap_or_default(),
                 is_error: is_error(failed),
             },
-            Self::Cost { usd, input_tokens, output_tokens } => {
+            Self::Cost { usd, input_tokens, output_tokens, of_conversation } => {
                 let count =
                     |source: &Option<Source>| source.as_ref().and_then(|it| it.number(value));
                 let usd = usd.as_ref().and_then(|it| it.find(value)?.as_f64());
@@ -254,7 +257,8 @@ impl Make {
                 if usd.is_none() && input_tokens.is_none() && output_tokens.is_none() {
                     return None;
                 }
-                AssistantEvent::Cost { usd, input_tokens, output_tokens }
+                let of_conversation = *of_conversation;
+                AssistantEvent::Cost { usd, input_tokens, output_tokens, of_conversation }
             }
             Self::Result { text, failed } => AssistantEvent::Result {
                 text: text.as_ref().and_then(|it| it.text(value)).unwrap_or_default(),

@@ -37,7 +37,12 @@ fn claude() -> Vec<AssistantEvent> {
         text("Look."),
         AssistantEvent::ToolUse { name: "Bash".to_owned(), input },
         AssistantEvent::ToolResult { text: "ä\nb".to_owned(), is_error: true },
-        AssistantEvent::Cost { usd: Some(0.5), input_tokens: Some(7), output_tokens: Some(9) },
+        AssistantEvent::Cost {
+            usd: Some(0.5),
+            input_tokens: Some(7),
+            output_tokens: Some(9),
+            of_conversation: false,
+        },
         AssistantEvent::Result { text: "Done.".to_owned(), is_error: false },
     ]
 }

@@ -43,7 +43,7 @@ pub struct Assistant {
 /// A secret that an assistant is known to its provider by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AssistantCredential {
-    /// Its name, and its variable's.
+    /// Its name.
     pub secret: SecretName,
     /// What it is.
     pub kind: SecretKind,
