@@ -45,7 +45,8 @@ session=talk-$$ notes=none
 while [ "$1" != -- ]; do
   case $1 in
     --session) session=$2 ;;
-    --mcp) run=$(sed 's/.*"run":"\([^"]*\)".*/\1/' "$2")
+    --mcp) [ "$(stat -c '%U %a' "$2")" = 'root 440' ] || exit 9
+      run=$(sed 's/.*"run":"\([^"]*\)".*/\1/' "$2")
       TOKEN=$(sed 's/.*"TOKEN":"\([^"]*\)".*/\1/' "$2")
       export TOKEN
       notes=$(echo '{"method":"tools/list"}' | "$run") ;;
@@ -68,7 +69,7 @@ file = "{session}.talk"
 
 [mcp]
 format = "json"
-deliver = "file"
+deliver = "root_file"
 stdio = { run = "{command}", args = "{args}", env = "{env}" }
 http = { url = "{url}", headers = "{headers}" }
 

@@ -169,6 +169,8 @@ pub enum McpConfig {
     Inline(String),
     /// The content of a file whose path the command has.
     File(String),
+    /// The same, of a file that root owns and its user's group reads: for a program that believes no other.
+    RootFile(String),
 }
 
 impl AssistantDefinition {

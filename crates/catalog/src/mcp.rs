@@ -38,6 +38,7 @@ enum Format {
 enum Deliver {
     Inline,
     File,
+    RootFile,
 }
 
 const STDIO: [&str; 3] = ["{command}", "{args}", "{env}"];
@@ -64,6 +65,7 @@ impl Mcp {
         match self.deliver {
             Deliver::Inline => McpConfig::Inline(text),
             Deliver::File => McpConfig::File(text),
+            Deliver::RootFile => McpConfig::RootFile(text),
         }
     }
 

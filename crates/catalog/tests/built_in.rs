@@ -147,11 +147,11 @@ fn each_is_told_of_mcp_servers_in_its_own_form() {
     let config = |name: &str| assistant(name).mcp_config(&servers()).unwrap();
     let inline = |name: &str| match config(name) {
         McpConfig::Inline(text) => text,
-        McpConfig::File(_) => panic!("{name} takes a file"),
+        McpConfig::File(_) | McpConfig::RootFile(_) => panic!("{name} takes a file"),
     };
     let file = |name: &str| match config(name) {
         McpConfig::File(text) => text,
-        McpConfig::Inline(_) => panic!("{name} takes an argument"),
+        other => panic!("{name} takes {other:?}"),
     };
     let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let (args, env, headers) = (["-y", "a \"b\""], json!({ "K": "v" }), json!({ "X-Key": "k" }));
@@ -175,7 +175,8 @@ fn each_is_told_of_mcp_servers_in_its_own_form() {
         "files": { "command": "npx", "args": args, "env": env },
         "web": { "httpUrl": url, "headers": headers },
     } });
-    assert_eq!(read(file("gemini")), expected);
+    let McpConfig::RootFile(gemini) = config("gemini") else { panic!("gemini takes root's file") };
+    assert_eq!(read(gemini), expected);
     let codex: Value = toml::from_str(&format!("it = {}", inline("codex"))).unwrap();
     let expected = json!({
         "files": { "command": "npx", "args": args, "env": env },
@@ -312,6 +313,22 @@ fn what_went_wrong_is_told_as_an_answer_that_failed() {
     assert_eq!(failed("gemini", gemini), "no");
     let opencode = r#"{"type":"error","sessionID":"ses_1","error":{"name":"APIError","data":{"message":"no"}}}"#;
     assert_eq!(failed("opencode", opencode), "no");
+}
+
+#[test]
+fn an_edit_that_codex_makes_is_a_tool_and_what_came_of_it() {
+    let stream = concat!(
+        r#"{"type":"item.started","item":{"id":"item_1","type":"file_change","changes":[{"path":"/w/new.txt","kind":"add"}],"status":"in_progress"}}"#,
+        "\n",
+        r#"{"type":"item.completed","item":{"id":"item_1","type":"file_change","changes":[{"path":"/w/new.txt","kind":"add"}],"status":"failed"}}"#,
+        "\n",
+    );
+    let input = json!({ "changes": [{ "path": "/w/new.txt", "kind": "add" }] });
+    let expected = [
+        AssistantEvent::ToolUse { name: "edit".to_owned(), input },
+        AssistantEvent::ToolResult { text: "failed".to_owned(), is_error: true },
+    ];
+    assert_eq!(read("codex", stream), expected);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! MCP servers of a prompt: their texts with their variables' values, in its assistant's own form.
 //!
-//! Values of secrets reach the assistant in a file in the guest's memory that its user alone may read and
-//! that goes with the prompt. An assistant that takes its configuration as an argument gets none with
+//! Values of secrets reach the assistant in a file in the guest's memory that its user alone may read, or, for
+//! a program that believes root's files alone, that user's group, and that goes with the prompt. An assistant that takes its configuration as an argument gets none with
 //! secrets in it: everybody in the guest sees arguments.
 
 use crate::{host::Host, secrets, vm::VmHandle};
-use aetherium_agent_client::AgentClient;
+use aetherium_agent_client::{AgentClient, Attributes, FileMode, Ownership};
 use aetherium_catalog::{AssistantDefinition, McpConfig};
 use aetherium_model::{
     Code, Fault,
@@ -24,6 +24,9 @@ use std::{
 
 /// The name of the file, beside those of the run's secrets.
 const FILE: &str = "AETHERIUM_MCP_CONFIG";
+
+/// The mode of root's file, which its user reads as one of the group.
+const GROUP_READS: u32 = 0o440;
 
 /// What one prompt's assistant is told of its MCP servers.
 pub(crate) struct Asked<'a> {
@@ -68,14 +71,43 @@ pub(crate) async fn config(
             }
         },
         Some(McpConfig::File(text)) => {
-            let text = SecretValue::new(text.into_bytes());
-            let written = secrets::write_text(agent, run, &file()?, &text, asked.user).await;
-            written.map(Some).map_err(|error| {
-                let detail = format!("the MCP servers' configuration could not be written into the guest's memory: {error}");
-                Fault::new(Code::SecretNotDelivered, detail).remedy("it needs a VM of its own, which the process driver has not; else read the VM's console")
-            })
+            written(agent, run, text, asked.user).await.map(Some).map_err(not_written)
+        }
+        Some(McpConfig::RootFile(text)) => {
+            let path = written(agent, run, text, asked.user).await.map_err(not_written)?;
+            let given = give_to_root(agent, &path).await;
+            given.map(|()| Some(path)).map_err(not_written)
         }
     }
+}
+
+/// Writes the file for its user, and returns its path.
+async fn written(
+    agent: &AgentClient,
+    run: RunRef,
+    text: String,
+    user: Option<&str>,
+) -> Result<String, String> {
+    let name = file().map_err(|fault| fault.detail)?;
+    let text = SecretValue::new(text.into_bytes());
+    secrets::write_text(agent, run, &name, &text, user).await
+}
+
+/// Makes the file root's, for the group of the user that it was written for.
+async fn give_to_root(agent: &AgentClient, path: &str) -> Result<(), String> {
+    let ownership = Ownership { user: Some("0".to_owned()), group: None };
+    let attributes = Attributes { mode: Some(FileMode::of_stat(GROUP_READS)), ownership };
+    let given = agent.files().set_attributes(path, attributes).await;
+    given.map(drop).map_err(|error| error.to_string())
+}
+
+fn not_written(error: String) -> Fault {
+    let detail = format!(
+        "the MCP servers' configuration could not be written into the guest's memory: {error}"
+    );
+    Fault::new(Code::SecretNotDelivered, detail).remedy(
+        "it needs a VM of its own, which the process driver has not; else read the VM's console",
+    )
 }
 
 /// Removes what [`config`] has written.
