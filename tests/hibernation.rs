@@ -12,6 +12,7 @@ use std::{
     fs,
     os::unix::fs::FileExt as _,
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -215,6 +216,7 @@ pub(crate) async fn a_hibernated_workspace_goes_on_or_says_why_not(subject: &Sub
     if subject.has_kernel {
         let (process, command) = (process.trim(), "tr '\\0' ' ' < /proc");
         assert_eq!(it.answer(&format!("{command}/{process}/cmdline")).await, "sleep 600 ");
+        assert_sleeps_on_encrypted(&it, subject, process).await;
     } else {
         let told = it.stages("true").await;
         assert!(told.contains("hibernation_discarded"), "{told}");
@@ -222,6 +224,27 @@ pub(crate) async fn a_hibernated_workspace_goes_on_or_says_why_not(subject: &Sub
     }
     it.server.stop().await;
     subject.place.assert_no_vm_is_left();
+}
+
+/// Once the VM was given a secret, its memory goes through the host's own, and is on the disk encrypted alone.
+async fn assert_sleeps_on_encrypted(it: &Sleeper<'_>, subject: &Subject, process: &str) {
+    let value = format!("planted-{:032x}", rand::random::<u128>());
+    let set = json!({ "name": "HELD", "value": value });
+    it.server.post(&format!("{}/secrets", it.workspace), set).await;
+    let holds = "setsid sleep 700 > /dev/null 2>&1 < /dev/null & printf %s $!";
+    let prompt = json!({ "prompt": holds, "secrets": ["HELD"] });
+    let made = it.server.post(&format!("{}/prompts", it.workspace), prompt).await;
+    let (_, holder) = it.server.ended(&format!("{}/prompts/{}", it.workspace, id(&made))).await;
+    assert_eq!(it.verb("hibernate").await["lifecycle"], "hibernated");
+    let search = ["-rlaF", "-D", "skip", "-e", &value];
+    let found = Command::new("grep").args(search).arg(subject.place.path()).output().unwrap();
+    assert_eq!(String::from_utf8(found.stdout).unwrap(), "");
+    let look = format!(
+        "tr '\\0' ' ' < /proc/{process}/cmdline; tr '\\0' '\\n' < /proc/{holder}/environ | \
+         grep '^HELD=' | wc -c"
+    );
+    let length = "HELD=\n".len() + value.len();
+    assert_eq!(it.answer(&look).await, format!("sleep 600 {length}\n"));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
+//! - `volatile.rs` is where memory of VMs that were given secrets stands in clear on that way.
 //! - `login/` logs assistants in, and carries their logins from VM to VM.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
@@ -57,6 +58,7 @@ mod secrets;
 mod tail;
 mod tools;
 mod vm;
+mod volatile;
 mod workspace;
 
 pub use build::{BuildGround, BuildLog, StepReuse, build_template};
@@ -87,6 +89,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use volatile::Volatile;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -147,6 +150,7 @@ impl Worker {
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             hibernating: hibernation::Promises::default(),
+            volatile: Volatile::open(&settings.volatile_dir, id),
             layout,
             queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
@@ -248,6 +252,7 @@ impl Worker {
         {
             tracing::warn!(%error, "the host's rules for VMs' networks are left");
         }
+        self.host.volatile.close();
         self.stop_serving.cancel();
         for task in self.serving {
             join("a serving task", task).await;
