@@ -264,7 +264,8 @@ async fn a_guest_has_a_secrets_file_in_memory_alone_while_its_command_runs() {
 }
 
 #[tokio::test]
-async fn what_has_secrets_in_a_hibernated_vm_goes_on_and_its_memory_is_on_the_disk_encrypted_alone() {
+async fn what_has_secrets_in_a_hibernated_vm_goes_on_and_its_memory_is_on_the_disk_encrypted_alone()
+{
     let (place, values) = (Place::new(), planted());
     let server = Server::start(&place, DriverKind::Qemu).await;
     let body = json!({

@@ -281,7 +281,9 @@ mod tests {
             [head, &chunks.concat()].concat()
         };
         assert!(opened(&key, LABEL, &with(&[0, 1, 2, 3])).unwrap() == plain);
-        for order in [&[1, 2, 3][..], &[0, 2, 3], &[0, 1, 3], &[0, 1, 2], &[1, 0, 2, 3], &[0, 0, 1, 2, 3]] {
+        for order in
+            [&[1, 2, 3][..], &[0, 2, 3], &[0, 1, 3], &[0, 1, 2], &[1, 0, 2, 3], &[0, 0, 1, 2, 3]]
+        {
             let why = opened(&key, LABEL, &with(order)).unwrap_err();
             assert!(matches!(why, StreamError::Altered), "{order:?}: {why}");
         }

@@ -19,12 +19,19 @@ pub(crate) const DEFAULT: &str = "/dev/shm";
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of linux/magic.h.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// A worker's directory in the host's memory, or why it has none.
+/// A worker's directory in the host's memory, which is made with the first VM's; or why it has none.
 #[derive(Debug)]
-pub(crate) struct Volatile(Result<PathBuf, Fault>);
+pub(crate) struct Volatile(Result<Place, Fault>);
+
+#[derive(Debug)]
+struct Place {
+    /// The directory that its operator named.
+    below: PathBuf,
+    root: PathBuf,
+}
 
 impl Volatile {
-    /// Opens the worker's directory below one that is in the host's memory.
+    /// Takes a directory below one that is in the host's memory.
     pub(crate) fn open(below: &Path, worker: WorkerId) -> Self {
         let opened = Self::try_open(below, worker);
         if let Err(why) = &opened {
@@ -33,19 +40,16 @@ impl Volatile {
         Self(opened)
     }
 
-    fn try_open(below: &Path, worker: WorkerId) -> Result<PathBuf, Fault> {
+    fn try_open(below: &Path, worker: WorkerId) -> Result<Place, Fault> {
         let failed = |error: rustix::io::Errno| WorkerError::io(below, error.into());
         let found = statfs(below).map_err(failed)?;
-        // Its type differs between architectures.
-        #[expect(clippy::unnecessary_cast, reason = "not on all architectures")]
-        if !IN_MEMORY.contains(&(found.f_type as i64)) {
+        if !IN_MEMORY.contains(&found.f_type) {
             let detail = format!("{} is not in this host's memory", below.display());
             return Err(Fault::new(Code::InvalidRequest, detail)
                 .remedy("name a directory of a tmpfs with --volatile-dir"));
         }
-        let dir = below.join(format!("aetherium-{worker}"));
-        private_dir(&dir)?;
-        Ok(dir)
+        let root = below.join(format!("aetherium-{worker}"));
+        Ok(Place { below: below.to_owned(), root })
     }
 
     /// Makes the directory of a VM; nothing where the host has no place for one.
@@ -53,7 +57,7 @@ impl Volatile {
     /// # Errors
     /// It cannot be made.
     pub(crate) fn make(&self, vm: VmId) -> Result<Option<PathBuf>, WorkerError> {
-        let Ok(root) = &self.0 else { return Ok(None) };
+        let Ok(Place { root, .. }) = &self.0 else { return Ok(None) };
         let dir = root.join(vm.to_string());
         private_dir(&dir)?;
         Ok(Some(dir))
@@ -64,15 +68,15 @@ impl Volatile {
     /// # Errors
     /// [`Code::NoCapacity`]: not now. Or why there is no such place.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<(), Fault> {
-        let root = self.0.as_ref().map_err(Clone::clone)?;
-        let found = statfs(root).map_err(|error| WorkerError::io(root, error.into()))?;
+        let Place { below, .. } = self.0.as_ref().map_err(Clone::clone)?;
+        let found = statfs(below).map_err(|error| WorkerError::io(below, error.into()))?;
         let free = found.f_bavail * u64::try_from(found.f_bsize).unwrap_or_default();
         if bytes <= free {
             return Ok(());
         }
         let detail = format!(
             "{} has {free} bytes free, and a guest's memory takes {bytes} of it for a while",
-            root.display()
+            below.display()
         );
         Err(Fault::new(Code::NoCapacity, detail)
             .remedy("make it larger, or name another tmpfs with --volatile-dir"))
@@ -83,7 +87,7 @@ impl Volatile {
     /// # Errors
     /// It cannot be removed.
     pub(crate) fn remove(&self, vm: VmId) -> Result<(), WorkerError> {
-        let Ok(root) = &self.0 else { return Ok(()) };
+        let Ok(Place { root, .. }) = &self.0 else { return Ok(()) };
         let dir = root.join(vm.to_string());
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -95,22 +99,23 @@ impl Volatile {
 
     /// Removes what is there of a VM, but for the directory: its VMM may have that open.
     pub(crate) fn clear(&self, vm: VmId) {
-        if let Ok(root) = &self.0 {
+        if let Ok(Place { root, .. }) = &self.0 {
             clear(&root.join(vm.to_string()));
         }
     }
 
     /// The VMs that have a directory.
     pub(crate) fn vms(&self) -> Vec<VmId> {
-        let Ok(root) = &self.0 else { return Vec::new() };
+        let Ok(Place { root, .. }) = &self.0 else { return Vec::new() };
         let names = fs::read_dir(root).into_iter().flatten().flatten().map(|it| it.file_name());
         names.filter_map(|name| name.to_str()?.parse().ok()).collect()
     }
 
     /// Removes the worker's directory, once no VM has one.
     pub(crate) fn close(&self) {
-        if let Ok(root) = &self.0
+        if let Ok(Place { root, .. }) = &self.0
             && let Err(error) = fs::remove_dir(root)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %root.display(), %error, "the directory for guests' memory is left");
         }

@@ -223,8 +223,7 @@ impl<'a> Place<'a> {
     pub(super) fn furnish(&self, plan: &Plan, from: Source<'_>) -> Result<(), VmmError> {
         if let Source::Snapshot(files) = from {
             let naming = self.naming();
-            for (file, name) in
-                [(&files.memory, snapshot::MEMORY), (&files.state, snapshot::STATE)]
+            for (file, name) in [(&files.memory, snapshot::MEMORY), (&files.state, snapshot::STATE)]
             {
                 if !naming.reaches(file) {
                     self.share(file, Path::new(name))?;

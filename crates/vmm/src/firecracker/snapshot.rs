@@ -11,8 +11,8 @@ use super::{
     program::Program,
 };
 use crate::{
-    Accelerator, Footprint, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
-    VsockChoice, kvm, spawn::open_log, supervise::remove_if_there,
+    Accelerator, Footprint, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm,
+    VmmError, VsockChoice, kvm, spawn::open_log, supervise::remove_if_there,
 };
 use aetherium_model::resources::DriverKind;
 use rustix::fs::{Gid, Uid, chown};

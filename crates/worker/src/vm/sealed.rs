@@ -82,8 +82,10 @@ impl Seal {
             refused(Fault::new(Code::Conflict, detail).remedy("the workspace's next VM has one"))
         })?;
         let keys = host.queue.store().keys()?;
-        let (key, sealed) =
-            keys.new_stream_key(&binding(workspace)).map_err(StoreError::from).map_err(Fault::from)?;
+        let (key, sealed) = keys
+            .new_stream_key(&binding(workspace))
+            .map_err(StoreError::from)
+            .map_err(Fault::from)?;
         Ok(Self { key: Some(key), envelope: sealed.into(), dir })
     }
 
@@ -134,16 +136,14 @@ pub(super) async fn decrypt(
     blocking(move || {
         for (label, from, to) in labelled(&from, &to) {
             let failed = |path: &Path, error| Fault::from(WorkerError::io(path, error));
-            let mut sealed =
-                BufReader::new(File::open(from).map_err(|error| failed(from, error))?);
+            let mut sealed = BufReader::new(File::open(from).map_err(|error| failed(from, error))?);
             // For any jail to read: the directory above keeps others out.
             let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(to);
             let mut plain = file.map_err(|error| failed(to, error))?;
             key.open(label, &mut sealed, &mut plain).map_err(|error| match error {
-                StreamError::Altered => Fault::new(
-                    Code::Conflict,
-                    format!("{} does not open: {error}", from.display()),
-                ),
+                StreamError::Altered => {
+                    Fault::new(Code::Conflict, format!("{} does not open: {error}", from.display()))
+                }
                 StreamError::Io(error) => failed(to, error),
             })?;
         }
@@ -210,9 +210,7 @@ fn labelled<'a>(
     [("memory", &from.memory, &to.memory), ("state", &from.state, &to.state)]
 }
 
-async fn blocking(
-    work: impl FnOnce() -> Result<(), Fault> + Send + 'static,
-) -> Result<(), Fault> {
+async fn blocking(work: impl FnOnce() -> Result<(), Fault> + Send + 'static) -> Result<(), Fault> {
     let worked = tokio::task::spawn_blocking(work).await;
     worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
