@@ -283,6 +283,12 @@ impl Host {
     }
 }
 
+/// What is said to whoever comes while the worker is stopping.
+pub(crate) fn stopping() -> Fault {
+    Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
+        .remedy("try again when it is back")
+}
+
 /// Removes all but the logs; the journal last, since it says that the rest may be there.
 fn clean_vm_dir(dir: &Path) -> Result<(), WorkerError> {
     let entries = match fs::read_dir(dir) {

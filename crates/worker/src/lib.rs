@@ -17,6 +17,7 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
+//! - `room.rs` waits for room where a workspace's VM does not fit.
 //! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
 //! - `volatile.rs` is where memory of VMs that were given secrets stands in clear on that way.
 //! - `login/` logs assistants in, and carries their logins from VM to VM.
@@ -53,6 +54,7 @@ mod prompt;
 mod reconcile;
 mod rejoin;
 mod remote;
+mod room;
 mod run;
 mod secrets;
 mod tail;
@@ -238,10 +240,11 @@ impl Worker {
     /// Stops in order: takes no more tasks, gives running commands their grace, ends every VM.
     pub async fn drain(self) {
         let began = Instant::now();
+        // Before anything is given back, which would be claimed again.
+        self.stop_consumer.cancel();
         self.host.draining.cancel();
         self.host.logins.end().await;
         heartbeat::announce(&self.host, WorkerState::Draining).await;
-        self.stop_consumer.cancel();
         join("the task consumer", self.consumer).await;
         // Interactive commands have no task; they get what is left of the grace.
         self.host.vms.quiet(self.host.settings.drain_grace.saturating_sub(began.elapsed())).await;
