@@ -126,8 +126,9 @@ impl Place {
 
     /// The ids of the same processes, and of those of a build's VMs.
     pub(crate) fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> {
-        let of = |dir: &str| aetherium_vmm::strays(&self.path().join(dir)).unwrap_or_default();
-        let strays = of("vms").into_iter().chain(of("builds"));
+        let builds = fs::read_dir(self.path().join("builds")).into_iter().flatten().flatten();
+        let places = builds.map(|it| it.path()).chain([self.path().join("vms")]);
+        let strays = places.flat_map(|it| aetherium_vmm::strays(&it).unwrap_or_default());
         let all = strays.flat_map(|stray| stray.processes);
         all.filter_map(|it| rustix::process::Pid::from_raw(it.pid.try_into().ok()?))
     }

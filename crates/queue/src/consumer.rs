@@ -5,7 +5,7 @@
 //! recover ─► │   pass on cancel requests
 //!            │   renew leases, then recover what expired (in this order: a machine that slept
 //!            │   must not find its own work lost)
-//!            └── wait: called │ a handler ended │ something is due │ shutdown
+//!            └── wait: called │ a handler ended or rests │ something is due │ shutdown
 //! ```
 //! A call that names a task is followed by one statement for this task, while there is nothing else to
 //! do. Any other has the table asked whose turn it is; so has a hand that becomes free.
@@ -14,7 +14,11 @@
 //! [`IDLE_POLL`], which also finds work whose wake-up was lost.
 
 use crate::{
-    Bus, Calls, Handler, TaskContext, Topic, clock::Clock, queue::announce_task, settle::Settler,
+    Bus, Calls, Handler, TaskContext, Topic,
+    clock::Clock,
+    queue::announce_task,
+    rest::{Hand, Rests},
+    settle::Settler,
 };
 use aetherium_model::{
     TaskId, Timestamp, WorkerId,
@@ -33,6 +37,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 const CANCEL_POLL: Duration = Duration::from_secs(2);
 /// How long the loop waits after the database failed it.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// How many handlers may rest for each that may work at once. Each has its lease renewed.
+const RESTING_PER_HAND: usize = 16;
 
 /// The delivery loop of one worker. A worker id has one consumer at a time.
 pub struct Consumer {
@@ -44,7 +50,7 @@ pub struct Consumer {
     pub worker_id: WorkerId,
     /// What does them.
     pub handler: Arc<dyn Handler>,
-    /// How many at once.
+    /// How many at once, but for those that rest ([`TaskContext::rest`]).
     pub max_in_flight: usize,
     /// How long handlers may go on after shutdown began.
     pub grace: Duration,
@@ -77,6 +83,7 @@ impl Consumer {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 Some(joined) = delivery.handlers.join_next_with_id() => delivery.joined(joined),
+                () = delivery.rests.begun() => delivery.more = true,
                 () = work.called(at_most) => {}
             }
         }
@@ -111,6 +118,7 @@ struct Delivery {
     shutdown: CancellationToken,
     handlers: JoinSet<Option<Timestamp>>,
     in_flight: HashMap<tokio::task::Id, InFlight>,
+    rests: Arc<Rests>,
     /// There may be tasks that could run and that no hint has told of, or had hands for.
     more: bool,
     /// When a task that was put off may run.
@@ -125,12 +133,14 @@ struct Delivery {
 impl Delivery {
     fn new(consumer: Consumer, clock: Clock, shutdown: CancellationToken) -> Self {
         let now = Instant::now();
+        let rests = Rests::at_most(consumer.max_in_flight.saturating_mul(RESTING_PER_HAND));
         Self {
             consumer,
             clock,
             shutdown,
             handlers: JoinSet::new(),
             in_flight: HashMap::new(),
+            rests,
             more: true,
             due: None,
             renew_at: now + RENEW_EVERY,
@@ -212,7 +222,8 @@ impl Delivery {
     }
 
     fn hands(&self) -> usize {
-        self.consumer.max_in_flight.saturating_sub(self.handlers.len())
+        let at_work = self.handlers.len().saturating_sub(self.rests.count());
+        self.consumer.max_in_flight.saturating_sub(at_work)
     }
 
     fn hand_out(&mut self, claim: Task) {
@@ -220,8 +231,11 @@ impl Delivery {
         if claim.cancel_requested {
             cancel.cancel();
         }
-        let context =
-            TaskContext { cancelled: cancel.clone(), shutting_down: self.shutdown.clone() };
+        let context = TaskContext {
+            cancelled: cancel.clone(),
+            shutting_down: self.shutdown.clone(),
+            hand: Hand::new(Arc::clone(&self.rests)),
+        };
         let settler = Settler {
             store: self.consumer.store.clone(),
             bus: self.consumer.bus.clone(),
@@ -299,10 +313,9 @@ impl Delivery {
             }
         };
         // There is a hand more, and perhaps a serial key is free.
-        let had = self.in_flight.len();
         let ended = self.in_flight.remove(&id);
-        self.more |= had >= self.consumer.max_in_flight
-            || ended.is_none_or(|it| it.claim.kind.serial_key().is_some());
+        self.more |=
+            self.hands() <= 1 || ended.is_none_or(|it| it.claim.kind.serial_key().is_some());
         self.due = self.due.into_iter().chain(put_off).min();
     }
 

@@ -1,8 +1,9 @@
 //! What a worker supplies: how one task is done, and what it may answer.
 
+use crate::rest::{Hand, Resting};
 use aetherium_model::{Fault, task::Task};
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Does the tasks of a worker.
@@ -49,14 +50,10 @@ pub enum Outcome {
 pub struct TaskContext {
     pub(crate) cancelled: CancellationToken,
     pub(crate) shutting_down: CancellationToken,
+    pub(crate) hand: Arc<Hand>,
 }
 
 impl TaskContext {
-    /// For calling a handler without a consumer, in its tests.
-    pub const fn new(cancelled: CancellationToken, shutting_down: CancellationToken) -> Self {
-        Self { cancelled, shutting_down }
-    }
-
     /// Fires when somebody wants the task cancelled, or its claim was lost: stop, and say so.
     pub const fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
@@ -66,5 +63,14 @@ impl TaskContext {
     /// runs has until the consumer's grace is over.
     pub const fn shutting_down(&self) -> &CancellationToken {
         &self.shutting_down
+    }
+
+    /// Lends its hand back while the handler only waits, as for something that another task may bring
+    /// about: until the guard is dropped it does not count among those of [`Consumer::max_in_flight`].
+    /// Nothing where it rests already, or too many others do; it keeps its hand then and may ask again.
+    ///
+    /// [`Consumer::max_in_flight`]: crate::Consumer::max_in_flight
+    pub fn rest(&self) -> Option<Resting> {
+        self.hand.lend()
     }
 }

@@ -19,6 +19,7 @@ mod handler;
 mod metrics;
 mod queue;
 mod redis;
+mod rest;
 mod settle;
 
 pub use bus::{Bus, Calls, Changed, Subscription, Topic, Work};
@@ -26,3 +27,4 @@ pub use consumer::{Consumer, IDLE_POLL};
 pub use handler::{Handler, Outcome, TaskContext};
 pub use queue::Queue;
 pub use redis::{BadRedisUrl, Health};
+pub use rest::Resting;

@@ -1,7 +1,7 @@
 //! Commands that somebody waits for: run at once, without the queue, and recorded like queued ones.
 
 use crate::{
-    host::Host,
+    host::{self, Host},
     prompt,
     run::{self, PIECES, Piece},
     secrets,
@@ -69,8 +69,7 @@ async fn begin(
     stdin: bool,
 ) -> Result<(ExecutionId, Process, Masks), Fault> {
     if host.draining.is_cancelled() {
-        return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
-            .remedy("try again when it is back"));
+        return Err(host::stopping());
     }
     host.tenure.check()?;
     command.validate().map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;

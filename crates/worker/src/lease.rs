@@ -118,8 +118,8 @@ pub(crate) async fn fence(
 ) {
     host.tenure.lost().await;
     tracing::error!(worker = %host.id, "the lease is lost: nothing more is begun, and every VM is ended");
-    host.draining.cancel();
     stop_consumer.cancel();
+    host.draining.cancel();
     let margin = host.tenure.lease.map_or(Duration::ZERO, |lease| lease.granted() - lease.lasts());
     let deadline = Instant::now() + margin / 2;
     loop {

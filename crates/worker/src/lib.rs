@@ -17,7 +17,9 @@
 //!   worker left running and releases what cannot be taken over. Hence nothing a crash leaves is
 //!   left for good.
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
+//! - `room.rs` waits for room where a workspace's VM does not fit.
 //! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
+//! - `volatile.rs` is where memory of VMs that were given secrets stands in clear on that way.
 //! - `login/` logs assistants in, and carries their logins from VM to VM.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
@@ -52,11 +54,13 @@ mod prompt;
 mod reconcile;
 mod rejoin;
 mod remote;
+mod room;
 mod run;
 mod secrets;
 mod tail;
 mod tools;
 mod vm;
+mod volatile;
 mod workspace;
 
 pub use build::{BuildGround, BuildLog, StepReuse, build_template};
@@ -87,6 +91,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use volatile::Volatile;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -147,6 +152,7 @@ impl Worker {
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             hibernating: hibernation::Promises::default(),
+            volatile: Volatile::open(&settings.volatile_dir, id),
             layout,
             queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
@@ -234,10 +240,11 @@ impl Worker {
     /// Stops in order: takes no more tasks, gives running commands their grace, ends every VM.
     pub async fn drain(self) {
         let began = Instant::now();
+        // Before anything is given back, which would be claimed again.
+        self.stop_consumer.cancel();
         self.host.draining.cancel();
         self.host.logins.end().await;
         heartbeat::announce(&self.host, WorkerState::Draining).await;
-        self.stop_consumer.cancel();
         join("the task consumer", self.consumer).await;
         // Interactive commands have no task; they get what is left of the grace.
         self.host.vms.quiet(self.host.settings.drain_grace.saturating_sub(began.elapsed())).await;
@@ -248,6 +255,7 @@ impl Worker {
         {
             tracing::warn!(%error, "the host's rules for VMs' networks are left");
         }
+        self.host.volatile.close();
         self.stop_serving.cancel();
         for task in self.serving {
             join("a serving task", task).await;

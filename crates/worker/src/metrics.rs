@@ -88,6 +88,7 @@ impl StartedFrom {
 pub(crate) struct WorkerMetrics {
     claimed: Family<Kind, Counter>,
     in_progress: Gauge,
+    waiting_for_room: Gauge,
     dispatch: Histograms<Kind>,
     finished: Family<Ended, Counter>,
     took: Histograms<Kind>,
@@ -109,6 +110,7 @@ impl WorkerMetrics {
         let metrics = Self {
             claimed: Family::default(),
             in_progress: Gauge::default(),
+            waiting_for_room: Gauge::default(),
             dispatch: Family::new_with_constructor(seconds),
             finished: Family::default(),
             took: Family::new_with_constructor(seconds),
@@ -166,6 +168,17 @@ impl WorkerMetrics {
             self.dispatch.get_or_create(&Kind { kind }).observe(waited);
         }
         TaskBegun { metrics: self, kind, began: Instant::now(), outcome: "abandoned" }
+    }
+
+    /// Counts a workspace that waits for room, until the guard is dropped.
+    pub(crate) fn waits_for_room(&self) -> Waits<'_> {
+        self.waiting_for_room.inc();
+        Waits(self)
+    }
+
+    /// How many workspaces wait for room.
+    pub(crate) fn waiting_for_room(&self) -> u32 {
+        u32::try_from(self.waiting_for_room.get()).unwrap_or_default()
     }
 
     /// Counts a prompt or execution that ended.
@@ -244,6 +257,15 @@ impl Drop for TaskBegun<'_> {
     }
 }
 
+/// A workspace that waits for room.
+pub(crate) struct Waits<'a>(&'a WorkerMetrics);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_for_room.dec();
+    }
+}
+
 /// A worker, as operators watch it.
 pub(crate) struct Watched(pub(crate) Arc<Host>);
 
@@ -314,6 +336,11 @@ fn register_tasks(it: &WorkerMetrics, registry: &mut Registry) {
         "aetherium_tasks_in_progress",
         "Tasks in a handler's hands",
         it.in_progress.clone(),
+    );
+    registry.register(
+        "aetherium_workspaces_waiting_for_room",
+        "Workspaces whose VM does not fit on the worker now, and is waited for",
+        it.waiting_for_room.clone(),
     );
     registry.register(
         "aetherium_task_dispatch_seconds",

@@ -4,9 +4,10 @@
 use crate::{
     assistant::Turn,
     handler::Handlers,
-    host::Host,
+    host::{self, Host},
     login, mcp,
     preparation::{self, Guest},
+    room::Asker,
     vm::VmHandle,
     workspace,
 };
@@ -19,7 +20,7 @@ use aetherium_model::{
 };
 use aetherium_queue::{Outcome, TaskContext};
 use aetherium_store::RunRef;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Handlers {
     pub(crate) async fn prompt_execute(
@@ -50,7 +51,9 @@ impl Handlers {
             return self.end(run, RunState::Failed { fault }).await;
         }
         let ready = async {
-            let (vm, hold) = workspace::ensure_vm(host, workspace_id, Some(run)).await?;
+            let asker = Some(Asker { log: run, context });
+            let (vm, hold) = workspace::ensure_vm(host, workspace_id, asker).await?;
+            vm.agent().await?;
             let command = command(host, &vm, &mut turn, secrets).await?;
             let logged_in = login::restore(host, &vm, run, &workspace, &command).await?;
             Ok::<_, Fault>((vm, hold, command, logged_in))
@@ -58,10 +61,14 @@ impl Handlers {
         let ready = tokio::select! {
             ready = Box::pin(ready) => ready,
             () = context.cancelled().cancelled() => return self.end(run, RunState::Cancelled).await,
+            () = context.shutting_down().cancelled() => Err(host::stopping()),
         };
         let (vm, _hold, command, logged_in) = match ready {
             Ok(ready) => ready,
-            Err(fault) if fault.code == Code::WorkerLost => return Err(fault),
+            // Nothing has run: it is for this worker's next process.
+            Err(fault) if fault.code == Code::WorkerLost || host.draining.is_cancelled() => {
+                return Ok(Outcome::Retry { after: Duration::ZERO, fault });
+            }
             Err(fault) => return self.end(run, RunState::Failed { fault }).await,
         };
         let end = Box::pin(self.run_in(task, run, &vm, &command, Some(&turn), context)).await;

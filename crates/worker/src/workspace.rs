@@ -6,6 +6,7 @@ use crate::{
     hibernation,
     host::Host,
     layout::private_dir,
+    room::{Asker, Wait},
     run,
     vm::{self, Hold, IdlePolicy, Verb, VmHandle},
 };
@@ -17,12 +18,7 @@ use aetherium_model::{
     workspace::{Workspace, WorkspaceState},
 };
 use aetherium_store::{RunRef, StoreError};
-use std::{
-    fmt::Write as _,
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, io, sync::Arc};
 
 /// Makes a workspace's disk. One that exists is kept: the task may have been done before.
 pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result<(), Fault> {
@@ -40,40 +36,24 @@ pub(crate) async fn make_disk(host: &Arc<Host>, workspace: &Workspace) -> Result
     Ok(())
 }
 
-/// How often it is tried again to start a VM that there was no room for, give or take a half.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-
 /// The workspace's VM, held: the one it has, the one that was hibernated, or a new one. Where its worker
-/// has no room, it is waited for as long as the workspace says. What is done is told in the log of
-/// `run`, if there is one.
+/// has no room, it is waited for as long as the workspace says, or until the worker stops. The task that
+/// asks for it, if one does, has in its log what is done.
 pub(crate) async fn ensure_vm(
     host: &Arc<Host>,
     id: WorkspaceId,
-    run: Option<RunRef>,
+    asker: Option<Asker<'_>>,
 ) -> Result<(VmHandle, Hold), Fault> {
     // That would not change by waiting.
     host.driver()?;
     let when_full = host.queue.store().workspace(id).await?.when_full;
-    let patience = when_full.unwrap_or(WhenFull::OF_PROMPTS).patience();
-    let deadline = Instant::now() + patience;
-    let mut was_told = false;
+    let mut wait = Wait::new(host, when_full.unwrap_or(WhenFull::OF_PROMPTS), asker);
+    let run = asker.map(|asker| asker.log);
     loop {
-        let refused = match find_or_start(host, id, run).await {
-            Err(fault) if fault.code == Code::NoCapacity => fault,
+        match find_or_start(host, id, run).await {
+            Err(fault) if fault.code == Code::NoCapacity => wait.refused(fault).await?,
             done => return done,
-        };
-        let pause = TRY_AGAIN.mul_f64(0.5 + rand::random::<f64>());
-        if Instant::now() + pause >= deadline {
-            return Err(refused.remedy(
-                "send it again later, or let the workspace's prompts wait longer with when_full",
-            ));
         }
-        if !was_told {
-            was_told = true;
-            let wait = format!("waiting for {} s at most: {}", patience.as_secs(), refused.detail);
-            tell(host, run, "waiting_for_room", wait).await;
-        }
-        tokio::time::sleep(pause).await;
     }
 }
 
@@ -95,6 +75,7 @@ async fn find_or_start(
         }
     }
     if hibernation::is_there(host, id) {
+        vm::room_to_wake(host, id)?;
         match awaken(host, &workspace, run).await? {
             Awakening::Done(handle, hold) => return Ok((handle, hold)),
             Awakening::Hopeless(why) => {
@@ -156,7 +137,11 @@ async fn awaken(
 const fn speaks_of_memory(code: Code) -> bool {
     !matches!(
         code,
-        Code::DriverUnavailable | Code::NetworkFailed | Code::TemplateBroken | Code::WorkerLost
+        Code::DriverUnavailable
+            | Code::NetworkFailed
+            | Code::NoCapacity
+            | Code::TemplateBroken
+            | Code::WorkerLost
     )
 }
 

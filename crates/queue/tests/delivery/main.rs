@@ -12,4 +12,5 @@ mod clock;
 mod delivery;
 mod faults;
 mod latency;
+mod rest;
 mod support;

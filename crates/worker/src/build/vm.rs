@@ -178,6 +178,7 @@ impl<'a> Guests<'a> {
             snapshots: None,
             tuning: Tuning::default(),
             slot,
+            volatile: None,
         })
     }
 }

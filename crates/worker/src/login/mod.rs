@@ -25,7 +25,10 @@ mod talk;
 pub(crate) use given::Given;
 pub(crate) use keep::{refresh, restore, tokens_again};
 
-use crate::{host::Host, workspace};
+use crate::{
+    host::{self, Host},
+    workspace,
+};
 use aetherium_catalog::AssistantDefinition;
 use aetherium_model::{
     Code, Fault, LoginId, Timestamp, WorkspaceId,
@@ -104,8 +107,7 @@ pub(crate) async fn start(
     asked: StartLogin,
 ) -> Result<Login, Fault> {
     if host.draining.is_cancelled() {
-        return Err(Fault::new(Code::Unavailable, "the worker is stopping and begins nothing new")
-            .remedy("try again when it is back"));
+        return Err(host::stopping());
     }
     host.tenure.check()?;
     let workspace = workspace::ready(host, id).await?;

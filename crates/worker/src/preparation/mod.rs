@@ -19,7 +19,7 @@ pub(crate) use guest::Guest;
 pub(crate) use plan::{TOOLS, environment};
 pub(crate) use steps::variables;
 
-use crate::{handler::status, host::Host, run, tools, workspace};
+use crate::{handler::status, host::Host, room::Asker, run, tools, workspace};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
     recipe::UserName,
@@ -43,7 +43,7 @@ pub(crate) async fn from_task(
     context: &TaskContext,
 ) -> Result<Outcome, Fault> {
     let stop = CancellationToken::new();
-    let mut work = Box::pin(made_and_prepared(host, id, task, &stop));
+    let mut work = Box::pin(made_and_prepared(host, id, task, context, &stop));
     let ended = tokio::select! {
         ended = &mut work => Some(ended),
         () = context.cancelled().cancelled() => None,
@@ -80,6 +80,7 @@ async fn made_and_prepared(
     host: &Arc<Host>,
     id: WorkspaceId,
     task: &Task,
+    context: &TaskContext,
     stop: &CancellationToken,
 ) -> Result<(), Fault> {
     let mut workspace = host.queue.store().workspace(id).await?;
@@ -95,7 +96,8 @@ async fn made_and_prepared(
         return Ok(());
     }
     host.queue.set_workspace_state(id, &WorkspaceState::Preparing, host.now()).await?;
-    let (vm, _hold) = unless(stop, workspace::ensure_vm(host, id, Some(log))).await??;
+    let asker = Some(Asker { log, context });
+    let (vm, _hold) = unless(stop, workspace::ensure_vm(host, id, asker)).await??;
     let agent = unless(stop, vm.agent()).await??;
     let guest = Guest { host, workspace: &workspace, vm: &vm, agent };
     if user(host, &workspace)?.is_some() && !guest.has_users()? {
