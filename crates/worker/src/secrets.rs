@@ -10,7 +10,7 @@ use aetherium_agent_proto::{ExecSpec, system};
 use aetherium_model::{
     Code, Fault, VmId,
     run::Command,
-    secret::{Delivery, SecretName, SecretUses},
+    secret::{Delivery, SecretKind, SecretName, SecretUses},
 };
 use aetherium_secrets::{Masks, SecretValue};
 use aetherium_store::{ReadSecret, RunRef};
@@ -54,12 +54,15 @@ pub(crate) async fn deliver(
     run: RunRef,
     command: &Command,
 ) -> Result<Delivered, Fault> {
-    let tokens = host.vms.get(vm).map(|vm| vm.given().tokens()).unwrap_or_default();
+    let mut tokens = host.vms.get(vm).map(|vm| vm.given().tokens()).unwrap_or_default();
+    if tokens.is_empty() && were_given(host, vm) {
+        // As a VM that was woken, which has what the one before it was given.
+        tokens = login::tokens_again(host, vm, run).await?;
+    }
     if command.secrets.is_empty() {
         return Ok(Delivered { masks: Masks::of(&tokens), ..Delivered::nothing() });
     }
-    let mark = host.layout.secrets_mark(vm);
-    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
+    note_given(host, vm)?;
     let read = host.queue.store().read_secrets(run, vm, &command.secrets, host.now()).await?;
     let masks = Masks::of(read.iter().map(|it| &it.value).chain(&tokens));
     let mut env = Vec::with_capacity(read.len());
@@ -68,6 +71,10 @@ pub(crate) async fn deliver(
             Delivery::Variable => value,
             Delivery::File => {
                 let user = command.user.as_deref();
+                let value = match secret.kind {
+                    SecretKind::SshKey => as_ssh_reads_it(&value),
+                    _ => value,
+                };
                 let path = write_file(agent, run, &variable, &value, user).await;
                 let path = path.map_err(|error| not_delivered(&secret.name, &error))?;
                 SecretValue::new(path.into_bytes())
@@ -76,6 +83,18 @@ pub(crate) async fn deliver(
         env.push((variable, value));
     }
     Ok(Delivered { env, masks })
+}
+
+/// A private key with each of its lines ended as on Unix, the last one too: ssh takes no other, and both get
+/// lost where keys are copied.
+fn as_ssh_reads_it(key: &SecretValue) -> SecretValue {
+    let mut text = Vec::with_capacity(key.reveal().len() + 1);
+    for line in key.reveal().split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        text.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
+        text.push(b'\n');
+    }
+    SecretValue::new(text)
 }
 
 /// The texts of some secrets of a run, by their variables, for what is written about them into the guest's
@@ -92,8 +111,7 @@ pub(crate) async fn texts(
     if uses.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mark = host.layout.secrets_mark(vm);
-    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
+    note_given(host, vm)?;
     let read = host.queue.store().read_secrets(run, vm, uses, host.now()).await?;
     let text = |ReadSecret { variable, secret, value }: ReadSecret| match secret.kind.delivery() {
         Delivery::Variable => Ok((variable.to_string(), value)),
@@ -119,13 +137,27 @@ pub(crate) async fn write_text(
     write_file(agent, run, name, text, user).await
 }
 
-/// Refuses to write the memory of a VM that was given secrets: the guest may have them anywhere in it,
-/// long after their process has ended, and whatever is written would have them in clear.
+/// Says that a VM is given secrets, before it is. The guest may have them anywhere in its memory, long after
+/// their process has ended: from here on that reaches no disk in clear.
+///
+/// # Errors
+/// It cannot be noted, and the VM must not be given any.
+pub(crate) fn note_given(host: &Host, vm: VmId) -> Result<(), WorkerError> {
+    let mark = host.layout.secrets_mark(vm);
+    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))
+}
+
+/// Whether a VM was given secrets.
+pub(crate) fn were_given(host: &Host, vm: VmId) -> bool {
+    host.layout.secrets_mark(vm).exists()
+}
+
+/// Refuses to write the memory of a VM that was given secrets in clear.
 ///
 /// # Errors
 /// `conflict`.
 pub(crate) fn check_memory_may_be_written(host: &Host, vm: VmId) -> Result<(), Fault> {
-    if !host.layout.secrets_mark(vm).exists() {
+    if !were_given(host, vm) {
         return Ok(());
     }
     let detail = format!("{vm} was given secrets, and its memory is not written to a disk");
@@ -194,4 +226,27 @@ fn not_delivered(name: &SecretName, error: &str) -> Fault {
         format!("the secret {name} could not be written into the guest's memory: {error}"),
     )
     .remedy("secrets of files need a VM of their own, which the process driver has not; else read the VM's console")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_keeps_nothing_of_how_it_was_copied() {
+        for copied in ["a\nb", "a\nb\n", "a\r\nb\r\n", "a\r\nb"] {
+            let read = as_ssh_reads_it(&SecretValue::new(copied.into()));
+            assert_eq!(read.reveal(), b"a\nb\n", "{copied:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_as_ssh_writes_it_is_left_as_it_is(lines in proptest::collection::vec("[ -~]{0,20}", 1..9)) {
+            let key = lines.join("\n") + "\n";
+            let read = as_ssh_reads_it(&SecretValue::new(key.clone().into()));
+            prop_assert_eq!(read.reveal(), key.as_bytes());
+        }
+    }
 }
