@@ -314,6 +314,7 @@ async fn boots_and_its_agent_answers(host: &Host) {
         tuning: Default::default(),
         snapshots: None,
         slot: None,
+        volatile: None,
     };
     fs::create_dir(&spec.run_dir).unwrap();
     let driver = DriverConfig {

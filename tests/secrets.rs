@@ -224,7 +224,10 @@ async fn twenty_values_reach_their_commands_and_are_found_in_nothing_that_the_se
 async fn a_guest_has_a_secrets_file_in_memory_alone_while_its_command_runs() {
     let (place, values) = (Place::new(), planted());
     let server = Server::start(&place, DriverKind::Qemu).await;
-    let body = json!({ "name": "demo", "ai_assistant": "shell", "disk_mib": 300 });
+    let body = json!({
+        "name": "demo", "ai_assistant": "shell", "disk_mib": 300, "memory_mib": 192,
+        "idle_action": "hibernate",
+    });
     let workspace = format!("/workspaces/{}", id(&server.post("/workspaces", body).await));
     for (name, value) in &values {
         let (kind, value) = match name.as_str() {
@@ -247,13 +250,88 @@ async fn a_guest_has_a_secrets_file_in_memory_alone_while_its_command_runs() {
     assert!(output.contains("S01=***\n") && found_in(output.as_bytes(), &values).is_empty());
     let left = server.answer(&workspace, "ls -A /run/aetherium/secrets").await;
     assert_eq!(left, "", "the file is gone with its command");
-    let hibernate = format!("{workspace}/hibernate");
-    let (status, why) = server.call(Method::POST, &hibernate, Some(json!({}))).await;
+    let vm = end["vm_id"].as_str().unwrap();
+    let snapshot = json!({ "name": "never", "kind": "full" });
+    server.post(&format!("/vms/{vm}/pause"), json!({})).await;
+    let (status, why) =
+        server.call(Method::POST, &format!("/vms/{vm}/snapshot"), Some(snapshot)).await;
     assert_eq!(status, StatusCode::CONFLICT, "{why:#}");
     assert!(why["detail"].as_str().unwrap().contains("was given secrets"), "{why:#}");
     assert_no_file_has(&place, &values);
     server.stop().await;
     assert_no_file_has(&place, &values);
+    place.assert_no_vm_is_left();
+}
+
+#[tokio::test]
+async fn what_has_secrets_in_a_hibernated_vm_goes_on_and_its_memory_is_on_the_disk_encrypted_alone()
+{
+    let (place, values) = (Place::new(), planted());
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    let body = json!({
+        "name": "demo", "ai_assistant": "shell", "disk_mib": 300, "memory_mib": 192,
+        "idle_action": "hibernate",
+    });
+    let workspace = format!("/workspaces/{}", id(&server.post("/workspaces", body).await));
+    for (name, value) in &values {
+        let set = json!({ "name": name, "value": value });
+        server.post(&format!("{workspace}/secrets"), set).await;
+    }
+    let names: Vec<&String> = values.keys().collect();
+    let sleeps = "setsid sleep 600 > /dev/null 2>&1 < /dev/null & printf %s $!";
+    let prompt = json!({ "prompt": sleeps, "secrets": names });
+    let made = server.post(&format!("{workspace}/prompts"), prompt).await;
+    let (end, process) = server.ended(&format!("{workspace}/prompts/{}", id(&made))).await;
+    assert_eq!(state(&end), "completed", "{end:#}");
+
+    let workers = server.get("/workers").await;
+    let worker = id(&workers["items"][0]);
+    let in_memory = Path::new("/dev/shm").join(format!("aetherium-{worker}"));
+    let in_clear = || {
+        let dirs = fs::read_dir(&in_memory).unwrap().flatten();
+        dirs.flat_map(|vm| fs::read_dir(vm.path()).unwrap().flatten()).count()
+    };
+    // Once woken, the next one has been given them, too.
+    for _ in 0..2 {
+        let asleep = server.post(&format!("{workspace}/hibernate"), json!({})).await;
+        assert_eq!(asleep["lifecycle"], "hibernated", "{asleep:#}");
+        assert_no_file_has(&place, &values);
+        assert_eq!(in_clear(), 0);
+        let look = format!(
+            "tr '\\0' '\\n' < /proc/{process}/environ | grep '^S07=' | cut -c5- | tr -d '\\n' | sha256sum"
+        );
+        let shown = server.answer(&workspace, &look).await;
+        assert_eq!(shown, format!("{}  -\n", digest(&values["S07"])));
+        assert_eq!(in_clear(), 0);
+    }
+
+    // With a new master key it is woken, and what is damaged is not.
+    server.post(&format!("{workspace}/hibernate"), json!({})).await;
+    server.stop().await;
+    assert!(!in_memory.exists(), "the worker took it along");
+    let keys = place.path().join("secrets-keys");
+    let old = fs::read_to_string(&keys).unwrap();
+    let new = aetherium_secrets::new_key_line(&"k2".parse().unwrap());
+    fs::write(&keys, format!("{}{old}", *new)).unwrap();
+    Server::start(&place, DriverKind::Qemu).await.stop().await;
+    succeeded(secret(&place, &["rotate"], ""));
+    fs::write(&keys, &*new).unwrap();
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    let alive = format!("kill -0 {process} && echo alive");
+    assert_eq!(server.answer(&workspace, &alive).await, "alive\n");
+    server.post(&format!("{workspace}/hibernate"), json!({})).await;
+    let manifest = place.path().join(format!("{}/hibernation/manifest.json", &workspace[1..]));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    record["sealed"]["envelope"] = json!("AAAA.AAAA");
+    fs::write(&manifest, record.to_string()).unwrap();
+    let path = server.prompt(&workspace, "true").await;
+    server.ended(&path).await;
+    let (_, told) = server.call(Method::GET, &format!("{path}/events"), None).await;
+    let told = told.as_str().unwrap();
+    assert!(told.contains("hibernation_discarded") && told.contains("decrypted"), "{told}");
+    assert_no_file_has(&place, &values);
+    server.stop().await;
     place.assert_no_vm_is_left();
 }
 

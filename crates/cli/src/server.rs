@@ -211,6 +211,7 @@ pub(crate) async fn start_worker(
         vsock: if args.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
         slots: if args.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         hibernation_budget: u64::from(args.hibernation_mib) << 20,
+        volatile_dir: args.volatile_dir.clone(),
         agent_binary: agent_binary(args),
         catalog,
         ..settings

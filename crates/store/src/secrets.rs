@@ -42,11 +42,11 @@ impl Store {
         Self { keys: Some(Arc::new(keys)), ..self }
     }
 
-    /// The master keys.
+    /// The master keys, for what is encrypted outside of the database, too.
     ///
     /// # Errors
     /// [`StoreError::NoKeys`].
-    pub(crate) fn keys(&self) -> Result<&MasterKeys, StoreError> {
+    pub fn keys(&self) -> Result<&MasterKeys, StoreError> {
         self.keys.as_deref().ok_or(StoreError::NoKeys)
     }
 

@@ -40,6 +40,9 @@ pub struct Footprint {
     /// What confines the VMM beside its own user; absent where nothing does.
     #[serde(default)]
     pub jail: Option<JailFootprint>,
+    /// Its directory in the host's memory, see [`crate::LaunchSpec::volatile`].
+    #[serde(default)]
+    pub volatile: Option<PathBuf>,
     /// The size of the guest's memory in MiB; 0 for a plain process.
     pub memory_mib: u32,
     /// Bytes of memory that kernel and initramfs need to begin; 0 for a plain process.

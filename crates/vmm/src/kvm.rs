@@ -375,6 +375,7 @@ mod tests {
                 log: &dir.join("vmm.log"),
                 stdout: None,
                 inherit: None,
+                bind: None,
             };
             spawn.start()
         }

@@ -37,6 +37,9 @@ pub struct LaunchSpec {
     pub snapshots: Option<SnapshotKind>,
     /// Its own part of the host's network; absent where it gets none, or a user-mode one.
     pub slot: Option<Slot>,
+    /// A directory of its own in the host's memory, for snapshots that must not reach a disk; absent
+    /// where it has none.
+    pub volatile: Option<PathBuf>,
 }
 
 impl LaunchSpec {
@@ -65,6 +68,7 @@ impl LaunchSpec {
     /// Checks that no path depends on where this process runs.
     pub(crate) fn check_paths(&self) -> Result<(), VmmError> {
         let mut paths: Vec<&Path> = vec![&self.run_dir];
+        paths.extend(self.volatile.as_deref());
         match &self.boot {
             Boot::Kernel { kernel, initrd, disks, .. } => {
                 paths.extend([kernel.image.as_path(), initrd.as_path()]);

@@ -89,6 +89,7 @@ impl Vmm for AgentProcess {
             log: &console,
             stdout: None,
             inherit: None,
+            bind: None,
         };
         let main = spawn.start()?.kept();
         let footprint = Footprint {
@@ -104,6 +105,7 @@ impl Vmm for AgentProcess {
             control: None,
             transport: None,
             jail: None,
+            volatile: spec.volatile.clone(),
             memory_mib: 0,
             boot_needs_bytes: 0,
         };

@@ -5,14 +5,18 @@ use crate::{
     held::{Held, MARK_ROLE, MARK_RUN_DIR, MARK_VM},
 };
 use aetherium_model::VmId;
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    mount::{MountPropagationFlags, mount_bind, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
 use std::{
-    ffi::OsString,
+    ffi::{CString, OsString},
     fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{fs::OpenOptionsExt, process::CommandExt},
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -35,6 +39,17 @@ pub(crate) struct Spawn<'a> {
     pub(crate) stdout: Option<&'a Path>,
     /// A descriptor it inherits under the same number.
     pub(crate) inherit: Option<BorrowedFd<'a>>,
+    /// A directory that it sees at another place, too.
+    pub(crate) bind: Option<&'a Bind>,
+}
+
+/// A directory under another name, in a mount namespace of the process's own: for nobody else is anything
+/// mounted, and nothing has to be unmounted.
+#[derive(Debug)]
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    /// An empty directory.
+    pub(crate) target: PathBuf,
 }
 
 impl Spawn<'_> {
@@ -58,6 +73,9 @@ impl Spawn<'_> {
             .stdout(stdout)
             .stderr(log);
         detach(&mut command, self.inherit);
+        if let Some(bind) = self.bind {
+            mount(&mut command, bind)?;
+        }
         let spawn_error = |source| VmmError::Spawn { program: self.program.to_owned(), source };
         let mut child = command.spawn().map_err(spawn_error)?;
         Held::child(self.role, child.id()).map_err(|source| {
@@ -86,6 +104,28 @@ fn detach(command: &mut Command, inherit: Option<BorrowedFd<'_>>) {
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid(2) and
     // fcntl(2) are, and nothing here allocates.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Lets the command see a directory at another place.
+fn mount(command: &mut Command, bind: &Bind) -> Result<(), VmmError> {
+    let name = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| VmmError::BadValue {
+            value: path.display().to_string(),
+            why: "the path has a NUL byte",
+        })
+    };
+    let (source, target) = (name(&bind.source)?, name(&bind.target)?);
+    let prepare = move || -> io::Result<()> {
+        // SAFETY: that is unsafe for what threads share, and this process has one.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        // First, or the host would see what is mounted.
+        mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+        Ok(mount_bind(source.as_c_str(), target.as_c_str())?)
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; unshare(2) and mount(2)
+    // are, and nothing here allocates: the names are C strings already.
+    unsafe { command.pre_exec(prepare) };
+    Ok(())
 }
 
 pub(crate) const fn role_mark(role: Role) -> &'static str {

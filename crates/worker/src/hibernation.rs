@@ -10,7 +10,7 @@
 //! memory away before, by a rename. So whatever ends this process, what bears the name
 //! `hibernation` fits the disk beside it. Decision 0019 has the order of all steps.
 
-use crate::{WorkerError, host::Host};
+use crate::{WorkerError, host::Host, vm};
 use aetherium_model::{Code, Fault, VmId, WorkspaceId, workspace::Hibernation};
 use std::{
     collections::HashMap,
@@ -204,6 +204,9 @@ pub(crate) async fn sweep(host: &Host) -> Result<(), WorkerError> {
         let is_written = lock(&host.hibernating).keys().any(|vm| aside(host, id, *vm).exists());
         if !is_written {
             sweep_one(host, id);
+        }
+        if let Err(error) = vm::renew_key(host, id) {
+            tracing::warn!(workspace = %id, %error, "its hibernated memory is not under the newest key");
         }
         match (is_there(host, id), noted.contains_key(&id)) {
             (true, false) => match describe(&host.layout.hibernation(id)) {

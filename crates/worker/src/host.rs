@@ -12,6 +12,7 @@ use crate::{
     login::Logins,
     metrics::WorkerMetrics,
     vm::{VmHandle, probe_guest},
+    volatile::{self, Volatile},
 };
 use aetherium_agent_proto::config::GuestNet;
 use aetherium_catalog::Catalog;
@@ -68,6 +69,9 @@ pub struct Settings {
     /// What the memories of hibernated VMs may take of the disk, in bytes; a VM that would go beyond
     /// is stopped instead.
     pub hibernation_budget: u64,
+    /// A directory in this host's memory: there the memory of a VM that was given secrets stands in
+    /// clear while it is hibernated or woken.
+    pub volatile_dir: PathBuf,
     /// The agent's binary, for the process driver.
     pub agent_binary: Option<PathBuf>,
     /// How long it may work unheard; for ever where absent, as beside its only gateway.
@@ -108,6 +112,7 @@ impl Default for Settings {
             vsock: VsockChoice::Auto,
             slots: SlotChoice::Auto,
             hibernation_budget: DEFAULT_HIBERNATION_BUDGET,
+            volatile_dir: volatile::DEFAULT.into(),
             agent_binary: None,
             lease: None,
             zone: None,
@@ -132,6 +137,8 @@ pub(crate) struct Host {
     pub(crate) digests: Digests,
     /// Room for the memories that are being written of VMs that hibernate.
     pub(crate) hibernating: Promises,
+    /// Where the memory of VMs that were given secrets stands in clear.
+    pub(crate) volatile: Volatile,
     pub(crate) settings: Settings,
     pub(crate) vms: Registry,
     pub(crate) metrics: WorkerMetrics,
@@ -235,6 +242,7 @@ impl Host {
             tracing::error!(vm = %id, %error, "something of the vm's driver is left");
         }
         self.release_slot(&dir).await?;
+        self.volatile.remove(id)?;
         let cleaned = tokio::task::spawn_blocking(move || clean_vm_dir(&dir)).await;
         cleaned.unwrap_or_else(|error| {
             Err(WorkerError::io(Path::new("cleaning"), io::Error::other(error)))

@@ -19,6 +19,7 @@
 //! - `build/` makes templates of recipes, in VMs of its own; a server need not run for that.
 //! - `room.rs` waits for room where a workspace's VM does not fit.
 //! - `hibernation.rs` keeps the memory of workspaces' VMs that were idle beside their disks.
+//! - `volatile.rs` is where memory of VMs that were given secrets stands in clear on that way.
 //! - `login/` logs assistants in, and carries their logins from VM to VM.
 //! - `metrics.rs` is what operators watch.
 //! - `heartbeat.rs` tells the rest of the system that this worker lives, and hears what it is to do;
@@ -59,6 +60,7 @@ mod secrets;
 mod tail;
 mod tools;
 mod vm;
+mod volatile;
 mod workspace;
 
 pub use build::{BuildGround, BuildLog, StepReuse, build_template};
@@ -89,6 +91,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use volatile::Volatile;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -148,6 +151,7 @@ impl Worker {
             blanks: BlankDisks::open(layout.blanks())?,
             disks: DiskClaims::default(),
             hibernating: hibernation::Promises::default(),
+            volatile: Volatile::open(&settings.volatile_dir, id),
             layout,
             queue: Queue::new(store.on_behalf_of(By::worker(id)).fenced(tenure.fence), bus),
             settings,
@@ -250,6 +254,7 @@ impl Worker {
         {
             tracing::warn!(%error, "the host's rules for VMs' networks are left");
         }
+        self.host.volatile.close();
         self.stop_serving.cancel();
         for task in self.serving {
             join("a serving task", task).await;

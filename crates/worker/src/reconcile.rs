@@ -223,6 +223,13 @@ async fn sweep(host: &Arc<Host>, live: &HashSet<VmId>) -> Result<usize, WorkerEr
     for id in kept_directories(host)?.filter(|id| !live.contains(id)) {
         host.release_vm(id).await?;
     }
+    for id in host.volatile.vms() {
+        // Of one that lives nothing is on its way any more: what the VMM needs, it has open.
+        match live.contains(&id) && host.vms.get(id).is_ok() {
+            true => host.volatile.clear(id),
+            false => host.volatile.remove(id)?,
+        }
+    }
     Ok(swept + forget_pruned(host).await?)
 }
 

@@ -54,12 +54,15 @@ pub(crate) async fn deliver(
     run: RunRef,
     command: &Command,
 ) -> Result<Delivered, Fault> {
-    let tokens = host.vms.get(vm).map(|vm| vm.given().tokens()).unwrap_or_default();
+    let mut tokens = host.vms.get(vm).map(|vm| vm.given().tokens()).unwrap_or_default();
+    if tokens.is_empty() && were_given(host, vm) {
+        // As a VM that was woken, which has what the one before it was given.
+        tokens = login::tokens_again(host, vm, run).await?;
+    }
     if command.secrets.is_empty() {
         return Ok(Delivered { masks: Masks::of(&tokens), ..Delivered::nothing() });
     }
-    let mark = host.layout.secrets_mark(vm);
-    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
+    note_given(host, vm)?;
     let read = host.queue.store().read_secrets(run, vm, &command.secrets, host.now()).await?;
     let masks = Masks::of(read.iter().map(|it| &it.value).chain(&tokens));
     let mut env = Vec::with_capacity(read.len());
@@ -92,8 +95,7 @@ pub(crate) async fn texts(
     if uses.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mark = host.layout.secrets_mark(vm);
-    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))?;
+    note_given(host, vm)?;
     let read = host.queue.store().read_secrets(run, vm, uses, host.now()).await?;
     let text = |ReadSecret { variable, secret, value }: ReadSecret| match secret.kind.delivery() {
         Delivery::Variable => Ok((variable.to_string(), value)),
@@ -119,13 +121,27 @@ pub(crate) async fn write_text(
     write_file(agent, run, name, text, user).await
 }
 
-/// Refuses to write the memory of a VM that was given secrets: the guest may have them anywhere in it,
-/// long after their process has ended, and whatever is written would have them in clear.
+/// Says that a VM is given secrets, before it is. The guest may have them anywhere in its memory, long after
+/// their process has ended: from here on that reaches no disk in clear.
+///
+/// # Errors
+/// It cannot be noted, and the VM must not be given any.
+pub(crate) fn note_given(host: &Host, vm: VmId) -> Result<(), WorkerError> {
+    let mark = host.layout.secrets_mark(vm);
+    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error))
+}
+
+/// Whether a VM was given secrets.
+pub(crate) fn were_given(host: &Host, vm: VmId) -> bool {
+    host.layout.secrets_mark(vm).exists()
+}
+
+/// Refuses to write the memory of a VM that was given secrets in clear.
 ///
 /// # Errors
 /// `conflict`.
 pub(crate) fn check_memory_may_be_written(host: &Host, vm: VmId) -> Result<(), Fault> {
-    if !host.layout.secrets_mark(vm).exists() {
+    if !were_given(host, vm) {
         return Ok(());
     }
     let detail = format!("{vm} was given secrets, and its memory is not written to a disk");

@@ -75,6 +75,7 @@ async fn find_or_start(
         }
     }
     if hibernation::is_there(host, id) {
+        vm::room_to_wake(host, id)?;
         match awaken(host, &workspace, run).await? {
             Awakening::Done(handle, hold) => return Ok((handle, hold)),
             Awakening::Hopeless(why) => {
@@ -136,7 +137,11 @@ async fn awaken(
 const fn speaks_of_memory(code: Code) -> bool {
     !matches!(
         code,
-        Code::DriverUnavailable | Code::NetworkFailed | Code::TemplateBroken | Code::WorkerLost
+        Code::DriverUnavailable
+            | Code::NetworkFailed
+            | Code::NoCapacity
+            | Code::TemplateBroken
+            | Code::WorkerLost
     )
 }
 

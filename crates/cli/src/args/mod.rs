@@ -335,6 +335,10 @@ pub(crate) struct DriverArgs {
     /// would go beyond is stopped instead.
     #[arg(long, env = "AETHERIUM_HIBERNATION_MIB", default_value_t = 65_536, value_name = "MIB")]
     pub(crate) hibernation_mib: u32,
+    /// A directory in this machine's memory (a tmpfs), where the memory of a VM that was given secrets
+    /// is in clear for as long as it takes to hibernate or wake it.
+    #[arg(long, env = "AETHERIUM_VOLATILE_DIR", default_value = "/dev/shm", value_name = "DIR")]
+    pub(crate) volatile_dir: PathBuf,
     /// Give VMs no virtio socket: their agents are reached over TCP.
     #[arg(long)]
     pub(crate) no_vsock: bool,

@@ -100,6 +100,7 @@ impl Guest {
             snapshots: None,
             tuning: Default::default(),
             slot: None,
+            volatile: None,
         };
         fs::create_dir(&spec.run_dir).unwrap();
         let driver = DriverConfig {

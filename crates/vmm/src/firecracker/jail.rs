@@ -4,6 +4,7 @@
 //! ```text
 //! <run dir>/<firecracker>/<id>/root/   the jail's root; made here, entered by the jailer
 //!             kernel, initrd, disks    hard links: no mount, nothing to undo but the directory
+//!             volatile             the VM's directory in the host's memory: Firecracker alone sees it there
 //! <run dir>/api.sock, vsock.sock       links to the sockets inside, whose own paths are too long
 //! ```
 //! The jailer becomes Firecracker by exec, so that there is one process with one number. It clears
@@ -24,6 +25,8 @@ use std::{
 /// Users of jailed VMs: a range that systemd's "Users, Groups, UIDs and GIDs" leaves unused.
 const FIRST_UID: u32 = 1_900_000_000;
 const UIDS: u32 = 1 << 16;
+/// The name inside of the VM's directory in the host's memory.
+pub(crate) const VOLATILE: &str = "volatile";
 
 /// Hands out users: each VM gets one that no other process has.
 #[derive(Debug)]
@@ -142,6 +145,15 @@ impl Jail {
     pub(crate) fn give(&self, host: &Path, inside: &Path) -> Result<(), VmmError> {
         let (_, place) = self.link(host, inside)?;
         self.own(&place)
+    }
+
+    /// Lets the jail write into a directory of the host's memory, which its process has to see at the
+    /// place that is returned.
+    pub(crate) fn make_volatile(&self, host: &Path) -> Result<PathBuf, VmmError> {
+        let place = self.root.join(VOLATILE);
+        fs::create_dir(&place).map_err(VmmError::io("create", &place))?;
+        self.own(host)?;
+        Ok(place)
     }
 
     /// Makes a short name in the run directory for a socket that will be inside the jail.

@@ -10,7 +10,8 @@ use super::{
         Start, TemplateFacts, VsockRequest, plan,
     },
     program::Info,
-    snapshot, tuning,
+    snapshot::{self, Naming},
+    tuning,
 };
 use crate::{
     Accelerator, AgentAddress, Boot, Disk, DriverConfig, Footprint, JailFootprint, LaunchSpec,
@@ -18,7 +19,7 @@ use crate::{
     diagnose::tail_lines,
     held::Held,
     needs::boot_needs_bytes,
-    spawn::{Spawn, check_socket_path, find_program, open_log},
+    spawn::{Bind, Spawn, check_socket_path, find_program, open_log},
     supervise::{Supervised, remove_if_there},
 };
 use aetherium_model::{finding::Finding, resources::DriverKind};
@@ -141,6 +142,7 @@ pub(super) async fn launch(
         control: Some(place.name(API_SOCKET)),
         transport: Some(plan.transport),
         jail: place.jail_footprint(),
+        volatile: spec.volatile.clone(),
         memory_mib: spec.resources.memory_mib.get(),
         boot_needs_bytes,
     };
@@ -153,6 +155,8 @@ pub(super) struct Place<'a> {
     spec: &'a LaunchSpec,
     info: &'a Info,
     jailed: Option<(PathBuf, Jail)>,
+    /// What makes the VM's directory in the host's memory visible in the jail.
+    bind: Option<Bind>,
 }
 
 impl<'a> Place<'a> {
@@ -170,12 +174,23 @@ impl<'a> Place<'a> {
                 Some((jailer.clone(), jail))
             }
         };
-        let place = Self { spec, info, jailed };
+        let bind = match (&jailed, &spec.volatile) {
+            (Some((_, jail)), Some(source)) => {
+                Some(Bind { target: jail.make_volatile(source)?, source: source.clone() })
+            }
+            _ => None,
+        };
+        let place = Self { spec, info, jailed, bind };
         for name in [API_SOCKET, "vsock"] {
             check_socket_path(&place.name(name))?;
             remove_if_there(&place.name(name))?;
         }
         Ok(place)
+    }
+
+    /// How Firecracker will name files of snapshots.
+    fn naming(&self) -> Naming<'_> {
+        Naming { volatile: self.spec.volatile.as_deref(), jailed: self.jailed.is_some() }
     }
 
     /// As the plan takes it.
@@ -207,8 +222,13 @@ impl<'a> Place<'a> {
     /// Puts the files of a plan where Firecracker will look for them.
     pub(super) fn furnish(&self, plan: &Plan, from: Source<'_>) -> Result<(), VmmError> {
         if let Source::Snapshot(files) = from {
-            self.share(&files.memory, Path::new(snapshot::MEMORY))?;
-            self.share(&files.state, Path::new(snapshot::STATE))?;
+            let naming = self.naming();
+            for (file, name) in [(&files.memory, snapshot::MEMORY), (&files.state, snapshot::STATE)]
+            {
+                if !naming.reaches(file) {
+                    self.share(file, Path::new(name))?;
+                }
+            }
         }
         // What a kernel starts from is in a snapshot already.
         let boots = |file: &&SharedFile| {
@@ -347,13 +367,17 @@ impl Launch<'_> {
             log: &log,
             stdout: Some(&self.place.console()),
             inherit: None,
+            bind: self.place.bind.as_ref(),
         };
         let main = spawn.start()?;
         let api = Api::new(self.place.name(API_SOCKET));
         listening(&main, &api, &self.info.path, &log).await?;
         let told = match self.from {
             Source::Kernel => tell(&api, &self.plan.calls).await,
-            Source::Snapshot(_) => snapshot::load(&api, self.info.version, self.spec).await,
+            Source::Snapshot(files) => {
+                let naming = self.place.naming();
+                snapshot::load(&api, self.info.version, self.spec, files, naming).await
+            }
         };
         if let Err(error) = told {
             return Err(last_words(&main, &self.info.path, &log, error).await);

@@ -56,6 +56,7 @@ impl Prober for Info {
             log: &log,
             stdout: Some(&dir.join("console.log")),
             inherit: None,
+            bind: None,
         };
         let main = spawn.start()?;
         let api = Api::new(socket);

@@ -5,13 +5,14 @@
 
 use super::{
     api::Api,
+    jail::VOLATILE,
     machine::FirecrackerMachine,
     plan::{Feature, FirecrackerVersion, KnownBad},
     program::Program,
 };
 use crate::{
-    Accelerator, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm, VmmError,
-    VsockChoice, kvm, spawn::open_log, supervise::remove_if_there,
+    Accelerator, Footprint, LaunchSpec, Machine as _, SnapshotFiles, SnapshotKind, SnapshotVmm,
+    VmmError, VsockChoice, kvm, spawn::open_log, supervise::remove_if_there,
 };
 use aetherium_model::resources::DriverKind;
 use rustix::fs::{Gid, Uid, chown};
@@ -64,15 +65,47 @@ fn unsupported(verb: &'static str, why: String) -> VmmError {
     VmmError::Unsupported { driver: DriverKind::Firecracker, verb, why }
 }
 
+/// How a Firecracker names files of snapshots.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Naming<'a> {
+    /// The VM's directory in the host's memory.
+    pub(super) volatile: Option<&'a Path>,
+    /// Whether it sees nothing but its jail.
+    pub(super) jailed: bool,
+}
+
+impl<'a> Naming<'a> {
+    fn of(footprint: &'a Footprint) -> Self {
+        Self { volatile: footprint.volatile.as_deref(), jailed: footprint.jail.is_some() }
+    }
+
+    /// Whether it reaches a file where that is. Any other has to be linked to where it runs.
+    pub(super) fn reaches(&self, file: &Path) -> bool {
+        self.volatile.is_some_and(|dir| file.parent() == Some(dir))
+    }
+
+    /// Its name of a file, which is `linked` if that has to be linked.
+    fn name(&self, file: &Path, linked: &str) -> PathBuf {
+        match (self.reaches(file), self.jailed) {
+            (false, _) => PathBuf::from(linked),
+            (true, false) => file.to_owned(),
+            (true, true) => Path::new(VOLATILE).join(file.file_name().unwrap_or_default()),
+        }
+    }
+}
+
 /// Loads the snapshot that was put in place; the guest stays paused.
 pub(super) async fn load(
     api: &Api,
     version: FirecrackerVersion,
     spec: &LaunchSpec,
+    files: &SnapshotFiles,
+    naming: Naming<'_>,
 ) -> Result<(), VmmError> {
+    let memory = naming.name(&files.memory, MEMORY);
     let mut request = json!({
-        "snapshot_path": STATE,
-        "mem_backend": { "backend_type": "File", "backend_path": MEMORY },
+        "snapshot_path": naming.name(&files.state, STATE),
+        "mem_backend": { "backend_type": "File", "backend_path": memory },
         "enable_diff_snapshots": spec.tracks_dirty_pages(),
         "resume_vm": false,
     });
@@ -96,23 +129,28 @@ pub(super) async fn take(
             return Err(unsupported("take a diff snapshot", why));
         }
     }
-    let place = place(machine);
+    let (place, naming) = (place(machine), Naming::of(footprint));
     for (file, name) in [(&files.memory, MEMORY), (&files.state, STATE)] {
         remove_if_there(file)?;
         drop(open_log(file)?);
         let inside = place.join(name);
         remove_if_there(&inside)?;
+        let is_linked = !naming.reaches(file);
         match &footprint.jail {
             Some(jail) => {
-                fs::hard_link(file, &inside).map_err(VmmError::io("link into the jail", file))?;
+                if is_linked {
+                    let linked = fs::hard_link(file, &inside);
+                    linked.map_err(VmmError::io("link into the jail", file))?;
+                }
                 let user = fs::metadata(&jail.root).map_err(VmmError::io("look at", &jail.root))?;
                 own(file, user.uid())?;
             }
-            None => std::os::unix::fs::symlink(file, &inside)
+            None if is_linked => std::os::unix::fs::symlink(file, &inside)
                 .map_err(VmmError::io("make a link at", &inside))?,
+            None => {}
         }
     }
-    let taken = create(machine, kind).await;
+    let taken = create(machine, kind, files).await;
     for (file, name) in [(&files.memory, MEMORY), (&files.state, STATE)] {
         remove_if_there(&place.join(name))?;
         // Ours again, and for any jail to read: the directories above keep others out.
@@ -130,22 +168,30 @@ pub(super) async fn take_and_discard(machine: &FirecrackerMachine) -> Result<(),
         true => SnapshotKind::Diff,
         false => SnapshotKind::Full,
     };
-    let taken = create(machine, kind).await;
-    for name in [MEMORY, STATE] {
-        remove_if_there(&place(machine).join(name))?;
+    let footprint = machine.footprint();
+    // Where it can, it touches no disk.
+    let files = SnapshotFiles::within(footprint.volatile.as_deref().unwrap_or(&place(machine)));
+    let taken = create(machine, kind, &files).await;
+    for file in [&files.memory, &files.state] {
+        remove_if_there(file)?;
     }
     taken
 }
 
-async fn create(machine: &FirecrackerMachine, kind: SnapshotKind) -> Result<(), VmmError> {
+async fn create(
+    machine: &FirecrackerMachine,
+    kind: SnapshotKind,
+    files: &SnapshotFiles,
+) -> Result<(), VmmError> {
+    let naming = Naming::of(machine.footprint());
     let kind = match kind {
         SnapshotKind::Full => "Full",
         SnapshotKind::Diff => "Diff",
     };
     let request = json!({
         "snapshot_type": kind,
-        "snapshot_path": STATE,
-        "mem_file_path": MEMORY,
+        "snapshot_path": naming.name(&files.state, STATE),
+        "mem_file_path": naming.name(&files.memory, MEMORY),
     });
     machine.api.put("/snapshot/create", &request, TAKE_DEADLINE).await
 }

@@ -153,6 +153,7 @@ impl Qemu {
             log: &vmm_log,
             stdout: None,
             inherit: Some(listener.as_fd()),
+            bind: None,
         };
         let main = spawn.start()?;
         drop(listener);
@@ -188,6 +189,7 @@ impl Qemu {
             control: Some(monitor),
             transport: Some(VirtioTransport::Pci),
             jail: None,
+            volatile: spec.volatile.clone(),
             memory_mib: spec.resources.memory_mib.get(),
             boot_needs_bytes,
         };

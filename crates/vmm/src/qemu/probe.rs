@@ -57,6 +57,7 @@ impl Prober for Info {
             log: &dir.join("vmm.log"),
             stdout: None,
             inherit: None,
+            bind: None,
         };
         spawn.start()
     }

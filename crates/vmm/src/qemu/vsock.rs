@@ -61,6 +61,7 @@ pub(crate) async fn start(
         log,
         stdout: None,
         inherit: None,
+        bind: None,
     };
     let helper = spawn.start()?;
     let until = Instant::now() + DEADLINE;

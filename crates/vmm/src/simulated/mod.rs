@@ -101,6 +101,7 @@ impl Vmm for Simulated {
             control: None,
             transport: None,
             jail: None,
+            volatile: spec.volatile.clone(),
             memory_mib: 0,
             boot_needs_bytes: 0,
         };

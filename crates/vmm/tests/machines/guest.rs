@@ -130,6 +130,7 @@ impl Host {
             transport: TransportChoice::Auto,
             snapshots: None,
             slot: None,
+            volatile: None,
         }
     }
 

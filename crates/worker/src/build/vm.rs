@@ -145,6 +145,7 @@ impl<'a> Guests<'a> {
             snapshots: None,
             tuning: Tuning::default(),
             slot: None,
+            volatile: None,
         })
     }
 }

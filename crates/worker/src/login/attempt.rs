@@ -1,7 +1,7 @@
 //! One login, from the wait for its VM to its end.
 
 use super::{Submission, home::Home, keep, talk::Talk};
-use crate::{host::Host, prompt, run, workspace};
+use crate::{host::Host, prompt, run, secrets, workspace};
 use aetherium_agent_client::AgentClient;
 use aetherium_agent_proto::ExecSpec;
 use aetherium_catalog::Login as HowToLogIn;
@@ -62,7 +62,7 @@ impl Attempt {
         let (vm, _hold) = workspace::ensure_vm(&host, self.login.workspace_id, None).await?;
         let agent = vm.agent().await?;
         // What the guest is about to have must not be written with its memory.
-        keep::mark(&host, vm.id())?;
+        secrets::note_given(&host, vm.id())?;
         let program = Command::new(self.how.argv.iter().cloned());
         let command = prompt::in_workspace(&host, &vm, &self.workspace, program).await?;
         let command = vm.complete(&command);

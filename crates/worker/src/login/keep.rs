@@ -4,7 +4,7 @@ use super::{
     bundle::{Bundle, Found},
     home::Home,
 };
-use crate::{WorkerError, host::Host, vm::VmHandle};
+use crate::{host::Host, secrets, vm::VmHandle};
 use aetherium_catalog::{AssistantDefinition, HomePath};
 use aetherium_model::{
     Code, Fault, VmId, assistant::AssistantName, run::Command, workspace::Workspace,
@@ -46,7 +46,7 @@ pub(crate) async fn restore(
     let Some((assistant, files)) = files_of(host, &workspace.ai_assistant) else { return Ok(None) };
     let agent = vm.agent().await?;
     let Some(current) = read(host, &assistant, vm.id(), Some(run)).await? else { return Ok(None) };
-    mark(host, vm.id())?;
+    secrets::note_given(host, vm.id())?;
     let home = Home::of(&agent, &vm.complete(command)).await?;
     let found = home.read(&files).await?;
     let bundle = store_newer(host, vm.id(), &assistant, current, &found).await?;
@@ -92,7 +92,7 @@ pub(crate) async fn tokens_again(
     vm: VmId,
     run: RunRef,
 ) -> Result<Vec<SecretValue>, Fault> {
-    if !host.layout.secrets_mark(vm).exists() {
+    if !secrets::were_given(host, vm) {
         return Ok(Vec::new());
     }
     let Some(workspace) = host.queue.store().vm(vm).await?.workspace_id else {
@@ -141,12 +141,6 @@ pub(super) async fn is_stored(
         Err(fault) if fault.code == Code::SecretUnreadable => Ok(false),
         Err(fault) => Err(fault),
     }
-}
-
-/// Says that a VM is given secrets, before it is: its memory is never written to a disk.
-pub(super) fn mark(host: &Host, vm: VmId) -> Result<(), Fault> {
-    let mark = host.layout.secrets_mark(vm);
-    std::fs::write(&mark, []).map_err(|error| WorkerError::io(&mark, error).into())
 }
 
 /// The files of an assistant's login, if it has any.

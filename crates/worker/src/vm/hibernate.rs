@@ -5,11 +5,12 @@
 //! 1. the guest writes out its files (`sync`), so that the disk is whole by itself;
 //! 2. the directory that is being written to is made, by which a later process knows why the VM
 //!    stands still;
-//! 3. the VM stands still, and memory, state and manifest are written there;
+//! 3. the VM stands still, and memory, state and manifest are written there, encrypted on the way if it
+//!    was given secrets;
 //! 4. the directory gets its name: from here on the VM must not go on;
 //! 5. the VM is killed.
 
-use super::actor::Actor;
+use super::{actor::Actor, sealed::Seal};
 use crate::{hibernation, layout::private_dir, secrets};
 use aetherium_model::{
     Code, Fault, WorkspaceId,
@@ -66,10 +67,13 @@ impl Actor {
             let fault = Fault::new(Code::Conflict, format!("{id} serves no workspace"));
             return Err(fault.remedy("take a snapshot of it: aetherium vm snapshot").into());
         };
-        secrets::check_memory_may_be_written(&self.host, id)?;
         let machine = self.machine()?;
         machine.check_snapshot(SnapshotKind::Full).map_err(Fault::from)?;
         let host = Arc::clone(&self.host);
+        let mut seal = match secrets::were_given(&host, id) {
+            true => Some(Seal::new(&host, workspace, machine.as_ref(), memory)?),
+            false => None,
+        };
         let _room = hibernation::promise(&host, id, u64::from(memory) << 20)?;
         self.sync().await?;
         hibernation::sweep_one(&host, workspace);
@@ -77,7 +81,7 @@ impl Actor {
         private_dir(&aside).map_err(Fault::from)?;
         let began = Instant::now();
         let kept = match self.freeze(machine.pause_for_snapshot()).await {
-            Ok(()) => self.write_memory(&machine, workspace, &aside).await,
+            Ok(()) => self.write_memory(&machine, workspace, &aside, seal.as_mut()).await,
             Err(why) => Err(NotHibernated::RunsOn(why)),
         };
         host.metrics.snapshot(SnapshotKind::Full, began.elapsed(), kept.is_ok());
@@ -97,8 +101,9 @@ impl Actor {
         machine: &Arc<dyn Machine>,
         workspace: WorkspaceId,
         aside: &Path,
+        seal: Option<&mut Seal>,
     ) -> Result<(), NotHibernated> {
-        let written = match self.write_snapshot(machine, SnapshotExtent::Full, aside).await {
+        let written = match self.write_snapshot(machine, SnapshotExtent::Full, aside, seal).await {
             Ok(_) => hibernation::complete(&self.host, workspace, self.record.vm().id).await,
             Err(fault) => Err(fault),
         };

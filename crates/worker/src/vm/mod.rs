@@ -23,6 +23,7 @@ mod preview;
 mod ready;
 mod record;
 mod restore;
+mod sealed;
 mod snapshot;
 mod start;
 mod take;
@@ -34,6 +35,7 @@ pub(crate) use base::{hold_for_adopted, hold_for_workspace};
 pub(crate) use guest::{Bootable, guest_kernel, probe_of, write_initrd};
 pub use guest::{GuestIdentity, ends_by, probe_guest, write_guest_initrd, write_probe_initrd};
 pub use preview::preview;
+pub(crate) use sealed::{renew_key, room_to_wake};
 pub(crate) use start::{Machinery, agent_client, await_agent, deadlines, transport};
 
 use crate::login::Given;

@@ -1,6 +1,7 @@
 //! Pausing and resuming a VM. A paused VM keeps its memory and its place on the host, and no CPU.
 
 use super::{Verb, actor::Actor, start::answer_deadline};
+use crate::secrets;
 use aetherium_model::{
     Code, Fault,
     vm::{TakeSnapshot, VmEvent, VmState},
@@ -52,6 +53,10 @@ impl Actor {
 
     pub(super) async fn pause(&mut self) -> Result<(), Fault> {
         let machine = self.machine()?;
+        if machine.pause_forgets_written_pages() && machine.footprint().volatile.is_none() {
+            // It writes the memory, and throws it away.
+            secrets::check_memory_may_be_written(&self.host, self.record.vm().id)?;
+        }
         self.freeze(machine.pause()).await?;
         self.note_pause(&machine)
     }

@@ -28,5 +28,6 @@ pub fn preview(
         transport: transport.map_or(TransportChoice::Auto, TransportChoice::Only),
         snapshots: vm.snapshots.or(template.manifest.snapshots),
         slot: None,
+        volatile: None,
     }
 }

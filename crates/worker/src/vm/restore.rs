@@ -4,16 +4,16 @@
 use super::{
     base,
     guest::intact,
-    network,
+    network, sealed,
     snapshot::{Devices, Snapshot, ground},
     start::{Started, agent_client, answer_deadline, hostname, kernel_boot, silent},
 };
-use crate::{WorkerError, host::Host, journal::Journal};
+use crate::{WorkerError, host::Host, journal::Journal, secrets};
 use aetherium_agent_client::{AgentClient, AgentError};
 use aetherium_agent_proto::system::MachineIdentity;
 use aetherium_model::{Code, Fault, WorkspaceId, tuning::Tuning, vm::Vm};
 use aetherium_vmm::{
-    LaunchSpec, Machine, Mismatch, VsockChoice, firecracker::plan::TransportChoice,
+    LaunchSpec, Machine, Mismatch, SnapshotFiles, VsockChoice, firecracker::plan::TransportChoice,
 };
 use std::{
     fs::Permissions,
@@ -30,9 +30,9 @@ const MEMORY: &str = "whole-memory";
 
 /// A snapshot that fits a VM, and what to start the VM with.
 pub(super) struct Prepared {
-    snapshot: Snapshot,
-    /// Where the snapshot holds but a part of it, a file with all of the memory.
-    memory: Option<PathBuf>,
+    files: SnapshotFiles,
+    /// Those of them that were made for this VM alone.
+    made: Vec<PathBuf>,
     spec: LaunchSpec,
 }
 
@@ -82,9 +82,20 @@ pub(super) async fn prepare(
         }
         DiskSource::Workspace(_) => disk,
     };
-    let memory = match bases.is_empty() {
-        true => None,
-        false => Some(whole_memory(&snapshot, &bases, run_dir.join(MEMORY)).await?),
+    let volatile = host.volatile.make(vm.id)?;
+    let (files, made) = match (&snapshot.record.sealed, vm.workspace_id, &volatile) {
+        (Some(envelope), Some(workspace), Some(dir)) => {
+            secrets::note_given(host, vm.id)?;
+            let files = sealed::decrypt(host, workspace, envelope, snapshot.files(), dir).await?;
+            let made = vec![files.memory.clone(), files.state.clone()];
+            (files, made)
+        }
+        (Some(_), _, _) => return Err(sealed::nowhere()),
+        (None, _, _) if bases.is_empty() => (snapshot.files(), Vec::new()),
+        (None, _, _) => {
+            let memory = whole_memory(&snapshot, &bases, run_dir.join(MEMORY)).await?;
+            (SnapshotFiles { memory: memory.clone(), ..snapshot.files() }, vec![memory])
+        }
     };
     // Nothing boots: the initramfs is only looked at.
     let boot = kernel_boot(&template, template.initramfs(), overlay);
@@ -100,8 +111,9 @@ pub(super) async fn prepare(
         transport: virtio.map_or(TransportChoice::Auto, TransportChoice::Only),
         snapshots: vm.spec.snapshots.or(template.manifest.snapshots),
         slot: journal.slot.clone(),
+        volatile,
     };
-    Ok(Prepared { snapshot, memory, spec })
+    Ok(Prepared { files, made, spec })
 }
 
 /// Where a restored VM's writable disk comes from.
@@ -155,14 +167,10 @@ async fn whole_memory(
 impl Prepared {
     /// Loads the snapshot. The guest is paused then.
     pub(super) async fn load(&self, host: &Host) -> Result<Arc<dyn Machine>, Fault> {
-        let mut files = self.snapshot.files();
-        if let Some(memory) = &self.memory {
-            files.memory.clone_from(memory);
-        }
-        let loaded = host.driver()?.restore(&self.spec, &files).await?;
-        if let Some(memory) = &self.memory {
-            // The VMM has it open, or a name of its own for it.
-            tokio::fs::remove_file(memory).await.map_err(|error| WorkerError::io(memory, error))?;
+        let loaded = host.driver()?.restore(&self.spec, &self.files).await?;
+        for file in &self.made {
+            // The VMM has it open, or a name of its own for it, or needs it no more.
+            tokio::fs::remove_file(file).await.map_err(|error| WorkerError::io(file, error))?;
         }
         Ok(loaded)
     }

@@ -4,6 +4,7 @@
 //! complete; see [`super::take`]. It holds the VM's memory, hence all its secrets, and its token: only
 //! the owner of the data directory may read it.
 
+use super::sealed::Envelope;
 use crate::{WorkerError, digest::Holes, host::Host};
 use aetherium_agent_proto::Token;
 use aetherium_image::InstalledTemplate;
@@ -43,6 +44,9 @@ pub(super) struct SnapshotRecord {
     /// snapshot can be loaded for as long as it has not.
     #[serde(default)]
     pub(super) workspace: Option<WorkspaceId>,
+    /// The key of its memory and state, where they are encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sealed: Option<Envelope>,
     /// What the agent inside demands over TCP, in clear.
     pub(super) token: Token,
 }

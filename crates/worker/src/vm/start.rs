@@ -265,6 +265,10 @@ async fn prepare(
         Some(template) => prepare_guest(host, vm, &run_dir, journal, &template).await?,
     };
     let transport = transport.map_or(TransportChoice::Auto, TransportChoice::Only);
+    let volatile = match host.driver()?.kind().starts_from_template() {
+        true => host.volatile.make(vm.id)?,
+        false => None,
+    };
     Ok(LaunchSpec {
         vm_id: vm.id,
         run_dir,
@@ -276,6 +280,7 @@ async fn prepare(
         transport,
         snapshots,
         slot: journal.slot.clone(),
+        volatile,
     })
 }
 

@@ -6,6 +6,7 @@
 use super::{
     actor::Actor,
     base,
+    sealed::Seal,
     snapshot::{Devices, MANIFEST, OVERLAY, Snapshot, SnapshotRecord, disks, ground, holes},
 };
 use crate::{
@@ -75,7 +76,7 @@ impl Actor {
         let aside = snapshots.join(format!(".{name}.{}", self.record.vm().id));
         private_dir(&aside)?;
         let taken = async {
-            let memory = self.write_snapshot(&machine, extent, &aside).await?;
+            let memory = self.write_snapshot(&machine, extent, &aside, None).await?;
             let template = base::held(&self.host, self.record.vm())?;
             base::hold_for_snapshot(&self.host, name, &template)?;
             fs::rename(&aside, &place).map_err(|error| WorkerError::io(&place, error))?;
@@ -95,12 +96,14 @@ impl Actor {
         taken
     }
 
-    /// Writes all of a snapshot into `dir`, the manifest last, and returns what its memory is.
+    /// Writes all of a snapshot into `dir`, the manifest last, and returns what its memory is. With a
+    /// `seal` nothing of the guest's memory is there in clear.
     pub(super) async fn write_snapshot(
         &self,
         machine: &Arc<dyn Machine>,
         extent: SnapshotExtent,
         dir: &Path,
+        seal: Option<&mut Seal>,
     ) -> Result<FileDigest, Fault> {
         let (host, vm) = (&self.host, self.record.vm());
         let template = base::held(host, vm)?;
@@ -111,7 +114,16 @@ impl Actor {
         let files = SnapshotFiles::within(dir);
         // Should it fail half way, what was noted before is gone all the same.
         self.amend_journal(|journal| journal.diff_base = journal.diff_base.forgotten())?;
-        machine.snapshot(&files, kind).await?;
+        let sealed = match seal {
+            None => {
+                machine.snapshot(&files, kind).await?;
+                None
+            }
+            Some(seal) => {
+                machine.snapshot(&seal.files(), kind).await?;
+                Some(seal.encrypt(files.clone()).await?)
+            }
+        };
         let overlay = match vm.workspace_id {
             Some(workspace) => host.layout.workspace_disk(workspace),
             None => {
@@ -135,6 +147,7 @@ impl Actor {
                 created_at: host.now(),
             },
             workspace: vm.workspace_id,
+            sealed,
             token: self.journal()?.token,
         };
         let text = serde_json::to_vec_pretty(&record).map_err(WorkerError::Encode)?;
