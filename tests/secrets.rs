@@ -305,6 +305,25 @@ async fn what_has_secrets_in_a_hibernated_vm_goes_on_and_its_memory_is_on_the_di
         assert_eq!(in_clear(), 0);
     }
 
+    // Killed while it is in the host's memory in clear, nothing of it is left there, and the VM goes on.
+    let request = crate::world::http()
+        .post(format!("{}/api/v1{workspace}/hibernate", server.url()))
+        .bearer_auth(server.key())
+        .json(&json!({}));
+    let asked = tokio::spawn(request.send());
+    let deadline = Instant::now() + SOON;
+    while in_clear() == 0 {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.kill();
+    let _ = asked.await.unwrap();
+    let server = Server::start(&place, DriverKind::Qemu).await;
+    assert_eq!(in_clear(), 0);
+    let alive = format!("kill -0 {process} && echo alive");
+    assert_eq!(server.answer(&workspace, &alive).await, "alive\n");
+    assert_no_file_has(&place, &values);
+
     // With a new master key it is woken, and what is damaged is not.
     server.post(&format!("{workspace}/hibernate"), json!({})).await;
     server.stop().await;
@@ -317,7 +336,6 @@ async fn what_has_secrets_in_a_hibernated_vm_goes_on_and_its_memory_is_on_the_di
     succeeded(secret(&place, &["rotate"], ""));
     fs::write(&keys, &*new).unwrap();
     let server = Server::start(&place, DriverKind::Qemu).await;
-    let alive = format!("kill -0 {process} && echo alive");
     assert_eq!(server.answer(&workspace, &alive).await, "alive\n");
     server.post(&format!("{workspace}/hibernate"), json!({})).await;
     let manifest = place.path().join(format!("{}/hibernation/manifest.json", &workspace[1..]));
