@@ -109,6 +109,11 @@ impl Subject {
         Self { place, driver, options, vm, has_kernel, pauses, snapshots }
     }
 
+    /// What the program is told of the driver.
+    pub(crate) fn options(&self) -> &[String] {
+        &self.options
+    }
+
     pub(crate) async fn server(&self) -> Server<'_> {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         Server::start_with(&self.place, self.driver, &options).await

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, task::JoinHandle};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::watch, task::JoinHandle};
 
 /// The largest request that it takes.
 const MAX_BODY: usize = 1 << 20;
@@ -34,6 +34,8 @@ struct Shared {
     token: Option<String>,
     /// Who asked, in order: the user and password of each request, or nothing.
     asked: Mutex<Vec<Option<String>>>,
+    /// Whether who may read is answered.
+    answers: watch::Sender<bool>,
 }
 
 impl GitServer {
@@ -45,6 +47,7 @@ impl GitServer {
             root: dir.path().to_owned(),
             token: token.map(str::to_owned),
             asked: Mutex::default(),
+            answers: watch::Sender::new(true),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/demo.git", listener.local_addr().unwrap());
@@ -56,6 +59,16 @@ impl GitServer {
     /// Who has asked so far.
     pub(crate) fn asked(&self) -> Vec<Option<String>> {
         self.state.asked.lock().unwrap().clone()
+    }
+
+    /// From now on who may read waits for the answer.
+    pub(crate) fn hold(&self) {
+        self.state.answers.send_replace(false);
+    }
+
+    /// Whoever waits is answered.
+    pub(crate) fn let_go(&self) {
+        self.state.answers.send_replace(true);
     }
 
     /// Adds a commit to `main` with this file.
@@ -75,7 +88,7 @@ impl Drop for GitServer {
 }
 
 /// Makes the repository, and returns its first commit.
-fn make(dir: &Path) -> String {
+pub(crate) fn make(dir: &Path) -> String {
     let work = dir.join("work");
     fs::create_dir(&work).unwrap();
     git(&work, &["init", "-q", "-b", "main"]);
@@ -118,6 +131,8 @@ async fn answer(State(state): State<Arc<Shared>>, request: Request) -> Response<
             .body(Body::empty())
             .unwrap();
     }
+    // Its sender is in the state, which is held here.
+    let _ = state.answers.subscribe().wait_for(|answers| *answers).await;
     let header = |name: &str| {
         parts.headers.get(name).map(|it| it.to_str().unwrap().to_owned()).unwrap_or_default()
     };

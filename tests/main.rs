@@ -33,6 +33,7 @@ mod seed;
 mod server;
 mod simulated;
 mod snapshots;
+mod ssh_server;
 mod story;
 mod templates;
 mod tools;

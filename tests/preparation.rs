@@ -1,5 +1,7 @@
 //! What a workspace's setup asks for is in it before its first prompt, is done once, and says why if not.
 
+mod ssh;
+
 use crate::{
     git_server::{GitServer, git},
     world::{BOOT, Place, SOON, Server, id, state, text},
@@ -7,7 +9,11 @@ use crate::{
 use aetherium_model::resources::DriverKind;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const TOKEN: &str = "planted-0123456789abcdef0123456789abcdef";
 
@@ -230,8 +236,19 @@ async fn a_preparation_that_is_cancelled_ends_its_step_and_can_be_taken_up_again
     place.assert_no_vm_is_left();
 }
 
+/// The processes of this machine whose arguments, or environment, have a text: their numbers and arguments.
+fn processes_with(file: &str, text: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let read = |it: &fs::DirEntry, file: &str| {
+        let bytes = fs::read(it.path().join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    };
+    let found = processes.filter(|it| read(it, file).contains(text));
+    found.map(|it| format!("{} {}", it.file_name().display(), read(&it, "cmdline"))).collect()
+}
+
 #[tokio::test]
-async fn a_repository_is_cloned_with_a_token_that_is_written_nowhere() {
+async fn a_repository_is_cloned_with_a_token_that_is_in_no_argument_and_is_written_nowhere() {
     let place = Place::new();
     let server = Server::start(&place, DriverKind::Process).await;
     let repository = GitServer::start(Some(TOKEN)).await;
@@ -242,7 +259,18 @@ async fn a_repository_is_cloned_with_a_token_that_is_written_nowhere() {
         "repository": { "url": repository.url, "path": path, "credential": "GIT" },
         "preparation": [script("look", "cat .git/config; env; cat file; git log --format=%s")],
     });
+    repository.hold();
     let workspace = create(&server, "clones", setup).await;
+    let with_token = Some(format!("x-access-token:{TOKEN}"));
+    let deadline = Instant::now() + BOOT;
+    while !repository.asked().contains(&with_token) {
+        assert!(Instant::now() < deadline, "{:?}\n{}", repository.asked(), server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let under_way = [("cmdline", repository.url.as_str()), ("environ", TOKEN)];
+    assert!(under_way.iter().all(|(file, text)| !processes_with(file, text).is_empty()));
+    assert_eq!(processes_with("cmdline", TOKEN), Vec::<String>::new());
+    repository.let_go();
     let ready = settled(&server, &workspace).await;
     assert_eq!(state(&ready), "ready", "{ready:#}\n{}", log(&server, &ready).await);
     assert_eq!(
@@ -251,7 +279,6 @@ async fn a_repository_is_cloned_with_a_token_that_is_written_nowhere() {
     );
     let asked = repository.asked();
     assert!(asked.contains(&None), "it is given only where it is asked for: {asked:?}");
-    assert!(asked.contains(&Some(format!("x-access-token:{TOKEN}"))), "{asked:?}");
     assert_eq!(git(&path, &["remote", "get-url", "origin"]), repository.url);
     let told = log(&server, &ready).await;
     assert!(told.contains("two"), "{told}");

@@ -1,6 +1,8 @@
 //! Workspaces with tools: their VMs start from a template that has them, made once. The tools here are a
 //! catalogue's of the tests' own, and need no network.
 
+mod firecracker;
+
 use crate::world::{BOOT, Place, Server, http, id, state};
 use aetherium_model::resources::DriverKind;
 use reqwest::{Method, StatusCode};

@@ -126,8 +126,9 @@ impl Place {
 
     /// The ids of the same processes, and of those of a build's VMs.
     pub(crate) fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> {
-        let of = |dir: &str| aetherium_vmm::strays(&self.path().join(dir)).unwrap_or_default();
-        let strays = of("vms").into_iter().chain(of("builds"));
+        let builds = fs::read_dir(self.path().join("builds")).into_iter().flatten().flatten();
+        let places = builds.map(|it| it.path()).chain([self.path().join("vms")]);
+        let strays = places.flat_map(|it| aetherium_vmm::strays(&it).unwrap_or_default());
         let all = strays.flat_map(|stray| stray.processes);
         all.filter_map(|it| rustix::process::Pid::from_raw(it.pid.try_into().ok()?))
     }
@@ -166,15 +167,27 @@ impl Place {
 
     fn slot_files(&self) -> Vec<PathBuf> {
         // No worker ever ran here, or none of its slots.
-        let Ok(worker) = fs::read_to_string(self.path().join("worker-id")) else { return vec![] };
-        let Ok(worker) = worker.trim().parse() else { return vec![] };
-        let own = format!("{}-", aetherium_net::Prefix::of_worker(worker));
+        let worker = fs::read_to_string(self.path().join("worker-id")).ok();
+        let worker =
+            worker.and_then(|id| Some(aetherium_net::Prefix::of_worker(id.trim().parse().ok()?)));
+        let pools = worker.into_iter().map(|it| it.to_string()).chain(self.pools_of_builds());
+        let own: Vec<String> = pools.map(|pool| format!("{pool}-")).collect();
         let list = |dir| fs::read_dir(dir).into_iter().flatten().flatten().map(|it| it.path());
-        let is_own = |name: &Path| name.as_os_str().as_encoded_bytes().starts_with(own.as_bytes());
+        let is_own = |name: &Path| {
+            own.iter().any(|own| name.as_os_str().as_encoded_bytes().starts_with(own.as_bytes()))
+        };
         let named =
             list(NAMESPACES).filter(|it| it.file_name().is_some_and(|it| is_own(it.as_ref())));
         let claimed = list(CLAIMS).filter(|it| fs::read_link(it).is_ok_and(|to| is_own(&to)));
         named.chain(claimed).collect()
+    }
+
+    /// What the slots of builds' VMs that are there have their names of.
+    pub(crate) fn pools_of_builds(&self) -> Vec<String> {
+        let builds = fs::read_dir(self.path().join("builds")).into_iter().flatten().flatten();
+        let vms = builds.filter_map(|it| fs::read_to_string(it.path().join("vm")).ok());
+        vms.filter_map(|it| Some(aetherium_net::Prefix::of_vm(it.parse().ok()?).to_string()))
+            .collect()
     }
 }
 

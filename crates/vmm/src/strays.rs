@@ -31,8 +31,8 @@ pub struct Stray {
     pub processes: Vec<ProcessRef>,
 }
 
-/// Every living process that belongs to a VM whose run directory lies in `run_root`, an
-/// absolute path; by VM. It reads `/proc`, which blocks for some milliseconds: call it off the async threads.
+/// Every living process that belongs to a VM whose run directory is `run_root`, an absolute path, or is one
+/// of that name in it; by VM. It reads `/proc`, which blocks for some milliseconds: call it off the async threads.
 ///
 /// Whether they are strays is for the caller to say, who knows which VMs there should be.
 ///
@@ -91,7 +91,7 @@ fn still_lives(process: &ProcessRef) -> bool {
     }
 }
 
-/// Processes in a jail below `run_root`. The jailer clears their environment, so they carry no mark:
+/// Processes in a jail of `run_root`'s own, or of a VM's directory in it. The jailer clears their environment, so they carry no mark:
 /// their arguments say which VM they would be, and their root directory proves it.
 fn jailed(run_root: &Path) -> Result<Vec<(VmId, ProcessRef)>, VmmError> {
     let all = procfs::all().map_err(VmmError::io("read", "/proc"))?;
@@ -103,10 +103,12 @@ fn jailed(run_root: &Path) -> Result<Vec<(VmId, ProcessRef)>, VmmError> {
             let program = Path::new(arguments.first()?).file_name()?.to_owned();
             let id = arguments.windows(2).find(|pair| pair[0] == "--id")?[1].clone();
             let vm_id: VmId = jail::vm_id(&id)?;
-            let root = run_root.join(vm_id.to_string()).join(program).join(&id).join("root");
+            let jail = Path::new(&program).join(&id).join("root");
+            let roots = [run_root.join(vm_id.to_string()).join(&jail), run_root.join(&jail)];
             let process =
                 ProcessRef { role: Role::Vmm, pid: stat.pid, start_ticks: stat.start_ticks };
-            procfs::has_root(stat.pid, &root).then_some((vm_id, process))
+            let is_in = roots.iter().any(|root| procfs::has_root(stat.pid, root));
+            is_in.then_some((vm_id, process))
         })
         .collect())
 }

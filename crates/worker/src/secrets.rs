@@ -10,7 +10,7 @@ use aetherium_agent_proto::{ExecSpec, system};
 use aetherium_model::{
     Code, Fault, VmId,
     run::Command,
-    secret::{Delivery, SecretName, SecretUses},
+    secret::{Delivery, SecretKind, SecretName, SecretUses},
 };
 use aetherium_secrets::{Masks, SecretValue};
 use aetherium_store::{ReadSecret, RunRef};
@@ -71,6 +71,10 @@ pub(crate) async fn deliver(
             Delivery::Variable => value,
             Delivery::File => {
                 let user = command.user.as_deref();
+                let value = match secret.kind {
+                    SecretKind::SshKey => as_ssh_reads_it(&value),
+                    _ => value,
+                };
                 let path = write_file(agent, run, &variable, &value, user).await;
                 let path = path.map_err(|error| not_delivered(&secret.name, &error))?;
                 SecretValue::new(path.into_bytes())
@@ -79,6 +83,18 @@ pub(crate) async fn deliver(
         env.push((variable, value));
     }
     Ok(Delivered { env, masks })
+}
+
+/// A private key with each of its lines ended as on Unix, the last one too: ssh takes no other, and both get
+/// lost where keys are copied.
+fn as_ssh_reads_it(key: &SecretValue) -> SecretValue {
+    let mut text = Vec::with_capacity(key.reveal().len() + 1);
+    for line in key.reveal().split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        text.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
+        text.push(b'\n');
+    }
+    SecretValue::new(text)
 }
 
 /// The texts of some secrets of a run, by their variables, for what is written about them into the guest's
@@ -210,4 +226,27 @@ fn not_delivered(name: &SecretName, error: &str) -> Fault {
         format!("the secret {name} could not be written into the guest's memory: {error}"),
     )
     .remedy("secrets of files need a VM of their own, which the process driver has not; else read the VM's console")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_keeps_nothing_of_how_it_was_copied() {
+        for copied in ["a\nb", "a\nb\n", "a\r\nb\r\n", "a\r\nb"] {
+            let read = as_ssh_reads_it(&SecretValue::new(copied.into()));
+            assert_eq!(read.reveal(), b"a\nb\n", "{copied:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_as_ssh_writes_it_is_left_as_it_is(lines in proptest::collection::vec("[ -~]{0,20}", 1..9)) {
+            let key = lines.join("\n") + "\n";
+            let read = as_ssh_reads_it(&SecretValue::new(key.clone().into()));
+            prop_assert_eq!(read.reveal(), key.as_bytes());
+        }
+    }
 }

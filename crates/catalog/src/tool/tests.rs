@@ -76,13 +76,16 @@ fn each_family_installs_its_own_packages_and_then_the_tool_is_looked_for() {
     };
     assert_eq!(
         played("apt-get"),
-        "apt-get update\napt-get install -y --no-install-recommends git ca-certificates\n\
+        "apt-get update\napt-get install -y --no-install-recommends git ca-certificates openssh-client\n\
          apt-get clean\nrm\ngit --version\n"
     );
-    assert_eq!(played("apk"), "apk add --no-cache git ca-certificates\ngit --version\n");
+    assert_eq!(
+        played("apk"),
+        "apk add --no-cache git ca-certificates openssh-client\ngit --version\n"
+    );
     assert_eq!(
         played("dnf"),
-        "dnf install -y --setopt=install_weak_deps=False git ca-certificates\ndnf clean all\n\
+        "dnf install -y --setopt=install_weak_deps=False git ca-certificates openssh-clients\ndnf clean all\n\
          git --version\n"
     );
 }

@@ -24,7 +24,9 @@ use aetherium_model::{
     template::Template,
 };
 use aetherium_vmm::VsockChoice;
-use aetherium_worker::{BuildGround, BuildLog, Layout, Settings, StepReuse, build_template};
+use aetherium_worker::{
+    BuildGround, BuildLog, Layout, Settings, SlotChoice, StepReuse, build_template,
+};
 use serde_json::json;
 use std::{
     convert::Infallible,
@@ -56,6 +58,7 @@ pub(crate) async fn from_recipe(
         templates,
         driver: driver.vmm,
         vsock: if build.driver.no_vsock { VsockChoice::Off } else { VsockChoice::Auto },
+        slots: if build.driver.no_slots { SlotChoice::Off } else { SlotChoice::Auto },
         boot_deadline: Settings::default().boot_deadline,
         reuse: if build.no_cache { StepReuse::None } else { StepReuse::Kept },
     };

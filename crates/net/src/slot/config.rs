@@ -2,7 +2,7 @@
 //!
 //! Values only; whether they fit this host is looked at by [`preflight`](super::preflight).
 
-use aetherium_model::WorkerId;
+use aetherium_model::{VmId, WorkerId};
 use std::{fmt, fs, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 /// What every name of a pool begins with: interfaces and namespaces are `<prefix>-<number>`, the
@@ -20,7 +20,15 @@ impl Prefix {
 
     /// The prefix of a worker's pool: `aet` and the last six characters of its id, which are random.
     pub fn of_worker(id: WorkerId) -> Self {
-        let text = id.to_string();
+        Self::of_id(&id.to_string())
+    }
+
+    /// The prefix of a pool that is one VM's alone, made in the same way of its id.
+    pub fn of_vm(id: VmId) -> Self {
+        Self::of_id(&id.to_string())
+    }
+
+    fn of_id(text: &str) -> Self {
         Self(format!("aet{}", &text[text.len() - 6..]))
     }
 
@@ -234,11 +242,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_workers_prefix_is_a_valid_one_and_its_longest_name_fits_an_interface() {
-        let prefix = Prefix::of_worker(WorkerId::new());
-        assert_eq!(prefix.as_str().parse(), Ok(prefix.clone()));
-        let last = "10.0.0.0/14".parse::<VethRange>().unwrap().slots() - 1;
-        assert!(prefix.name(last).len() <= 15, "{}", prefix.name(last));
+    fn a_prefix_of_an_id_is_a_valid_one_and_its_longest_name_fits_an_interface() {
+        for prefix in [Prefix::of_worker(WorkerId::new()), Prefix::of_vm(VmId::new())] {
+            assert_eq!(prefix.as_str().parse(), Ok(prefix.clone()));
+            let last = "10.0.0.0/14".parse::<VethRange>().unwrap().slots() - 1;
+            assert!(prefix.name(last).len() <= 15, "{}", prefix.name(last));
+        }
     }
 
     #[test]

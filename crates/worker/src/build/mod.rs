@@ -12,6 +12,7 @@
 //! process and no file of its VMs is left; what a killed one left, the next one removes.
 
 mod log;
+mod network;
 mod place;
 mod steps;
 mod task;
@@ -19,7 +20,7 @@ mod vm;
 
 pub(crate) use task::{derived, from_task, sweep};
 
-use crate::Layout;
+use crate::{Layout, SlotChoice};
 use aetherium_image::{
     BuildRequest, Draft, InstalledTemplate, Progress, TemplateStore,
     recipe::{Plan, StepCache, disk},
@@ -68,6 +69,8 @@ pub struct BuildGround {
     pub driver: Arc<dyn Vmm>,
     /// Whether they get a virtio socket.
     pub vsock: VsockChoice,
+    /// Whether those whose steps need a network get one of the host's where the driver has none.
+    pub slots: SlotChoice,
     /// How long each may take from its VMM's start to its agent's first answer.
     pub boot_deadline: Duration,
     /// Whether steps that were done before are done again.

@@ -96,6 +96,7 @@ fn built<'a>(
             templates: host.templates.clone(),
             driver: Arc::clone(host.driver()?),
             vsock: host.settings.vsock,
+            slots: host.settings.slots,
             boot_deadline: host.settings.boot_deadline,
             reuse: StepReuse::Kept,
         };

@@ -1,8 +1,8 @@
 //! The VMs of a build: booted with a root disk that is theirs to change, ended in order, and gone.
 
-use super::{BuildGround, BuildLog, place, place::Place, steps, was_cancelled};
+use super::{BuildGround, BuildLog, network, place, place::Place, steps, was_cancelled};
 use crate::{
-    host::guest_net,
+    host::{SlotChoice, guest_net},
     vm::{self, Bootable},
 };
 use aetherium_agent_proto::{
@@ -18,6 +18,7 @@ use aetherium_model::{
     resources::{DriverKind, NetworkMode, Resources},
     tuning::Tuning,
 };
+use aetherium_net::Slot;
 use aetherium_vmm::{
     Boot, Disk, LaunchSpec, Machine, VsockChoice, firecracker::plan::TransportChoice,
 };
@@ -62,13 +63,28 @@ impl<'a> Guests<'a> {
         log: &dyn BuildLog,
         cancelled: &CancellationToken,
     ) -> Result<(), Fault> {
-        let place = Place::make(&self.ground.layout.builds())?;
+        let vm_id = VmId::new();
+        let place = Place::make(&self.ground.layout.builds(), vm_id)?;
+        let outcome = Box::pin(self.run_in(&place, vm_id, root, layer, log, cancelled)).await;
+        place.clear(&self.ground.driver).await;
+        outcome
+    }
+
+    async fn run_in(
+        &self,
+        place: &Place,
+        vm_id: VmId,
+        root: &Path,
+        layer: &Layer,
+        log: &dyn BuildLog,
+        cancelled: &CancellationToken,
+    ) -> Result<(), Fault> {
         let token = Token::from_random(rand::random());
-        let spec = self.prepare(&place, root, layer.network, &token).await?;
-        let driver = &self.ground.driver;
+        let slot = self.slot(place, vm_id, layer.network).await?;
+        let spec = self.prepare(place, vm_id, root, layer.network, &token, slot).await?;
         // Dropped, a launch leaves nothing behind.
         let machine = tokio::select! {
-            machine = driver.launch(&spec) => machine?,
+            machine = self.ground.driver.launch(&spec) => machine?,
             () = cancelled.cancelled() => return Err(was_cancelled()),
         };
         let outcome = tokio::select! {
@@ -78,11 +94,26 @@ impl<'a> Guests<'a> {
         if let Err(error) = machine.kill(KILL_DEADLINE).await {
             tracing::error!(%error, "a process of a build's VM would not die");
         }
-        if let Err(error) = driver.sweep(spec.vm_id, place.path()).await {
-            tracing::error!(%error, "something of a build's VM is left");
-        }
-        place.remove();
         outcome
+    }
+
+    /// A slot for a VM whose driver has no network of its own, where a step needs one or the agent is
+    /// reached in no other way.
+    async fn slot(
+        &self,
+        place: &Place,
+        vm_id: VmId,
+        network: NetworkMode,
+    ) -> Result<Option<Slot>, Fault> {
+        let BuildGround { driver, vsock, slots, .. } = self.ground;
+        let alone = network == NetworkMode::Isolated && *vsock == VsockChoice::Auto;
+        if driver.kind() != DriverKind::Firecracker || alone {
+            return Ok(None);
+        }
+        match slots {
+            SlotChoice::Auto => network::make(place, vm_id, network).await.map(Some),
+            SlotChoice::Off => Err(network::refused("networks were given up by --no-slots")),
+        }
     }
 
     async fn story(
@@ -111,12 +142,14 @@ impl<'a> Guests<'a> {
     async fn prepare(
         &self,
         place: &Place,
+        vm_id: VmId,
         root: &Path,
         network: NetworkMode,
         token: &Token,
+        slot: Option<Slot>,
     ) -> Result<LaunchSpec, Fault> {
         let kind = self.ground.driver.kind();
-        let net = seen_by_guest(kind, network)?;
+        let net = seen_by_guest(kind, network, slot.is_some());
         let vsock = self.ground.vsock;
         let config = GuestConfig {
             token: Some(token.clone()),
@@ -135,7 +168,7 @@ impl<'a> Guests<'a> {
         let kernel = vm::guest_kernel(&template);
         let transport = self.draft.manifest().kernel.transport;
         Ok(LaunchSpec {
-            vm_id: VmId::new(),
+            vm_id,
             run_dir: place.path().to_owned(),
             resources: self.size,
             boot: Boot::Kernel { kernel, initrd, disks: vec![disk] },
@@ -144,7 +177,7 @@ impl<'a> Guests<'a> {
             transport: transport.map_or(TransportChoice::Auto, TransportChoice::Only),
             snapshots: None,
             tuning: Tuning::default(),
-            slot: None,
+            slot,
             volatile: None,
         })
     }
@@ -152,17 +185,12 @@ impl<'a> Guests<'a> {
 
 /// The network as the guest is told of it. Without a way out there are no name servers, so that none
 /// are written into the template.
-fn seen_by_guest(driver: DriverKind, network: NetworkMode) -> Result<Option<GuestNet>, Fault> {
-    match (driver, network) {
-        (DriverKind::Firecracker, NetworkMode::Isolated) => Ok(None),
-        (DriverKind::Firecracker, NetworkMode::Egress) => Err(Fault::new(
-            Code::Conflict,
-            "a build's VMs have no network under Firecracker, and a step needs one",
-        )
-        .remedy("build with --driver qemu; VMs of the template may run under Firecracker")),
-        (_, NetworkMode::Egress) => Ok(Some(guest_net())),
-        (_, NetworkMode::Isolated) => Ok(Some(GuestNet { dns: Vec::new(), ..guest_net() })),
-    }
+fn seen_by_guest(driver: DriverKind, network: NetworkMode, has_slot: bool) -> Option<GuestNet> {
+    let has_one = driver != DriverKind::Firecracker || has_slot;
+    has_one.then(|| match network {
+        NetworkMode::Egress => guest_net(),
+        NetworkMode::Isolated => GuestNet { dns: Vec::new(), ..guest_net() },
+    })
 }
 
 #[cfg(test)]
@@ -171,10 +199,12 @@ mod tests {
 
     #[test]
     fn a_guest_without_a_way_out_is_told_no_name_servers() {
-        let told = |network| seen_by_guest(DriverKind::Qemu, network).unwrap().unwrap().dns;
-        assert!(told(NetworkMode::Isolated).is_empty());
-        assert!(!told(NetworkMode::Egress).is_empty());
-        let refused = seen_by_guest(DriverKind::Firecracker, NetworkMode::Egress).unwrap_err();
-        assert!(refused.remedy.contains("--driver qemu"), "{refused}");
+        for (driver, has_slot) in [(DriverKind::Qemu, false), (DriverKind::Firecracker, true)] {
+            let told = |network| seen_by_guest(driver, network, has_slot).unwrap().dns;
+            assert!(told(NetworkMode::Isolated).is_empty());
+            assert!(!told(NetworkMode::Egress).is_empty());
+        }
+        let alone = seen_by_guest(DriverKind::Firecracker, NetworkMode::Isolated, false);
+        assert_eq!(alone, None);
     }
 }

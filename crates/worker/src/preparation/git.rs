@@ -82,6 +82,31 @@ pub(super) fn command(repository: &Repository, path: &str) -> Result<Command, Fa
     Ok(Command { env, secrets: credential(repository)?, cwd: Some("/".to_owned()), ..command })
 }
 
+/// The fault of a clone that failed, with the reason where ssh gave one: git says after it only that it
+/// could not read from the server.
+pub(super) fn explained(repository: &Repository, fault: Fault) -> Fault {
+    let said = |what: &str| fault.evidence.iter().any(|line| line.contains(what));
+    let (detail, remedy) = if said("Host key verification failed") {
+        (
+            "the server shows no host key that is in known_hosts",
+            "compare what the server shows (`ssh-keyscan HOST`) with what its owner publishes, and give that as known_hosts; if the two differ, somebody may be in between",
+        )
+    } else if !said("Permission denied (publickey") {
+        return fault.remedy("read what git said; correct the repository or its credential, and prepare it again (`aetherium ws retry`)");
+    } else if repository.credential.is_none() {
+        (
+            "the server wants a key, and none was given",
+            "keep a key as a secret of kind ssh_key, and name it as the repository's credential",
+        )
+    } else {
+        (
+            "the server lets nobody in with the key that it was shown",
+            "let the key's public half in at the server, for the user of the URL; a key with a passphrase cannot be used",
+        )
+    };
+    Fault { detail: detail.to_owned(), ..fault }.remedy(remedy)
+}
+
 /// Scheme and server of a URL: what git takes a helper to be for.
 fn server(url: &str) -> &str {
     let path =
@@ -117,6 +142,25 @@ mod tests {
         assert!(fault.detail.contains("known_hosts"), "{fault}");
         let known = json!({ "url": "git@example.org:a.git", "known_hosts": "example.org x y" });
         assert!(command(&repository(known), "/a").is_ok());
+    }
+
+    #[test]
+    fn the_reason_that_ssh_gives_is_the_faults_and_any_other_is_read_by_a_person() {
+        let why = |credential: Option<&str>, line: &str| {
+            let url = "git@example.org:a.git";
+            let repository = repository(json!({ "url": url, "credential": credential }));
+            let fault = Fault::new(Code::StepFailed, "ended with exit code 128");
+            explained(&repository, fault.evidence(["before".to_owned(), line.to_owned()]))
+        };
+        let verified = why(None, "Host key verification failed.");
+        assert!(verified.detail.contains("known_hosts"), "{verified}");
+        assert_eq!(verified.evidence.len(), 2);
+        let denied = "git@example.org: Permission denied (publickey,password).";
+        assert!(why(None, denied).detail.contains("none was given"));
+        assert!(why(Some("KEY"), denied).detail.contains("lets nobody in"));
+        let other = why(Some("KEY"), "fatal: Could not read from remote repository.");
+        assert_eq!(other.detail, "ended with exit code 128");
+        assert!(other.remedy.contains("git said"));
     }
 
     #[test]

@@ -102,9 +102,7 @@ impl Ground<'_> {
         match Box::pin(self.run(step, Command { user: person.user, ..command })).await? {
             (Exit::Exited { code: git::NO_GIT }, _) => Err(missing("git")),
             (Exit::Exited { code: git::NO_SSH }, _) => Err(missing("ssh")),
-            (exit, tail) => judged(exit, tail).map_err(|fault| {
-                fault.remedy("read what git said; correct the repository or its credential, and prepare it again (`aetherium ws retry`)")
-            }),
+            (exit, tail) => judged(exit, tail).map_err(|fault| git::explained(repository, fault)),
         }
     }
 
