@@ -3,7 +3,7 @@
 use crate::world::{Place, Server};
 use aetherium_model::resources::DriverKind;
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     process::{Command, Output, Stdio},
 };
 
@@ -170,6 +170,77 @@ fn doctor_names_what_it_checked_for_people_and_programs() {
         assert!(finding["check"].is_string() && finding["why"].is_string(), "{finding:#}");
         assert!(finding["verdict"] == "ok" || finding["remedy"].is_string(), "{finding:#}");
     }
+}
+
+/// Runs a program whose reader goes after so many lines, or before the first.
+fn run_unread(place: &Place, args: &[&str], lines: usize) -> (Vec<String>, String, Option<i32>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let reader = (lines > 0).then_some(reader);
+    let child = place
+        .aetherium()
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let over = kill_after(&child, crate::world::BOOT);
+    let read = reader.into_iter().flat_map(|it| BufReader::new(it).lines()).take(lines);
+    let read = read.map(Result::unwrap).collect();
+    let output = child.wait_with_output().unwrap();
+    drop(over);
+    let (_, err, code) = said(&output);
+    (read, err, code)
+}
+
+#[tokio::test]
+async fn whoever_reads_no_further_ends_a_program_quietly() {
+    let place = Place::new();
+    let server = Server::start(&place, DriverKind::Process).await;
+    server.workspace("unread").await;
+    for verb in [
+        &["tool", "list"][..],
+        &["--json", "tool", "list"],
+        &["ws", "list"],
+        &["ws", "get", "unread"],
+        &["openapi"],
+        &["completion", "bash"],
+        &["config", "schema"],
+        &["status"],
+        &["ws", "exec", "unread", "--", "yes"],
+        &["events", "--follow", "--after", "0"],
+    ] {
+        let (_, err, code) = run_unread(&place, verb, 0);
+        assert_eq!((err.as_str(), code), ("", Some(141)), "{verb:?}");
+    }
+    // These have more to say on standard error.
+    for verb in [&["template", "list"][..], &["template", "export", "default"]] {
+        let (_, err, code) = run_unread(&place, verb, 0);
+        let is_quiet = !err.contains("error") && !err.contains("panicked");
+        assert!(is_quiet && code == Some(141), "{verb:?}: {code:?} {err}");
+    }
+    // What cannot be written for another reason is told.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let told = place.aetherium().args(["tool", "list"]).stdout(full).output().unwrap();
+    let (_, err, code) = said(&told);
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("error: cannot write to standard output"), "{err}");
+    server.stop().await;
+    place.assert_no_vm_is_left();
+}
+
+#[test]
+fn a_vm_whose_output_nobody_reads_any_more_is_ended() {
+    let place = Place::new();
+    let run = ["run", "--driver", "process", "--", "sh", "-c", "echo first; exec yes"];
+    let (read, err, code) = run_unread(&place, &run, 1);
+    assert_eq!((read, code), (vec!["first".to_owned()], Some(141)), "{err}");
+    assert!(!err.contains("panicked") && !err.contains("error"), "{err}");
+    place.assert_no_vm_is_left();
+    let prompt = ["quickstart", "--driver", "process", "--prompt", "echo first; exec yes"];
+    let (read, err, code) = run_unread(&place, &prompt, 1);
+    assert_eq!((read, code), (vec!["first".to_owned()], Some(141)), "{err}");
+    place.assert_no_vm_is_left();
 }
 
 #[test]

@@ -32,8 +32,11 @@ async fn a_simulated_vm_lives_as_any_other_and_leaves_no_process() {
 /// The figures of a benchmark, by name, whatever their goals: this machine may be busy.
 fn bench(place: &Place, arguments: &[&str]) -> BTreeMap<String, f64> {
     let ran = place.aetherium().args(["--json", "bench"]).args(arguments).output().unwrap();
-    let figures: Vec<Value> = serde_json::from_slice(&ran.stdout)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&ran.stderr)));
+    let told = String::from_utf8_lossy(&ran.stderr);
+    let figures: Vec<Value> =
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|_| panic!("{told}"));
+    // Its database goes last: nobody misses it.
+    assert!(told.lines().all(|line| line.starts_with('…')), "{told}");
     let named =
         |it: &Value| (it["name"].as_str().unwrap().to_owned(), it["value"].as_f64().unwrap());
     figures.iter().map(named).collect()
@@ -41,8 +44,10 @@ fn bench(place: &Place, arguments: &[&str]) -> BTreeMap<String, f64> {
 
 #[test]
 fn a_fleet_in_one_process_runs_every_vm() {
-    let arguments = ["fleet", "--workers", "3", "--vms", "12", "--rate", "20", "--seconds", "1s"];
-    let figures = bench(&Place::new(), &arguments);
+    let database = test_servers::Postgres::of_this_process().database();
+    let size = ["--workers", "3", "--vms", "12", "--rate", "20", "--seconds", "1s"];
+    let figures =
+        bench(&Place::new(), &[&["fleet"], &size[..], &["--database", &database]].concat());
     assert_eq!(figures["fleet.not_running"], 0.0, "{figures:?}");
     // No VM runs before its model lets it.
     assert!(figures["fleet.accepted_to_running.p50"] > 50.0, "{figures:?}");

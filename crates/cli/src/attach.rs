@@ -1,6 +1,6 @@
 //! One command in a VM with this terminal's standard input, output and error.
 
-use crate::{client::Client, error::CliError, progress::Bars};
+use crate::{client::Client, error::CliError, progress::Bars, stdio::Stdout};
 use aetherium_model::{
     Code, Fault,
     interactive::{
@@ -71,8 +71,8 @@ impl Output for Terminal {
     }
 
     fn stdout(&mut self, bytes: &[u8]) {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(bytes).and_then(|()| out.flush());
+        // Whoever waits for the command's end hears of it where it ought to.
+        let _ = Stdout.write_all(bytes).and_then(|()| Stdout.flush());
     }
 
     fn stderr(&mut self, bytes: &[u8]) {

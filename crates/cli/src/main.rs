@@ -7,7 +7,11 @@
 //! - `client.rs` and `attach.rs` talk to a server, whoever runs it. Every verb that touches VMs goes
 //!   through them: there is no second way in.
 //! - `operations.rs` is the listener that operators of a server ask.
+//! - `stdio.rs` is how everything here prints.
 //! - `datadir.rs` knows where a server and its clients find each other.
+
+#[macro_use]
+mod stdio;
 
 mod args;
 mod attach;
@@ -29,6 +33,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     tune_allocator();
     let args = args::Args::parse();
+    if args.command.only_asks() {
+        stdio::end_at_once_when_unread();
+    }
     aetherium_image::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
     // A thread may be waiting for standard input for ever.
     runtime.shutdown_background();
     match ended {
-        Ok(code) => code,
+        Ok(code) => stdio::exit_code(code),
         Err(error) => {
             error.print();
             error.exit_code()

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 /// The longest idle timeout: a week, in seconds.
 pub const MAX_IDLE_TIMEOUT_S: u32 = 7 * 24 * 3600;
+/// So many of the newest versions of an environment are kept. Of those before them only the first is, and
+/// what workspaces were made from.
+pub const KEPT_VERSIONS: u32 = 1000;
 /// The largest setup, in bytes of JSON: each workspace has a copy, which its lists show.
 const MAX_SETUP_BYTES: usize = 256 * 1024;
 /// The longest description, in characters.

@@ -10,11 +10,12 @@ use crate::{
 };
 use aetherium_model::{
     EnvironmentId, Name, Timestamp,
-    environment::{Environment, EnvironmentSpec},
+    environment::{Environment, EnvironmentSpec, KEPT_VERSIONS, MadeFrom},
     event::{EventData, EventType, Subject},
     page::{Page, PageRequest},
 };
 use sqlx::any::AnyRow;
+use std::collections::HashSet;
 
 /// The versions of the environment `$1`, each with what is the same in all of them.
 macro_rules! versions {
@@ -153,7 +154,7 @@ impl Store {
 
     /// Makes the next version of an environment, if `seen` is the newest: who did not see what another
     /// wrote cannot overwrite it. What it says already makes no version, so that the same change may be
-    /// asked for twice.
+    /// asked for twice. Versions beyond [`KEPT_VERSIONS`] are forgotten.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`] if there is a newer version than `seen`, or
@@ -194,6 +195,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             keep_version(&mut tx, &next).await?;
+            forget_versions(&mut tx, &next).await?;
             event_log::note(&mut tx, noted(EventType::EnvironmentChanged, &next), now).await?;
             tx.commit().await?;
             Ok(next)
@@ -256,6 +258,41 @@ async fn keep_version(tx: &mut Tx, environment: &Environment) -> Result<(), Stor
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Forgets the versions that are too old for being kept. The first is what a create answers that is repeated.
+async fn forget_versions(tx: &mut Tx, newest: &Environment) -> Result<(), StoreError> {
+    let last = newest.version.saturating_sub(KEPT_VERSIONS);
+    if last <= 1 {
+        return Ok(());
+    }
+    let id = newest.id.to_string();
+    let old = "SELECT version FROM environment_versions \
+               WHERE environment_id = $1 AND version > 1 AND version <= $2";
+    let old = sqlx::query(old).bind(&id).bind(i64::from(last)).fetch_all(&mut **tx).await?;
+    let in_use = versions_in_use(tx, newest.id).await?;
+    for row in &old {
+        let version: u32 = row::number(row, "version")?;
+        if !in_use.contains(&version) {
+            sqlx::query(
+                "DELETE FROM environment_versions WHERE environment_id = $1 AND version = $2",
+            )
+            .bind(&id)
+            .bind(i64::from(version))
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// The versions that workspaces were made from.
+async fn versions_in_use(tx: &mut Tx, id: EnvironmentId) -> Result<HashSet<u32>, StoreError> {
+    let made = "SELECT DISTINCT environment_json FROM workspaces WHERE environment_json LIKE $1";
+    let made = sqlx::query(made).bind(format!("%{id}%")).fetch_all(&mut **tx).await?;
+    let made = made.iter().map(|row| row::json::<MadeFrom>(row, "environment_json"));
+    let made = made.collect::<Result<Vec<_>, _>>()?;
+    Ok(made.into_iter().filter(|it| it.id == id).map(|it| it.version).collect())
 }
 
 fn decode(from: &AnyRow) -> Result<Environment, StoreError> {

@@ -360,13 +360,15 @@ pub(crate) fn identity(layout: &Layout) -> Result<WorkerId, WorkerError> {
 pub(crate) struct Registry {
     handles: Mutex<HashMap<VmId, VmHandle>>,
     actors: TaskTracker,
+    /// Fires when the VMs are left to themselves.
+    left: CancellationToken,
 }
 
 impl Registry {
     /// Enters a VM and runs its actor.
     pub(crate) fn enter(&self, handle: VmHandle, actor: impl Future<Output = ()> + Send + 'static) {
         self.lock().insert(handle.id(), handle);
-        self.actors.spawn(actor);
+        self.actors.spawn(self.left.clone().run_until_cancelled_owned(actor));
     }
 
     /// Forgets a VM; its actor does this as it ends.
@@ -413,6 +415,13 @@ impl Registry {
     pub(crate) async fn stop_all(&self, reason: &Fault) {
         let handles: Vec<VmHandle> = self.lock().values().cloned().collect();
         futures::future::join_all(handles.iter().map(|handle| handle.stop(reason.clone()))).await;
+        self.actors.close();
+        self.actors.wait().await;
+    }
+
+    /// Ends the actors and leaves their VMs as they are.
+    pub(crate) async fn leave(&self) {
+        self.left.cancel();
         self.actors.close();
         self.actors.wait().await;
     }

@@ -87,7 +87,7 @@ use metrics::WorkerMetrics;
 use std::{
     collections::HashSet,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -109,8 +109,7 @@ pub struct Parts {
     pub settings: Settings,
 }
 
-/// A running worker. Stop it with [`Worker::drain`]; dropping it leaves its VMs running for the
-/// next process of this worker to take over.
+/// A running worker. Stop it with [`Worker::drain`], or with [`Worker::leave`] where its VMs are to go on.
 pub struct Worker {
     host: Arc<Host>,
     stop_consumer: CancellationToken,
@@ -262,6 +261,35 @@ impl Worker {
         }
         heartbeat::announce(&self.host, WorkerState::Stopped).await;
     }
+
+    /// Stops where it stands, as if its process were killed: nothing is ended, given back or announced.
+    /// VMs that outlive this process go on for the worker's next one, which also finds the tasks that were
+    /// in hand. What has not stopped after `at_most` is cut off.
+    pub async fn leave(self, at_most: Duration) {
+        let deadline = tokio::time::Instant::now() + at_most;
+        self.stop_serving.cancel();
+        // Before the VMs' actors go, whose handlers would take it for the VMs' end. They go with it.
+        cut_off(self.consumer).await;
+        self.host.draining.cancel();
+        for mut task in self.serving {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                cut_off(task).await;
+            }
+        }
+        let rest = async {
+            self.host.logins.end().await;
+            self.host.vms.leave().await;
+        };
+        if tokio::time::timeout_at(deadline, rest).await.is_err() {
+            tracing::warn!(worker = %self.host.id, "it is left with tasks that do not end");
+        }
+    }
+}
+
+async fn cut_off(task: JoinHandle<()>) {
+    task.abort();
+    // It has ended, of itself or so.
+    let _ = task.await;
 }
 
 async fn consume(consumer: Consumer, stop: CancellationToken) {

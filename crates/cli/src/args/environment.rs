@@ -114,8 +114,8 @@ pub(crate) struct EnvironmentArgs {
 }
 
 impl EnvironmentArgs {
-    /// What the arguments say, without the file.
-    pub(crate) fn spec(&self) -> Result<EnvironmentSpec, String> {
+    /// What the arguments say, over a specification that has this repository.
+    pub(crate) fn spec(&self, repository: Option<&Repository>) -> Result<EnvironmentSpec, String> {
         Ok(EnvironmentSpec {
             description: self.description.clone().unwrap_or_default(),
             ai_assistant: self.assistant.clone(),
@@ -128,7 +128,7 @@ impl EnvironmentArgs {
             idle_timeout_s: self.idle_timeout_s,
             idle_action: self.idle_action,
             placement: Default::default(),
-            setup: self.setup.setup()?,
+            setup: self.setup.setup(repository)?,
         })
     }
 }
@@ -136,23 +136,24 @@ impl EnvironmentArgs {
 /// What is put into a workspace.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct SetupArgs {
-    /// A git repository that is cloned into it: https://…, http://…, ssh://… or user@host:path.
+    /// A git repository that is cloned into it: https://…, http://…, ssh://… or user@host:path. What is said
+    /// of it without its address is said of the one that it has by its environment or file.
     #[arg(long, value_name = "URL")]
     repository: Option<String>,
     /// The branch, tag or commit that is checked out.
-    #[arg(long, requires = "repository", value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION")]
     branch: Option<String>,
     /// How many commits are fetched; all where absent.
-    #[arg(long, requires = "repository", value_name = "COMMITS")]
+    #[arg(long, value_name = "COMMITS")]
     depth: Option<u32>,
     /// Where the repository goes; `workspace` in the user's home where absent.
-    #[arg(long, requires = "repository", value_name = "DIR", value_parser = of::<GuestPath>)]
+    #[arg(long, value_name = "DIR", value_parser = of::<GuestPath>)]
     clone_to: Option<GuestPath>,
     /// The secret that the repository's server is spoken to with: a `git_token` or an `ssh_key`.
-    #[arg(long, requires = "repository", value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET")]
     credential: Option<SecretName>,
     /// The file with the server's keys, as lines of ssh's known_hosts; needed for ssh.
-    #[arg(long, requires = "repository", value_name = "FILE", value_parser = content)]
+    #[arg(long, value_name = "FILE", value_parser = content)]
     known_hosts: Option<String>,
     /// A tool that it has, such as `nodejs@20`; may be repeated.
     #[arg(long = "tool", value_name = "TOOL[@VERSION]")]
@@ -174,16 +175,9 @@ pub(crate) struct SetupArgs {
 }
 
 impl SetupArgs {
-    /// As the model has it.
-    pub(crate) fn setup(&self) -> Result<Setup, String> {
-        let repository = self.repository.clone().map(|url| Repository {
-            url,
-            branch: self.branch.clone(),
-            depth: self.depth,
-            path: self.clone_to.clone(),
-            credential: self.credential.clone(),
-            known_hosts: self.known_hosts.clone(),
-        });
+    /// As the model has it, over something that has this repository.
+    pub(crate) fn setup(&self, repository: Option<&Repository>) -> Result<Setup, String> {
+        let repository = self.repository(repository)?;
         let step = |run: &String| Step {
             name: None,
             action: StepAction::Script(Script {
@@ -206,6 +200,47 @@ impl SetupArgs {
             assistant: self.options.options(),
             ..Setup::default()
         })
+    }
+
+    /// An argument that says something of a repository and not which, if one does.
+    pub(crate) fn of_another_repository(&self) -> Option<&'static str> {
+        let said = [
+            ("--branch", self.branch.is_some()),
+            ("--depth", self.depth.is_some()),
+            ("--clone-to", self.clone_to.is_some()),
+            ("--credential", self.credential.is_some()),
+            ("--known-hosts", self.known_hosts.is_some()),
+        ];
+        let mut said = said.into_iter().filter(|(_, is_said)| *is_said);
+        said.next().map(|(argument, _)| argument).filter(|_| self.repository.is_none())
+    }
+
+    /// The repository that was named, else this one with what is said of it.
+    fn repository(&self, other: Option<&Repository>) -> Result<Option<Repository>, String> {
+        let of_another = self.of_another_repository();
+        let base = match (&self.repository, of_another, other) {
+            (Some(url), _, _) => Repository {
+                url: url.clone(),
+                branch: None,
+                depth: None,
+                path: None,
+                credential: None,
+                known_hosts: None,
+            },
+            (None, None, _) => return Ok(None),
+            (None, Some(_), Some(other)) => other.clone(),
+            (None, Some(argument), None) => {
+                return Err(format!("{argument}: of which repository? name it with --repository"));
+            }
+        };
+        Ok(Some(Repository {
+            branch: self.branch.clone().or(base.branch),
+            depth: self.depth.or(base.depth),
+            path: self.clone_to.clone().or(base.path),
+            credential: self.credential.clone().or(base.credential),
+            known_hosts: self.known_hosts.clone().or(base.known_hosts),
+            url: base.url,
+        }))
     }
 }
 
@@ -232,5 +267,43 @@ impl AssistantArgs {
     pub(crate) fn options(&self) -> AssistantOptions {
         let Self { model, system_prompt, permission_mode } = self.clone();
         AssistantOptions { model, system_prompt, permission_mode }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use serde_json::json;
+
+    #[derive(Parser)]
+    struct Given {
+        #[command(flatten)]
+        setup: SetupArgs,
+    }
+
+    fn repository(arguments: &[&str], other: Option<&Repository>) -> serde_json::Value {
+        let given = Given::try_parse_from([&["x"], arguments].concat()).unwrap();
+        match given.setup.setup(other) {
+            Ok(setup) => serde_json::to_value(setup.repository).unwrap(),
+            Err(problem) => json!(problem),
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_repository_without_its_address_is_said_of_the_other_one() {
+        let other = json!({"url": "https://h/a", "branch": "main", "depth": 5, "credential": "T"});
+        let other: Repository = serde_json::from_value(other).unwrap();
+        assert_eq!(repository(&[], Some(&other)), json!(null));
+        assert_eq!(
+            repository(&["--branch", "fix"], Some(&other)),
+            json!({"url": "https://h/a", "branch": "fix", "depth": 5, "credential": "T"})
+        );
+        assert_eq!(
+            repository(&["--repository", "https://h/b", "--depth", "1"], Some(&other)),
+            json!({"url": "https://h/b", "depth": 1})
+        );
+        let problem = repository(&["--branch", "fix"], None);
+        assert!(problem.as_str().unwrap().contains("--branch"), "{problem}");
     }
 }

@@ -261,6 +261,41 @@ impl Command {
         self.service().is_some()
     }
 
+    /// Whether the verb asks a server, or itself, and shows the answer: it has nothing that would have to be
+    /// ended in order.
+    pub(crate) const fn only_asks(&self) -> bool {
+        match self {
+            Self::Exec(_)
+            | Self::Ws { .. }
+            | Self::Env { .. }
+            | Self::Vm { .. }
+            | Self::Task { .. }
+            | Self::Events(_)
+            | Self::Webhook { .. }
+            | Self::Secret { .. }
+            | Self::Project { .. }
+            | Self::Tool { .. }
+            | Self::Assistant { .. }
+            | Self::Worker { verb: Some(_), .. }
+            | Self::Status
+            | Self::Top(_)
+            | Self::Config { .. }
+            | Self::Openapi
+            | Self::Completion { .. } => true,
+            Self::Up(_)
+            | Self::Run(_)
+            | Self::Template { .. }
+            | Self::Kernel { .. }
+            | Self::Host { .. }
+            | Self::Gateway(_)
+            | Self::Worker { verb: None, .. }
+            | Self::Doctor(_)
+            | Self::Migrate(_)
+            | Self::Quickstart(_)
+            | Self::Bench { .. } => false,
+        }
+    }
+
     /// The role's name in traces, where the verb is a server.
     pub(crate) const fn service(&self) -> Option<&'static str> {
         match self {

@@ -23,7 +23,7 @@ What is said here goes before what the environment says; tools and steps come af
 
 Examples:
   aetherium ws create demo
-  aetherium ws create demo --environment web --branch fix/login --repository https://git.example.org/web.git
+  aetherium ws create demo --environment web --branch fix/login
   aetherium ws create demo --tool nodejs@20 --env STAGE=test --prepare 'npm ci' --wait")]
     Create(Box<WsCreateArgs>),
     /// List them.

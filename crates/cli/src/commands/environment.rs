@@ -85,7 +85,7 @@ fn parse(path: &Path, text: &str) -> Result<EnvironmentSpec, CliError> {
 /// What it says, with what the arguments say.
 fn over(spec: &EnvironmentSpec, given: &EnvironmentArgs) -> Result<EnvironmentSpec, CliError> {
     let invalid = |problem: String| Fault::new(Code::InvalidRequest, problem);
-    let given = given.spec().map_err(invalid)?;
+    let given = given.spec(spec.setup.repository.as_ref()).map_err(invalid)?;
     let both = spec.with(&given);
     Ok(both.map_err(|it| invalid(format!("{}: {}", it.field, it.problem)))?)
 }

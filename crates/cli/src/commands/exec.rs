@@ -8,6 +8,7 @@ use crate::{
     datadir::DataDir,
     error::CliError,
     server::{Server, ServerConfig},
+    stdio::{self, EXIT_NO_READER},
 };
 use aetherium_model::{Code, Fault, run::Command, task::Task, vm::Vm};
 use std::process::ExitCode;
@@ -65,15 +66,20 @@ async fn run_on(client: &Client, run: &RunArgs, command: &Command) -> Result<Exi
         .await
         .map_err(|error| error.exiting_with(EXIT_SYSTEM))?;
     let id = vm.id.to_string();
-    let ended =
-        attach::run(client, &format!("vms/{id}"), command, Input::Standard, &mut terminal).await;
+    let place = format!("vms/{id}");
+    let ended = tokio::select! {
+        ended = attach::run(client, &place, command, Input::Standard, &mut terminal) => {
+            ended.map(|end| exit_code(end.exit_code))
+        }
+        () = stdio::reader_gone() => Ok(EXIT_NO_READER.into()),
+    };
     drop(terminal);
     if let Err(error) = client.delete::<Task>(&format!("/vms/{id}")).await
         && error.fault().code != Code::NotFound
     {
         error.print();
     }
-    Ok(exit_code(ended?.exit_code))
+    ended
 }
 
 fn checked(command: Command) -> Result<Command, CliError> {

@@ -35,6 +35,7 @@ use crate::{
     args::{Args, Command, ListArgs},
     error::CliError,
     print,
+    stdio::Stdout,
 };
 use clap::CommandFactory as _;
 use std::process::ExitCode;
@@ -70,12 +71,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Config { verb } => config::dispatch(verb)?,
         Command::Openapi => print::json(&aetherium_gateway::openapi())?,
         Command::Completion { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Args::command(),
-                "aetherium",
-                &mut std::io::stdout(),
-            );
+            clap_complete::generate(*shell, &mut Args::command(), "aetherium", &mut Stdout);
         }
     }
     Ok(ExitCode::SUCCESS)

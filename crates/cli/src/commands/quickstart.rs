@@ -10,6 +10,7 @@ use crate::{
     print,
     progress::Bars,
     server::{Server, ServerConfig},
+    stdio::{self, EXIT_NO_READER},
 };
 use aetherium_gateway::api::{CreatePrompt, CreateWorkspace};
 use aetherium_model::{
@@ -57,11 +58,16 @@ pub(crate) async fn quickstart(args: &Args, wanted: &QuickstartArgs) -> Result<E
 
     let client = server.client()?;
     let told = tokio::select! {
-        told = story(&client, wanted) => told,
-        _ = tokio::signal::ctrl_c() => Err(CliError::new(Fault::new(Code::Cancelled, "interrupted")).exiting_with(130)),
+        told = story(&client, wanted) => Some(told),
+        _ = tokio::signal::ctrl_c() => {
+            let fault = Fault::new(Code::Cancelled, "interrupted");
+            Some(Err(CliError::new(fault).exiting_with(130)))
+        }
+        () = stdio::reader_gone() => None,
     };
     let began = Instant::now();
     server.stop().await;
+    let Some(told) = told else { return Ok(EXIT_NO_READER.into()) };
     let (vm, exit, total_ms) = told?;
     stages.extend(vm_stages(&vm, &exit));
     stages.push(Stage {

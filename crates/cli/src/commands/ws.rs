@@ -13,6 +13,7 @@ use crate::{
 use aetherium_gateway::api::{Accepted, Assistant, CreatePrompt, CreateWorkspace};
 use aetherium_model::{
     Code, Fault, Name, PromptId,
+    environment::Environment,
     output::{EventBody, OutputEvent, Stream},
     page::Page,
     run::RunState,
@@ -91,8 +92,17 @@ pub(crate) async fn dispatch(args: &Args, verb: &WsCommand) -> Result<ExitCode, 
 
 async fn create(args: &Args, client: &Client, wanted: &WsCreateArgs) -> Result<(), CliError> {
     let vm = &wanted.vm;
-    let setup =
-        wanted.setup.setup().map_err(|problem| Fault::new(Code::InvalidRequest, problem))?;
+    let environment: Option<Environment> = match &wanted.environment {
+        Some(name) if wanted.setup.of_another_repository().is_some() => {
+            Some(client.get(&format!("/environments/{name}")).await?)
+        }
+        _ => None,
+    };
+    let repository = environment.as_ref().and_then(|it| it.spec.setup.repository.as_ref());
+    let setup = wanted
+        .setup
+        .setup(repository)
+        .map_err(|problem| Fault::new(Code::InvalidRequest, problem))?;
     let request = CreateWorkspace {
         environment: wanted.environment.clone(),
         ai_assistant: wanted.assistant.clone(),

@@ -3,7 +3,7 @@
 use crate::support::*;
 use aetherium_model::{
     EnvironmentId, WorkerId,
-    environment::{Environment, EnvironmentSpec},
+    environment::{Environment, EnvironmentSpec, KEPT_VERSIONS},
     event::{EventFilter, EventType, SubjectKind},
     page::PageRequest,
     setup::Setup,
@@ -126,6 +126,44 @@ async fn a_workspace_keeps_what_it_was_made_from_when_that_is_gone(engine: Engin
     made(&db.store, "web").await;
 }
 
+async fn the_oldest_versions_go_but_for_the_first_and_those_that_workspaces_were_made_from(
+    engine: Engine,
+) {
+    let db = Db::fresh(engine).await;
+    let key = Idempotency { key: "k".into(), request_sha256: "a".into() };
+    let first = environment("web");
+    let _ = db.store.create_environment(&first, Some(&key)).await.unwrap();
+    for version in 1..5 {
+        let spec = says(&format!("after {version}"));
+        db.store.change_environment(first.id, version, &spec, at(2)).await.unwrap();
+    }
+    let (mut workspace, task) = workspace(WorkerId::new(), "w");
+    let used = db.store.environment_version(first.id, 3).await.unwrap();
+    workspace.environment = Some(used.reference());
+    let _ = db.store.create_workspace(&workspace, &task, None).await.unwrap();
+
+    let kept = async || {
+        let all = db.store.environment_versions(first.id, &page(99, None)).await.unwrap();
+        all.items.iter().map(|it| it.version).collect::<Vec<_>>()
+    };
+    let at_version = async |version: u32| {
+        // As after as many changes.
+        let set =
+            format!("UPDATE environments SET version = {} WHERE id = '{}'", version - 1, first.id);
+        db.raw(&set).await.unwrap();
+        let spec = says(&format!("version {version}"));
+        db.store.change_environment(first.id, version - 1, &spec, at(3)).await.unwrap();
+    };
+    let newest = KEPT_VERSIONS + 4;
+    at_version(newest).await;
+    assert_eq!(kept().await, [newest, 5, 3, 1]);
+    at_version(newest + 1).await;
+    assert_eq!(kept().await, [newest + 1, newest, 3, 1]);
+
+    let again = db.store.create_environment(&first, Some(&key)).await.unwrap();
+    assert_eq!(again, Created::Existing(first));
+}
+
 async fn what_happens_to_an_environment_is_told(engine: Engine) {
     let db = Db::fresh(engine).await;
     let first = made(&db.store, "web").await;
@@ -152,5 +190,6 @@ on_both_engines! {
     a_change_that_is_asked_for_twice_makes_one_version
     a_create_that_is_repeated_under_its_key_gives_what_it_made
     a_workspace_keeps_what_it_was_made_from_when_that_is_gone
+    the_oldest_versions_go_but_for_the_first_and_those_that_workspaces_were_made_from
     what_happens_to_an_environment_is_told
 }

@@ -8,5 +8,6 @@
     reason = "helpers of tests are tests: they fail by panicking"
 )]
 
+mod leave;
 mod room;
 mod world;

@@ -7,6 +7,7 @@ use crate::{
     error::CliError,
     print,
     progress::Bars,
+    stdio::{self, Stdout},
 };
 use aetherium_image::{ImageReference, InstalledTemplate, Mirror, Packing, Placement};
 use aetherium_model::{Code, Fault, TemplateRef};
@@ -26,9 +27,12 @@ pub(super) async fn export(
             let fault = Fault::new(Code::InvalidRequest, "an archive is not for a terminal");
             return Err(fault.remedy("name a file with --output, or send it to one with >").into());
         }
-        None => aetherium_image::export(&store, template, packing, std::io::stdout(), &bars).await,
+        None => aetherium_image::export(&store, template, packing, Stdout, &bars).await,
     };
     bars.clear();
+    if exported.is_err() && stdio::is_unread() {
+        return Ok(());
+    }
     let exported = exported.map_err(Fault::from)?;
     match output {
         Some(_) if args.json => print::json(&exported.manifest),

@@ -9,12 +9,14 @@ use aetherium_queue::Bus;
 use aetherium_store::Store;
 use aetherium_vmm::{Chosen, Model, Simulated, Vmm};
 use aetherium_worker::{Layout, Parts, Settings, SlotChoice, Worker};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::join_all, stream};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// Workers that start at once.
 const STARTING: usize = 8;
+/// How long the workers may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Running workers.
 pub(super) struct Crowd(Vec<Worker>);
@@ -58,13 +60,24 @@ impl Crowd {
         };
         let started = stream::iter(0..wanted.workers).map(one).buffer_unordered(STARTING);
         let started: Vec<_> = started.collect().await;
-        let workers: Result<Vec<_>, _> = started.into_iter().collect();
-        Ok(Self(workers.map_err(Fault::from)?))
+        let (mut workers, mut failed) = (Vec::with_capacity(started.len()), None);
+        for one in started {
+            match one {
+                Ok(worker) => workers.push(worker),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let crowd = Self(workers);
+        if let Some(error) = failed {
+            crowd.leave().await;
+            return Err(Fault::from(error).into());
+        }
+        Ok(crowd)
     }
 
-    /// Leaves the workers to end with this process: nothing of theirs outlives it.
-    pub(super) fn leave(self) {
-        tracing::debug!(workers = self.0.len(), "left to end with the process");
+    /// Stops the workers and leaves their VMs, which end with this process.
+    pub(super) async fn leave(self) {
+        join_all(self.0.into_iter().map(|worker| worker.leave(STOP_WITHIN))).await;
     }
 }
 

@@ -55,21 +55,32 @@ async fn measure(
     let bars = Bars::new();
     bars.spin(&format!("starting {} workers", wanted.workers));
     let crowd = Crowd::start(wanted, dir, &store, &bus).await?;
+    let figures = watch(wanted, database, &front, &bars).await;
+    // In this order, and before the database goes: none of them shall miss another.
+    bars.spin(&format!("stopping {} workers", wanted.workers));
+    crowd.leave().await;
+    front.close().await;
+    store.close().await;
+    bars.clear();
+    figures
+}
 
-    let before = Used::now(&front, database);
-    let driven = Drive { wanted, client: front.client()?, bars: &bars }.run(database).await?;
-    let creating = before.since(&front, database);
+/// Has the VMs made, and leaves them alone for a while.
+async fn watch(
+    wanted: &FleetBenchArgs,
+    database: &mut Database,
+    front: &Front,
+    bars: &Bars,
+) -> Result<Vec<Figure>, CliError> {
+    let before = Used::now(front, database);
+    let driven = Drive { wanted, client: front.client()?, bars }.run(database).await?;
+    let creating = before.since(front, database);
 
     bars.spin(&format!("nothing but heartbeats for {:?}", wanted.seconds));
-    let before = Used::now(&front, database);
+    let before = Used::now(front, database);
     tokio::time::sleep(wanted.seconds).await;
-    let resting = before.since(&front, database);
-    bars.clear();
-    let figures = figures::figures(wanted, database, driven, creating, resting).await?;
-    // The VMs end with this process, and their rows with the database.
-    crowd.leave();
-    front.close().await;
-    Ok(figures)
+    let resting = before.since(front, database);
+    figures::figures(wanted, database, driven, creating, resting).await
 }
 
 /// What gateway and PostgreSQL have used up to a moment.
