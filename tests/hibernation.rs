@@ -245,10 +245,10 @@ async fn assert_sleeps_on_encrypted(it: &Sleeper<'_>, subject: &Subject) {
     assert_eq!(it.verb("hibernate").await["lifecycle"], "hibernated");
     let (place, sought) = (subject.place.path().to_owned(), value.clone());
     let search = move || {
-        let search = ["-rlaF", "-D", "skip", "-e", &sought];
+        let search = ["-rlazF", "-D", "skip", "-e", &sought];
         Command::new("grep").args(search).arg(place).output().unwrap()
     };
-    // Disks are large; the connection to the server is looked after meanwhile.
+    // The connection to the server is looked after meanwhile.
     let found = tokio::task::spawn_blocking(search).await.unwrap();
     assert_eq!(String::from_utf8(found.stdout).unwrap(), "");
     let look = format!("tr '\\0' '\\n' < /proc/{holder}/environ | grep '^HELD=' | wc -c");

@@ -110,7 +110,7 @@ async fn until_it_is(server: &Server<'_>, login: &str, wanted: &str) -> Value {
 
 /// Fails if what the server wrote, or the arguments of a process, has a token.
 fn assert_nothing_has_a_token(place: &Place) {
-    let search = ["-rlaF", "-D", "skip", "-e", PLANTED];
+    let search = ["-rlazF", "-D", "skip", "-e", PLANTED];
     let found = |dir: &Path| {
         let ran = Command::new("grep").args(search).arg(dir).output().unwrap();
         assert!(ran.status.code().is_some_and(|code| code <= 1), "{ran:?}");

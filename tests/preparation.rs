@@ -284,7 +284,7 @@ async fn a_repository_is_cloned_with_a_token_that_is_in_no_argument_and_is_writt
     assert!(told.contains("two"), "{told}");
     assert!(!told.contains(TOKEN), "{told}");
     let search = std::process::Command::new("grep")
-        .args(["-rlaF", "-D", "skip", TOKEN])
+        .args(["-rlazF", "-D", "skip", TOKEN])
         .arg(place.path())
         .output()
         .unwrap();

@@ -87,7 +87,7 @@ fn arguments() -> String {
 /// The files of the server with a line of the key.
 fn files_with(place: &Place, key: &str) -> String {
     let mut search = Command::new("grep");
-    search.args(["-rlaF", "-D", "skip"]);
+    search.args(["-rlazF", "-D", "skip"]);
     for line in secret_lines(key) {
         search.args(["-e", line]);
     }

@@ -65,10 +65,13 @@ impl Hierarchy {
     }
 }
 
-/// The jailer's arguments for a VM of this size.
-pub(crate) fn limits(size: &Resources) -> Vec<String> {
+/// The jailer's arguments for a VM of this size. What it writes of its memory into the host's, where it has a
+/// directory for that, counts as its own.
+pub(crate) fn limits(size: &Resources, has_volatile: bool) -> Vec<String> {
     let vcpus = size.vcpus.get();
-    let memory = (u64::from(size.memory_mib.get()) + OVERHEAD_MIB) * MIB;
+    let guest = u64::from(size.memory_mib.get());
+    let written = if has_volatile { guest } else { 0 };
+    let memory = (guest + written + OVERHEAD_MIB) * MIB;
     // One more than the guest has, so that its devices do not wait for its own load.
     let quota = (u64::from(vcpus) + 1) * CPU_PERIOD_US;
     vec![
@@ -123,7 +126,12 @@ mod tests {
             ..Resources::default()
         };
         let expected = ["memory.max=402653184", "pids.max=34", "cpu.max=300000 100000"];
-        assert_eq!(limits(&size), expected);
+        assert_eq!(limits(&size, false), expected);
+        assert_eq!(
+            limits(&size, true)[0],
+            "memory.max=671088640",
+            "its memory, and that once more"
+        );
     }
 
     #[tokio::test]

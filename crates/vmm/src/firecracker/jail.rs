@@ -11,8 +11,8 @@
 //! the environment, hence a jailed process carries no mark: it is known by its root directory.
 
 use super::cgroup::{self, Hierarchy};
-use crate::VmmError;
-use aetherium_model::{VmId, resources::Resources};
+use crate::{LaunchSpec, VmmError};
+use aetherium_model::VmId;
 use rustix::fs::{Gid, Uid, chown};
 use std::{
     ffi::OsString,
@@ -103,8 +103,7 @@ impl Jail {
     pub(crate) fn args(
         &self,
         firecracker: &Path,
-        size: &Resources,
-        netns: Option<&Path>,
+        spec: &LaunchSpec,
         program_args: &[String],
     ) -> Vec<OsString> {
         let uid = self.uid.to_string();
@@ -116,12 +115,12 @@ impl Jail {
         args.extend(["--cgroup-version".into(), "2".into()]);
         args.extend(["--parent-cgroup".into(), cgroup::PARENT.into()]);
         if self.cgroups.is_some() {
-            for limit in cgroup::limits(size) {
+            for limit in cgroup::limits(&spec.resources, spec.volatile.is_some()) {
                 args.extend(["--cgroup".into(), limit.into()]);
             }
         }
-        if let Some(netns) = netns {
-            args.extend(["--netns".into(), netns.into()]);
+        if let Some(slot) = &spec.slot {
+            args.extend(["--netns".into(), slot.netns.clone().into()]);
         }
         args.push("--".into());
         args.extend(program_args.iter().map(OsString::from));

@@ -290,9 +290,7 @@ impl<'a> Place<'a> {
                 (self.info.path.clone(), program_args.into_iter().map(OsString::from).collect())
             }
             Some((jailer, jail)) => {
-                let netns = self.spec.slot.as_ref().map(|slot| slot.netns.as_path());
-                let size = &self.spec.resources;
-                (jailer.clone(), jail.args(&self.info.path, size, netns, &program_args))
+                (jailer.clone(), jail.args(&self.info.path, self.spec, &program_args))
             }
         }
     }
