@@ -34,6 +34,7 @@ agent:
 test: assets
 	cargo test --locked --workspace --no-fail-fast
 	AETHERIUM_TEST_FLEET=postgres+redis cargo test --locked -p aetherium-gateway --test gateway
+	AETHERIUM_TEST_FLEET=postgres+polling cargo test --locked -p aetherium-gateway --test gateway
 
 # Without VMs: seconds.
 unit:

@@ -63,10 +63,6 @@ impl Addition<'_> {
     fn script(&self) -> String {
         let mut text = String::from("set -eu\n");
         self.run.iter().for_each(|line| text.extend([line, "\n"]));
-        // What a manager's tool has installed is not found before the manager was told.
-        if !self.run.is_empty() {
-            text.push_str("if command -v mise >/dev/null; then mise reshim; fi\n");
-        }
         self.check.iter().for_each(|line| text.extend([line, "\n"]));
         text
     }

@@ -94,14 +94,16 @@ fn each_family_installs_its_own_packages_and_then_the_tool_is_looked_for() {
 fn a_version_is_installed_by_the_manager_which_comes_first() {
     let recipe = recipe(&["nodejs@20"]);
     assert_eq!(labels(&recipe), ["tool mise", "tool nodejs@20"]);
-    let programs = ["apt-get", "curl", "rm", "mkdir", "mise", "node", "npm"];
+    let programs = ["apt-get", "curl", "rm", "ln", "mise", "node", "npm"];
     let (output, called) = played(&recipe, &programs);
     // What curl should have fetched is not there.
     assert!(!output.status.success() && called.contains("curl -fsSL "), "{called}");
     let second = Recipe { run: vec![recipe.run[1].clone()].try_into().unwrap(), ..recipe };
     let (output, called) = played(&second, &programs);
     assert!(output.status.success(), "{output:?}");
-    let expected = "mise use --global --yes node@20\nnode --version\nnpm --version\n";
+    // Where it is, the stand-in does not say.
+    let expected = "mise install --yes node@20\nmise where node@20\nln -sfn  /opt/nodejs\nrm\n\
+                    node --version\nnpm --version\n";
     assert_eq!(called, expected);
 }
 
@@ -132,11 +134,11 @@ fn what_tools_add_to_the_path_goes_before_that_of_the_base_and_into_login_shells
     let tools = Tools::built_in();
     let recipe = recipe_on(&tools, &["rust", "uv"], &[("PATH", "/base/bin:/bin")]).unwrap();
     let env = serde_json::to_value(&recipe.env).unwrap();
-    assert_eq!(env["PATH"], "/opt/cargo/bin:/opt/mise/shims:/base/bin:/bin");
+    assert_eq!(env["PATH"], "/opt/cargo/bin:/opt/uv:/base/bin:/bin");
     assert_eq!(env["RUSTUP_HOME"], "/opt/rustup");
     let file = serde_json::to_value(&recipe.files[0]).unwrap();
     let text = file["source"]["text"].as_str().unwrap();
-    assert!(text.contains("export PATH='/opt/cargo/bin:/opt/mise/shims:/base/bin:/bin'\n"));
+    assert!(text.contains("export PATH='/opt/cargo/bin:/opt/uv:/base/bin:/bin'\n"));
     let plain = recipe_on(&tools, &["git"], &[("PATH", "/base/bin")]).unwrap();
     assert!(plain.env.is_empty() && plain.files.is_empty());
 }
@@ -182,9 +184,9 @@ fn an_assistant_comes_last_with_the_tools_that_it_needs_unless_others_were_asked
     assert_eq!(recipe.build.network, NetworkMode::Egress);
     assert_eq!(labels(&made(&[]))[1], "tool nodejs@22");
     let last = Recipe { run: vec![recipe.run[3].clone()].try_into().unwrap(), ..recipe };
-    let (output, called) = played(&last, &["npm", "mise", "hal"]);
+    let (output, called) = played(&last, &["npm", "hal"]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(called, "npm install hal\nmise reshim\nhal --version\n");
+    assert_eq!(called, "npm install hal\nhal --version\n");
     let there = tools.derive(Ground { base: &base, env: &env }, &[], more.looked_for());
     let there = there.unwrap().unwrap();
     assert_eq!(

@@ -1,6 +1,7 @@
 //! The gateway as its callers see it: over a real listener, a real store and bus, and a worker's socket
 //! that these tests answer. SQLite and a bus within the process; with `AETHERIUM_TEST_FLEET=postgres+redis`
-//! those, and any store with any bus. `make test` runs them in both of these ways.
+//! those, and any store with any bus. `make test` runs them in both of these ways, and with
+//! `postgres+polling`: a fleet without Redis.
 
 #![allow(
     clippy::unwrap_used,
