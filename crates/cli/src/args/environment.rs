@@ -36,6 +36,7 @@ Examples:
     /// List them, each in its newest version.
     List(ListArgs),
     /// Show one, as a file that `env update --file` takes.
+    #[command(visible_alias = "show")]
     Get {
         /// Its name or id.
         environment: String,

@@ -40,6 +40,7 @@ with AETHERIUM_REGISTRY_USERNAME and AETHERIUM_REGISTRY_PASSWORD.")]
         all: bool,
     },
     /// Print the manifest of one.
+    #[command(visible_alias = "show")]
     Get {
         /// NAME, NAME:TAG or NAME@sha256:DIGEST.
         template: TemplateRef,

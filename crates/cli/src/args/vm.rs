@@ -70,6 +70,7 @@ pub(crate) enum VmCommand {
         list: ListArgs,
     },
     /// Show one.
+    #[command(visible_alias = "show")]
     Get {
         /// Its id.
         vm: String,

@@ -29,6 +29,7 @@ Examples:
     /// List them.
     List(ListArgs),
     /// Show one.
+    #[command(visible_alias = "show")]
     Get {
         /// Its name or id.
         workspace: String,
