@@ -161,12 +161,12 @@ async fn a_workspace_is_made_of_an_environment_works_rests_goes_on_and_leaves_no
     let length = NOTES_TOKEN.len();
     assert_eq!(first[1..], [format!("notes: {length}"), "turn 1, lines 3".to_owned()]);
 
-    // A VM that has a secret in its memory rests without it; its files stay.
-    server.until(&workspace, BOOT, |it| it["lifecycle"] == "stopped").await;
+    // A VM that has a secret in its memory hibernates, too.
+    server.until(&workspace, BOOT, |it| it["lifecycle"] == "hibernated").await;
     let second = turn(&server, &workspace, json!({ "prompt": "two" })).await;
     assert_eq!(second, [first[0].as_str(), "notes: 4", "turn 2, lines 4"]);
 
-    // This one has none, so what runs in it goes on.
+    // What runs in it goes on.
     let count = "(while :; do date > /dev/shm/alive; sleep 0.1; done) >/dev/null 2>&1 & echo $!";
     let run = |script: &str| json!({ "argv": ["/bin/sh", "-c", script] });
     let started = server.post(&format!("{workspace}/execute"), run(count)).await;
