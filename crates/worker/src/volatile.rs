@@ -41,15 +41,16 @@ impl Volatile {
     }
 
     fn try_open(below: &Path, worker: WorkerId) -> Result<Place, Fault> {
-        let failed = |error: rustix::io::Errno| WorkerError::io(below, error.into());
-        let found = statfs(below).map_err(failed)?;
+        // VMMs run elsewhere.
+        let below = std::path::absolute(below).map_err(|error| WorkerError::io(below, error))?;
+        let found = statfs(&below).map_err(|error| WorkerError::io(&below, error.into()))?;
         if !IN_MEMORY.contains(&found.f_type) {
             let detail = format!("{} is not in this host's memory", below.display());
             return Err(Fault::new(Code::InvalidRequest, detail)
                 .remedy("name a directory of a tmpfs with --volatile-dir"));
         }
         let root = below.join(format!("aetherium-{worker}"));
-        Ok(Place { below: below.to_owned(), root })
+        Ok(Place { below, root })
     }
 
     /// Makes the directory of a VM; nothing where the host has no place for one.
